@@ -1,0 +1,237 @@
+"""Pristine scenes of the embedded corpus: photographs and textures under a moving camera.
+
+A photograph's pixels are shown at their own size or reduced, never enlarged: an enlarged patch is
+soft by itself, and a quality net cannot tell its softness from a distortion.
+"""
+
+import dataclasses
+import importlib.resources
+from functools import cache
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+# (package, file, least reduction): the photographs that scikit-image and scikit-learn carry in
+# their wheels. Those that are soft at their own size are reduced until they are sharp.
+PHOTOGRAPHS: dict[str, tuple[str, str, float]] = {
+    "astronaut": ("skimage.data", "astronaut.png", 1.0),
+    "brick": ("skimage.data", "brick.png", 1.0),
+    "camera": ("skimage.data", "camera.png", 1.2),
+    "cat": ("skimage.data", "chelsea.png", 1.0),
+    "cell": ("skimage.data", "cell.png", 2.0),
+    "china": ("sklearn.datasets.images", "china.jpg", 1.0),
+    "coffee": ("skimage.data", "coffee.png", 1.0),
+    "coins": ("skimage.data", "coins.png", 1.0),
+    "flower": ("sklearn.datasets.images", "flower.jpg", 1.0),
+    "galaxies": ("skimage.data", "hubble_deep_field.jpg", 1.5),
+    "grass": ("skimage.data", "grass.png", 1.0),
+    "gravel": ("skimage.data", "gravel.png", 1.0),
+    "motorcycle": ("skimage.data", "motorcycle_left.png", 1.2),
+    "retina": ("skimage.data", "retina.jpg", 3.0),
+    "rocket": ("skimage.data", "rocket.jpg", 1.2),
+    "tissue": ("skimage.data", "ihc.png", 1.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """A rendered scene.
+
+    Attributes:
+        frames: (T, H, W, 3) uint8 RGB.
+        centres: (T, K, 2) positions (y, x) in pixels of the K moving objects, possibly outside
+            the frame.
+        radii: (K,) their radii in pixels.
+    """
+
+    frames: np.ndarray
+    centres: np.ndarray
+    radii: np.ndarray
+
+
+@cache
+def _photograph(name: str) -> Image.Image:
+    package, file, _ = PHOTOGRAPHS[name]
+    resource = importlib.resources.files(package).joinpath(file)
+    with resource.open("rb") as stream:
+        image = Image.open(stream)
+        return image.convert("RGB")
+
+
+def _texture(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
+    """(h, w, 3) float in [0, 1]: coloured noise with a power-law spectrum, crossed by stripes."""
+    fy, fx = np.fft.fftfreq(h)[:, None], np.fft.rfftfreq(w)[None]
+    radius = np.maximum(np.hypot(fy, fx), 1.0 / max(h, w))
+    spectrum = np.fft.rfft2(rng.standard_normal((h, w))) * radius ** -rng.uniform(0.6, 1.6)
+    field = np.fft.irfft2(spectrum, (h, w))
+    field /= field.std() + 1e-9
+    if rng.random() < 0.5:
+        angle, period = rng.uniform(0, np.pi), rng.uniform(6, 40)
+        y, x = np.mgrid[:h, :w]
+        wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period)
+        field = field + rng.uniform(0.5, 2.0) * np.sign(wave)
+    low, high = rng.uniform(0.05, 0.95, (2, 3))
+    mix = 1 / (1 + np.exp(-1.2 * field))[..., None]
+    return low * (1 - mix) + high * mix
+
+
+def _patch(rng: np.random.Generator, photographs: list[str], h: int, w: int) -> np.ndarray:
+    """(h, w, 3) float in [0, 1]: a piece of a photograph, reduced, turned and recoloured.
+
+    A piece that is smaller than asked is continued by mirroring, not by enlarging.
+    """
+    name = photographs[rng.integers(len(photographs))]
+    image = _photograph(name)
+    least = PHOTOGRAPHS[name][2]
+    # The reduction stops where the piece would become smaller than a third of what is asked.
+    most = max(least, min(2.5 * least, 3 * min(image.height / h, image.width / w)))
+    factor = rng.uniform(least, most)
+    size = (int(image.width / factor), int(image.height / factor))
+    array = np.asarray(image.resize(size, Image.Resampling.LANCZOS), np.float32) / 255
+    if rng.random() < 0.5:
+        array = array[:, ::-1]
+    if rng.random() < 0.3:
+        array = array.transpose(1, 0, 2)
+    top = rng.integers(max(array.shape[0] - h, 0) + 1)
+    left = rng.integers(max(array.shape[1] - w, 0) + 1)
+    array = array[top : top + h, left : left + w]
+    array = np.pad(
+        array, ((0, h - array.shape[0]), (0, w - array.shape[1]), (0, 0)), mode="symmetric"
+    )
+    tint = rng.uniform(0.75, 1.25, 3).astype(np.float32)
+    return np.clip(array ** rng.uniform(0.7, 1.4) * tint, 0, 1)
+
+
+def _saturate(array: np.ndarray, amount: float) -> np.ndarray:
+    grey = array.mean(-1, keepdims=True)
+    return np.clip(grey + (array - grey) * amount, 0, 1)
+
+
+def _background(
+    rng: np.random.Generator, photographs: list[str], h: int, w: int
+) -> np.ndarray:
+    """(h, w, 3) float: a few patches and textures meeting along wavy, sharp or soft borders."""
+    cells = int(rng.integers(3, 7))
+    seeds = rng.uniform(0, 1, (cells, 2)) * (h, w)
+    y, x = np.mgrid[:h, :w].astype(np.float32)
+    wobble = ndimage.gaussian_filter(rng.standard_normal((2, h // 8 + 1, w // 8 + 1)), (0, 3, 3))
+    wobble = np.repeat(np.repeat(wobble, 8, 1), 8, 2)[:, :h, :w]
+    wobble = ndimage.uniform_filter(wobble, (0, 8, 8)) * (0.1 * min(h, w) / wobble.std())
+    distance = np.stack([np.hypot(y + wobble[0] - sy, x + wobble[1] - sx) for sy, sx in seeds])
+    softness = rng.choice([1.0, 1.0, 12.0])
+    weight = np.exp(-(distance - distance.min(0)) / softness)
+    weight /= weight.sum(0)
+    out = np.zeros((h, w, 3), np.float32)
+    for k in range(cells):
+        cell = _texture(rng, h, w) if rng.random() < 0.2 else _patch(rng, photographs, h, w)
+        out += weight[k][..., None] * cell
+    return _saturate(out, rng.uniform(0.2, 0.7))
+
+
+def _object(
+    rng: np.random.Generator, photographs: list[str], radius: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A blob cut from a patch: colour (2r, 2r, 3) and opacity (2r, 2r), floats in [0, 1]."""
+    side = 2 * radius
+    y, x = (np.mgrid[:side, :side] - radius + 0.5) / radius
+    angle = np.arctan2(y, x)
+    lobes, depth, phase = rng.integers(2, 6), rng.uniform(0, 0.25), rng.uniform(0, 2 * np.pi)
+    border = 0.72 + depth * np.cos(lobes * angle + phase)
+    opacity = np.clip((border - np.hypot(y, x)) * radius + 0.5, 0, 1)
+    colour = _saturate(_patch(rng, photographs, side, side), 1.6)
+    hue = rng.uniform(0, 1, 3)
+    hue = (hue - hue.min()) / (np.ptp(hue) + 1e-6)
+    return np.clip(0.55 * colour + 0.45 * hue, 0, 1).astype(np.float32), opacity.astype(np.float32)
+
+
+def _path(rng: np.random.Generator, frames: int, speed: float) -> np.ndarray:
+    """(T, 2) displacements in pixels from the first frame: a line with a swing on it."""
+    t = np.arange(frames)[:, None]
+    angle = rng.uniform(0, 2 * np.pi)
+    velocity = speed * np.array([np.sin(angle), np.cos(angle)])
+    swing = rng.uniform(0, 3 * speed, 2) * np.sin(
+        2 * np.pi * (t / frames * rng.uniform(0.5, 1.5) + rng.uniform(0, 1, 2))
+    )
+    path = velocity * t + swing
+    return path - path[:1]
+
+
+def render(
+    rng: np.random.Generator, photographs: list[str], height: int, width: int, frames: int
+) -> Scene:
+    """Renders one content.
+
+    Args:
+        rng: All of the scene follows from it.
+        photographs: Names from `PHOTOGRAPHS` that may be used.
+        height: Frame height in pixels, even.
+        width: Frame width in pixels, even.
+        frames: Number of frames.
+
+    Returns:
+        The scene; the same generator state gives the same scene.
+    """
+    camera = np.rint(_path(rng, frames, rng.uniform(0.0, 2.5))).astype(int)
+    camera -= camera.min(0)
+    travel = camera.max(0)
+    canvas = _background(rng, photographs, height + travel[0], width + travel[1])
+    gain = rng.uniform(0.75, 1.0)
+
+    count = int(rng.integers(1, 4))
+    short = min(height, width)
+    radii = rng.integers(int(0.12 * short), int(0.24 * short), count)
+    sprites = [_object(rng, photographs, int(r)) for r in radii]
+    centres = np.empty((frames, count, 2))
+    for k in range(count):
+        path = _path(rng, frames, rng.uniform(1.0, 5.0) * short / 270)
+        # The track's middle lies anywhere in the frame, so that a centre prior explains little.
+        middle = rng.uniform(0.12, 0.88, 2) * (height, width)
+        centres[:, k] = middle + path - path[frames // 2]
+
+    out = np.empty((frames, height, width, 3), np.uint8)
+    for t in range(frames):
+        top, left = camera[t]
+        image = canvas[top : top + height, left : left + width].copy()
+        for (colour, opacity), (cy, cx), r in zip(sprites, centres[t], radii, strict=True):
+            y0, x0 = int(round(cy)) - r, int(round(cx)) - r
+            ys = slice(max(y0, 0), min(y0 + 2 * r, height))
+            xs = slice(max(x0, 0), min(x0 + 2 * r, width))
+            if ys.start >= ys.stop or xs.start >= xs.stop:
+                continue
+            piece = (slice(ys.start - y0, ys.stop - y0), slice(xs.start - x0, xs.stop - x0))
+            a = opacity[piece][..., None]
+            image[ys, xs] = image[ys, xs] * (1 - a) + colour[piece] * a
+        out[t] = np.clip(image * gain * 255 + 0.5, 0, 255)
+    return Scene(out, centres, radii.astype(np.float64))
+
+
+def gaze_map(scene: Scene, t: int, size: tuple[int, int]) -> np.ndarray:
+    """Where simulated viewers look at frame t: Gaussians on the moving objects.
+
+    Args:
+        scene: The scene.
+        t: Frame index.
+        size: (h, w) of the map; the frame is mapped onto it whole.
+
+    Returns:
+        (h, w) float64 density that sums to one; objects outside the frame weigh nothing, and a
+        frame without a visible object has a uniform map.
+    """
+    _, height, width, _ = scene.frames.shape
+    h, w = size
+    y = (np.arange(h) + 0.5)[:, None] * height / h
+    x = (np.arange(w) + 0.5)[None] * width / w
+    density = np.full((h, w), 1e-4)
+    for (cy, cx), r in zip(scene.centres[t], scene.radii, strict=True):
+        if 0 <= cy < height and 0 <= cx < width:
+            density += np.exp(-0.5 * ((y - cy) ** 2 + (x - cx) ** 2) / (0.6 * r) ** 2)
+    return density / density.sum()
+
+
+def fixations(density: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws `count` gaze points from a density: (h, w) → (h, w) uint8, 1 where a point fell."""
+    points = rng.choice(density.size, size=count, p=density.ravel())
+    out = np.zeros(density.size, np.uint8)
+    out[points] = 1
+    return out.reshape(density.shape)

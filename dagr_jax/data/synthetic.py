@@ -1,0 +1,183 @@
+"""The embedded corpus: clips with known distortions, made on the spot.
+
+Its labels are **not human opinion**. A clip's label is the GMSD of its delivered frames against
+the pristine ones, with a term for repeated frames, mapped to 1–5 (`mos_from_gmsd`). It serves to
+train, test and time the whole system without a download; a model that is to judge real videos
+wants a data set of human ratings.
+"""
+
+import concurrent.futures
+import csv
+import dataclasses
+import multiprocessing
+import shutil
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dagr_jax.data import distortions, gmsd, scenes
+from dagr_jax.data.prepare import Quality, Saliency, Sampling, pack, quality_record, write_shard
+from dagr_jax.data.records import Clip
+from dagr_jax.video.decode import iter_frames
+from dagr_jax.video.encode import write_video
+
+MOS_RANGE = (1.0, 5.0)
+DISCLAIMER = "Labels are GMSD against the pristine clip, mapped to 1-5. They are not human opinion."
+
+# Photographs are split with the contents: none stands on two sides.
+PHOTOGRAPHS = {
+    "test": ["coffee", "china", "gravel", "tissue"],
+    "val": ["cat", "grass", "rocket"],
+}
+PHOTOGRAPHS["train"] = [
+    p for p in scenes.PHOTOGRAPHS if p not in PHOTOGRAPHS["test"] + PHOTOGRAPHS["val"]
+]
+# (height, width) and how often: wide, small and upright clips, all with a real clip's habit of
+# being larger than the network's 224 × 398.
+SIZES = [((360, 640), 0.45), ((450, 800), 0.2), ((270, 480), 0.15), ((640, 360), 0.2)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """What is made: `contents` scenes of `frames` frames, five deliveries each.
+
+    Attributes:
+        seed: All contents follow from it.
+        contents: Number of contents (train, val, test).
+        frames: Frames a clip.
+        fixations: Simulated gaze points a frame.
+    """
+
+    seed: int
+    contents: tuple[int, int, int]
+    frames: int
+    fixations: int
+
+
+def mos_from_gmsd(mean_gmsd: float, repeated: float) -> float:
+    """The label: 1 + 4·exp(−(GMSD + 0.08·repeated) / 0.1), in (1, 5].
+
+    Args:
+        mean_gmsd: GMSD averaged over the frames, each against the source frame it shows.
+        repeated: Share of frames, in [0, 1], that repeat the one before. A clip that shows every
+            frame twice loses as much as one with a GMSD of 0.04, about x264 at CRF 32.
+    """
+    low, high = MOS_RANGE
+    return low + (high - low) * float(np.exp(-(mean_gmsd + 0.08 * repeated) / 0.1))
+
+
+def _split_of(corpus: Corpus, content: int) -> str:
+    train, val, _ = corpus.contents
+    return "train" if content < train else "val" if content < train + val else "test"
+
+
+def _make_content(
+    corpus: Corpus, content: int, folder: Path, sampling: Sampling, map_size: tuple
+) -> list[dict[str, str]]:
+    """Renders a content and writes its five clips and their shards; returns the label rows."""
+    rng = np.random.default_rng([corpus.seed, content])
+    split = _split_of(corpus, content)
+    sizes, chances = zip(*SIZES, strict=True)
+    height, width = sizes[rng.choice(len(sizes), p=chances)]
+    fps = int(rng.choice([24, 25, 30]))
+    scene = scenes.render(rng, PHOTOGRAPHS[split], height, width, corpus.frames)
+    gradients = [gmsd.gradient_magnitude(gmsd.luminance(f)) for f in scene.frames]
+    density = [scenes.gaze_map(scene, t, map_size) for t in range(corpus.frames)]
+    fixated = [scenes.fixations(d, corpus.fixations, rng) for d in density]
+
+    rows = []
+    for number, distortion in enumerate(distortions.plan(rng)):
+        frames, shown = distortions.distort(scene.frames, distortion, rng)
+        suffix = "webm" if distortion.codec == "vp9" else "mp4"
+        name = f"content{content:03d}_{number}_{distortion.kind}_{distortion.codec}.{suffix}"
+        path = folder / "videos" / name
+        write_video(
+            path, frames, fps=Fraction(fps), codec=distortion.codec, crf=distortion.crf
+        )
+        scores = [
+            gmsd.gmsd(gradients[s], gmsd.gradient_magnitude(gmsd.luminance(decoded)))
+            for s, decoded in zip(shown, iter_frames(path), strict=True)
+        ]
+        mos = mos_from_gmsd(float(np.mean(scores)), distortions.repeated_fraction(shown))
+        clip = Clip(name, f"content{content:03d}", split, round(mos, 6))
+        indices = sampling.indices(corpus.frames)
+        maps = np.stack([density[shown[i]] for i in indices])
+        write_shard(
+            folder / "shards" / f"{name}.npz",
+            {
+                **quality_record(path, clip, sampling),
+                "maps": (maps / maps.max((1, 2), keepdims=True) * 255 + 0.5).astype(np.uint8),
+                "fixations": np.stack([fixated[shown[i]] for i in indices]),
+            },
+        )
+        rows.append(
+            {
+                "video": name,
+                "content": clip.content,
+                "split": split,
+                "mos": f"{clip.mos:.6f}",
+                "kind": distortion.kind,
+                "level": f"{distortion.level:.4f}",
+                "codec": distortion.codec,
+                "crf": str(distortion.crf),
+            }
+        )
+    return rows
+
+
+def prepare(
+    folder: Path,
+    *,
+    sampling: Sampling,
+    map_size: tuple[int, int],
+    workers: int,
+    seed: int,
+    contents: Sequence[int],
+    frames: int,
+    fixations: int,
+) -> None:
+    """Makes the corpus in an empty folder: `videos/`, `labels.csv` and the two record sets.
+
+    The contents are made in parallel processes; the result does not depend on their number.
+
+    Args:
+        folder: Empty folder to fill.
+        sampling: Which frames of a clip are stored, and at which size.
+        map_size: (h, w) of the stored gaze maps and of the saliency set's frames.
+        workers: Number of processes.
+        seed, contents, frames, fixations: See `Corpus`.
+    """
+    train, val, test = contents
+    corpus = Corpus(seed, (train, val, test), frames, fixations)
+    for name in ("videos", "shards"):
+        (folder / name).mkdir()
+    numbers = range(sum(corpus.contents))
+    # Spawned, not forked: the parent may hold JAX's threads.
+    context = multiprocessing.get_context("spawn")
+    with (
+        concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool,
+        tqdm(total=len(numbers), desc="prepare", unit="content", disable=None) as bar,
+    ):
+        jobs = [
+            pool.submit(_make_content, corpus, c, folder, sampling, map_size) for c in numbers
+        ]
+        for job in concurrent.futures.as_completed(jobs):
+            job.result()
+            bar.update()
+        rows = [job.result() for job in jobs]
+    labels = [row for group in rows for row in group]
+    with open(folder / "labels.csv", "w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(labels[0]))
+        writer.writeheader()
+        writer.writerows(labels)
+    (folder / "README.txt").write_text(DISCLAIMER + "\n")
+    shards = {
+        split: [folder / "shards" / f"{r['video']}.npz" for r in labels if r["split"] == split]
+        for split in ("train", "val", "test")
+    }
+    pack(Quality, folder, shards)
+    pack(Saliency, folder, shards)
+    shutil.rmtree(folder / "shards")

@@ -1,0 +1,90 @@
+"""ResNet backbone with bottleneck blocks, torchvision's V1.5 (REFERENCE section 3)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dagr_jax.models.conv3d import max_pool
+from dagr_jax.models.norm import BatchNorm
+
+# torchvision's initialisation: normal, variance 2 / fan_out.
+_KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def _conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Conv:
+    """size×size convolution without bias; padding (size−1)/2 on every side, as in PyTorch."""
+    return nn.Conv(
+        features,
+        (size, size),
+        (stride, stride),
+        padding=[(size // 2, size // 2)] * 2,
+        use_bias=False,
+        dtype=jnp.dtype(dtype),
+        kernel_init=_KAIMING,
+        name=name,
+    )
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3 (with the stride: V1.5), 1×1 to 4·features, and the shortcut."""
+
+    features: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array | np.ndarray, "n h w c"], *, train: bool
+    ) -> Float[Array, "n u v d"]:
+        out = 4 * self.features
+        y = _conv(self.features, 1, 1, self.dtype, "conv1")(x)
+        y = nn.relu(BatchNorm(name="bn1")(y, train=train))
+        y = _conv(self.features, 3, self.stride, self.dtype, "conv2")(y)
+        y = nn.relu(BatchNorm(name="bn2")(y, train=train))
+        y = _conv(out, 1, 1, self.dtype, "conv3")(y)
+        y = BatchNorm(name="bn3")(y, train=train)
+        if x.shape[-1] != out or self.stride != 1:
+            x = _conv(out, 1, self.stride, self.dtype, "downsample_conv")(x)
+            x = BatchNorm(name="downsample_bn")(x, train=train)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """ResNet without its pooling and classifier; ResNet-50 by default.
+
+    Attributes:
+      stage_sizes: blocks in each stage; every stage after the first halves the map.
+      width: channels of the stem; stage s has 4·width·2^s.
+      dtype: compute type; parameters and norms are float32.
+    """
+
+    stage_sizes: Sequence[int] = (3, 4, 6, 3)
+    width: int = 64
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array | np.ndarray, "n h w 3"], *, train: bool = False
+    ) -> Float[Array, "n u v d"]:
+        """Args: images, (N, H, W, 3); train: batch statistics in BatchNorm.
+
+        Returns:
+          Features, (N, ⌈H/32⌉, ⌈W/32⌉, 32·width) with four stages.
+        """
+        x = images.astype(jnp.dtype(self.dtype))
+        x = _conv(self.width, 7, 2, self.dtype, "conv1")(x)
+        x = nn.relu(BatchNorm(name="bn1")(x, train=train))
+        x = max_pool(x, window=3, padding=1, axes=(1, 2))
+        for stage, blocks in enumerate(self.stage_sizes):
+            for block in range(blocks):
+                x = Bottleneck(
+                    self.width * 2**stage,
+                    2 if stage > 0 and block == 0 else 1,
+                    self.dtype,
+                    name=f"layer{stage + 1}_{block}",
+                )(x, train=train)
+        return x

@@ -1,0 +1,127 @@
+"""The saliency network: UNet3D with register tokens (REFERENCE section 2).
+
+96,243,333 parameters with the default widths and four registers.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dagr_jax.models.conv3d import Conv3D, adaptive_avg_pool, max_pool
+from dagr_jax.models.layout import saliency_layout
+from dagr_jax.models.linear import Linear
+from dagr_jax.models.norm import BatchNorm
+
+
+class Registers(nn.Module):
+    """N learned tokens that become N input channels, the same for every video.
+
+    Attributes:
+      num_registers: N, at the same time the number of tokens and of channels.
+      register_dim: length of a token.
+    """
+
+    num_registers: int
+    register_dim: int
+
+    @nn.compact
+    def __call__(self, num_frames: int) -> Float[Array, "t n"]:
+        """Returns the value of each register channel at each of `num_frames` frames, (T, N).
+
+        With `num_frames` = N these are the projected tokens themselves, one in each row.
+        """
+        tokens = self.param(
+            "tokens",
+            nn.initializers.normal(1.0),
+            (self.num_registers, self.register_dim),
+            jnp.float32,
+        )
+        values = Linear(self.num_registers, name="proj")(tokens)  # (N tokens, N channels)
+        # The tokens lie along time; nearest-neighbour resize to the T frames.
+        return values[np.arange(num_frames) * self.num_registers // num_frames]
+
+
+class Block(nn.Module):
+    """[3×3×3 convolution, BatchNorm, ReLU] twice: (B,T,H,W,C) → (B,T,H,W,features)."""
+
+    features: int
+    conv_form: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array | np.ndarray, "b t h w c"], *, train: bool
+    ) -> Float[Array, "b t h w d"]:
+        for i in (1, 2):
+            x = Conv3D(self.features, self.conv_form, self.dtype, name=f"conv{i}")(x)
+            x = nn.relu(BatchNorm(name=f"bn{i}")(x, train=train))
+        return x
+
+
+class Model(nn.Module):
+    """UNet3D saliency network.
+
+    Attributes:
+      widths: channels of the encoder levels.
+      bottleneck: channels below them.
+      num_registers: N; 0 for the network without registers (the ablation).
+      register_dim: length of a register token.
+      preset: 'paper' or 'release'; see `layout.saliency_layout`.
+      conv_form: how the convolutions are computed, see `conv3d.Conv3D`.
+      dtype: compute type, 'float32' or 'bfloat16'; parameters, norms and logits are float32.
+    """
+
+    widths: Sequence[int] = (64, 128, 256, 512)
+    bottleneck: int = 1024
+    num_registers: int = 4
+    register_dim: int = 64
+    preset: str = "paper"
+    conv_form: str = "taps"
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self, video: Float[Array | np.ndarray, "b t h w 3"], *, train: bool = False
+    ) -> Float[Array, "b t h w"]:
+        """Computes saliency logits.
+
+        Args:
+          video: (B, T, H, W, 3), RGB in [0, 1].
+          train: batch statistics in BatchNorm (then 'batch_stats' must be mutable).
+
+        Returns:
+          Logits, (B, T, H, W), float32; their sigmoid is the saliency.
+        """
+        dtype = jnp.dtype(self.dtype)
+        x = saliency_layout(jnp.asarray(video), self.preset).astype(dtype)
+        b, t, h, w, _ = x.shape
+        if self.num_registers:
+            registers = Registers(self.num_registers, self.register_dim, name="registers")(t)
+            field = jnp.broadcast_to(
+                registers.astype(dtype)[:, None, None, :], (b, t, h, w, self.num_registers)
+            )
+            x = jnp.concatenate([field, x], axis=-1)  # (B, T, H, W, N + 3)
+
+        skips = []
+        for level, features in enumerate(self.widths, start=1):
+            x = self._block(features, f"encoder{level}")(x, train=train)
+            skips.append(x)
+            x = max_pool(x, window=2, padding=1, axes=(1, 2, 3))  # n → ⌊n/2⌋ + 1
+
+        x = self._block(self.bottleneck, "bottleneck")(x, train=train)
+        gate = nn.relu(Linear(self.bottleneck, self.dtype, name="attention1")(x))
+        x = x * nn.sigmoid(Linear(self.bottleneck, self.dtype, name="attention2")(gate))
+
+        for level in range(len(self.widths), 0, -1):
+            skip = skips[level - 1]
+            x = adaptive_avg_pool(x, skip.shape[1:4])
+            x = jnp.concatenate([x, skip], axis=-1)
+            x = self._block(self.widths[level - 1], f"decoder{level}")(x, train=train)
+        return Linear(1, jnp.float32, name="final_conv")(x)[..., 0]
+
+    def _block(self, features: int, name: str) -> Block:
+        return Block(features, self.conv_form, self.dtype, name=name)

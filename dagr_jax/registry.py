@@ -1,0 +1,59 @@
+"""The tables of models and data sets: name → module path, imported on use.
+
+A new model or data set is one file and one line here; loop, loader, scorer and tests read the
+tables. The keys are the names that configs and the command line use.
+"""
+
+import importlib
+from types import ModuleType
+
+MODELS: dict[str, str] = {
+    "unet3d": "dagr_jax.models.unet3d",
+    "vqa": "dagr_jax.models.vqa",
+    "dagr": "dagr_jax.models.dagr",
+}
+
+DATASETS: dict[str, str] = {
+    "synthetic": "dagr_jax.data.synthetic",
+}
+
+PLANNED_DATASETS: tuple[str, ...] = (
+    "lsvq",
+    "konvid1k",
+    "live_vqc",
+    "youtube_ugc",
+    "cvd2014",
+    "live_qualcomm",
+    "folder",
+    "dhf1k",
+    "diem",
+)
+
+
+class UnknownName(ValueError):
+    """A name that is not in a table; the message lists those that are."""
+
+
+def model_module(name: str) -> ModuleType:
+    """Returns the module of a model: it holds ``Model``, a Flax module of plain-data fields.
+
+    Raises:
+      UnknownName: the name is not in `MODELS`.
+    """
+    if name not in MODELS:
+        raise UnknownName(f"unknown model {name!r}; available: {', '.join(MODELS)}")
+    return importlib.import_module(MODELS[name])
+
+
+def dataset_module(name: str) -> ModuleType:
+    """Returns the module of a data set.
+
+    Raises:
+      UnknownName: the name is not in `DATASETS`, or it is planned and not built yet.
+    """
+    if name in DATASETS:
+        return importlib.import_module(DATASETS[name])
+    available = ", ".join(DATASETS)
+    if name in PLANNED_DATASETS:
+        raise UnknownName(f"data set {name!r} is planned but not built yet; available: {available}")
+    raise UnknownName(f"unknown data set {name!r}; available: {available}")

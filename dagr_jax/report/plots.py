@@ -1,0 +1,114 @@
+"""Pictures of a run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+# Colour-blind safe (Okabe and Ito), readable at half size.
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.axisbelow": True,
+}
+BLUE, ORANGE = "#0072B2", "#D55E00"
+
+
+def spread(values: np.ndarray, count: int = 3) -> list[int]:
+    """Indices of `count` values spread over their range, from the worst to the best."""
+    order = np.argsort(values, kind="stable")
+    return [int(order[round(q * (len(order) - 1))]) for q in np.linspace(0.08, 0.92, count)]
+
+
+def overlay(frame: np.ndarray, saliency: np.ndarray) -> np.ndarray:
+    """A frame with its saliency map as a heat map on it.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        saliency: (h, w) float in [0, 1]; resized to the frame.
+
+    Returns:
+        (H, W, 3) uint8; salient places glow, the rest shows the frame in grey.
+    """
+    size = (frame.shape[1], frame.shape[0])
+    heat = Image.fromarray(saliency.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    level = np.clip(np.asarray(heat), 0, 1)[..., None]
+    colour = matplotlib.colormaps["inferno"](level[..., 0])[..., :3] * 255
+    grey = frame.mean(-1, keepdims=True)
+    weight = 0.75 * level**0.7
+    return ((1 - weight) * (0.6 * grey + 0.4 * frame) + weight * colour + 0.5).astype(np.uint8)
+
+
+def overview(
+    path: Path,
+    *,
+    frames: Sequence[np.ndarray],
+    maps: Sequence[np.ndarray] | None,
+    names: Sequence[str],
+    chosen: Sequence[int],
+    mos: np.ndarray,
+    predictions: np.ndarray,
+    srcc: Mapping[str, float],
+    dataset: str,
+) -> None:
+    """Draws frames, their saliency overlays and the scatter of predictions.
+
+    Args:
+        path: PNG to write.
+        frames: For each chosen video (T, H, W, 3) uint8.
+        maps: For each chosen video (T, h, w) in [0, 1]; None where the model has none.
+        names: File names of the chosen videos.
+        chosen: Their rows in `mos` and `predictions`.
+        mos: (N,) MOS of the test videos.
+        predictions: (N,) predicted MOS.
+        srcc: "value", "low" and "high" of the rank correlation.
+        dataset: Name of the data set.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(12, 4.6), layout="constrained")
+        left, right = figure.subfigures(1, 2, width_ratios=[1.45, 1])
+        axes = left.subplots(len(frames), 4, squeeze=False)
+        for row, (video, i) in enumerate(zip(frames, chosen, strict=True)):
+            moments = (len(video) // 4, 3 * len(video) // 4)
+            for k, t in enumerate(moments):
+                axes[row, 2 * k].imshow(video[t])
+                if maps is not None:
+                    axes[row, 2 * k + 1].imshow(overlay(video[t], maps[row][t]))
+                if row == 0:
+                    axes[row, 2 * k].set_title(f"frame {t + 1} of {len(video)}", fontsize=9)
+                    axes[row, 2 * k + 1].set_title("saliency", fontsize=9)
+            label = f"MOS {mos[i]:.2f}\npredicted {predictions[i]:.2f}"
+            axes[row, 0].set_ylabel(
+                label, rotation=0, ha="right", va="center", fontsize=9, labelpad=8
+            )
+        for ax in axes.flat:
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            for spine in ax.spines.values():
+                spine.set_visible(False)
+
+        ax = right.subplots()
+        low = min(mos.min(), predictions.min())
+        high = max(mos.max(), predictions.max())
+        ax.plot([low, high], [low, high], color="0.6", linewidth=1, label="equal")
+        ax.scatter(mos, predictions, s=22, color=BLUE, alpha=0.75, linewidths=0, label="video")
+        ax.scatter(
+            mos[list(chosen)],
+            predictions[list(chosen)],
+            s=70,
+            facecolors="none",
+            edgecolors=ORANGE,
+            linewidths=1.8,
+            label="shown on the left",
+        )
+        ax.set(xlabel="MOS of the test part", ylabel="predicted MOS")
+        interval = f"[{srcc['low']:.2f}, {srcc['high']:.2f}]"
+        ax.set_title(f"{dataset}: {len(mos)} videos, SRCC {srcc['value']:.3f} {interval}")
+        ax.legend(frameon=False, loc="upper left", fontsize=9)
+        figure.savefig(path, dpi=110)

@@ -1,0 +1,79 @@
+"""Rows as text: the `--format` and `--out` of every command that prints rows."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FORMATS = ("table", "json", "jsonl", "csv")
+
+
+def render(rows: Sequence[Mapping[str, Any]], form: str) -> str:
+    """Rows in one of `FORMATS`, with a newline at the end.
+
+    Args:
+        rows: Dicts; a row may lack columns of others. Columns stand in the order of their first
+            appearance.
+        form: "table" for people (numbers to three decimals), "json", "jsonl" or "csv" in full.
+
+    Raises:
+        ValueError: Unknown format.
+    """
+    if form == "json":
+        return json.dumps(list(rows), indent=2) + "\n"
+    if form == "jsonl":
+        return "".join(json.dumps(row) + "\n" for row in rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if form == "csv":
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, fieldnames=columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return stream.getvalue()
+    if form == "table":
+        cells = [columns, *([_cell(row.get(c)) for c in columns] for row in rows)]
+        widths = [max(len(line[k]) for line in cells) for k in range(len(columns))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
+        return "".join(line.rstrip() + "\n" for line in lines)
+    raise ValueError(f"format {form!r} is unknown; one of {', '.join(FORMATS)}")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    # A control character in a file name must not drive the reader's terminal.
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+
+
+def write(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Writes rows to a file in the format of its suffix, whole or not at all.
+
+    Raises:
+        ValueError: The suffix is none of .json, .jsonl, .csv and .txt.
+    """
+    path = Path(path)
+    text = render(rows, form_of(path))
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def form_of(path: str | os.PathLike[str]) -> str:
+    """The format that a file's suffix stands for.
+
+    Raises:
+        ValueError: The suffix is none of .json, .jsonl, .csv and .txt.
+    """
+    forms = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".txt": "table"}
+    suffix = Path(path).suffix.lower()
+    if suffix not in forms:
+        raise ValueError(f"{path}: the suffix names no format; use one of {', '.join(forms)}")
+    return forms[suffix]

@@ -1,0 +1,120 @@
+"""Augmentation on the device, inside the train step.
+
+Every draw is keyed by (seed, step, record), never by the position in the batch: the number of
+devices or hosts changes nothing. Within a video every draw is made once, so that a static scene
+stays static (REFERENCE.md §3: the release draws colour per frame, which flickers).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Integer, Num
+
+# ITU-R BT.601 luma, the grey of PIL and torchvision.
+LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """What is drawn for each video. The defaults change nothing.
+
+    Attributes:
+      flip: mirror left-right with probability 1/2.
+      jitter: brightness, contrast and saturation factors from U[1 − jitter, 1 + jitter], one draw
+        a video (the release: 0.2).
+      crop: (height, width) of a random window, the same for all frames and maps; None: no crop.
+      frames: keep this many frames, a random subset in their order; None: all.
+    """
+
+    flip: bool = False
+    jitter: float = 0.0
+    crop: tuple[int, int] | None = None
+    frames: int | None = None
+
+
+def record_keys(key: jax.Array, index: Integer[Array, " b"]) -> jax.Array:
+    """One random key for each record of a batch, (B,); `key` already holds seed and step."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(index.astype(jnp.uint32))
+
+
+def augment_batch(
+    key: jax.Array,
+    index: Integer[Array, " b"],
+    frames: Num[Array, "b t h w 3"],
+    maps: Num[Array, "b t h2 w2"] | None,
+    config: Augment,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Augments frames, and their maps by the same draw.
+
+    Args:
+      key: random key of this step.
+      index: record number of each sample: the same record at the same step gives the same draw.
+      frames: [0, 255], uint8 or float.
+      maps: any type and scale; with `crop` they are first resized to the frames' size (bilinear,
+        as the model would do) so that one window fits both. None where there are none.
+      config: what to draw.
+
+    Returns:
+      (frames, maps), uint8 where nothing had to be computed, float otherwise; [0, 255] stays.
+
+    Raises:
+      ValueError: the crop is larger than the frames, or more frames are asked for than there are.
+    """
+    t, h, w = frames.shape[1:4]
+    if config.crop and (config.crop[0] > h or config.crop[1] > w):
+        raise ValueError(f"augment.crop={config.crop} is larger than the frames, {h}x{w}")
+    if config.frames and config.frames > t:
+        raise ValueError(f"augment.frames={config.frames} exceeds the {t} frames of a record")
+    if config.crop and maps is not None and maps.shape[2:] != (h, w):
+        shape = (*maps.shape[:2], h, w)
+        maps = jax.image.resize(maps.astype(jnp.result_type(float)), shape, "bilinear")
+    keys = record_keys(key, index)
+    if maps is None:
+        return jax.vmap(lambda k, f: _augment_one(k, f, None, config)[0])(keys, frames), None
+    return jax.vmap(lambda k, f, m: _augment_one(k, f, m, config))(keys, frames, maps)
+
+
+def _augment_one(
+    key: jax.Array, frames: jax.Array, maps: jax.Array | None, config: Augment
+) -> tuple[jax.Array, jax.Array | None]:
+    """One video (T, H, W, 3) and its maps (T, h, w)."""
+    time_key, crop_key, flip_key, colour_key = jax.random.split(key, 4)
+    both = [x for x in (frames, maps) if x is not None]
+    if config.frames:
+        chosen = jax.random.permutation(time_key, frames.shape[0])[: config.frames]
+        both = [x[jnp.sort(chosen)] for x in both]
+    if config.crop:
+        (h, w), room = config.crop, frames.shape[1:3]
+        limits = jnp.array([room[0] - h + 1, room[1] - w + 1])
+        top, left = jax.random.randint(crop_key, (2,), 0, limits)
+        both = [
+            jax.lax.dynamic_slice_in_dim(jax.lax.dynamic_slice_in_dim(x, top, h, 1), left, w, 2)
+            for x in both
+        ]
+    if config.flip:
+        mirrored = jax.random.bernoulli(flip_key)
+        both = [jnp.where(mirrored, jnp.flip(x, axis=2), x) for x in both]
+    if config.jitter:
+        both[0] = colour_jitter(colour_key, both[0], config.jitter)
+    return both[0], both[1] if maps is not None else None
+
+
+def colour_jitter(
+    key: jax.Array, frames: Num[Array, "t h w 3"], amount: float
+) -> Num[Array, "t h w 3"]:
+    """Brightness, contrast and saturation of a video, each by one factor from U[1 ± amount].
+
+    Contrast pivots on the mean luma of the whole clip: a pivot for each frame would flicker.
+
+    Returns:
+      float frames, clipped to [0, 255].
+    """
+    bright, contrast, saturation = jax.random.uniform(
+        key, (3,), minval=1 - amount, maxval=1 + amount
+    )
+    x = jnp.clip(frames.astype(jnp.result_type(float)) * bright, 0, 255)
+    pivot = (x @ jnp.array(LUMA)).mean()
+    x = jnp.clip(pivot + (x - pivot) * contrast, 0, 255)
+    grey = (x @ jnp.array(LUMA))[..., None]
+    return jnp.clip(grey + (x - grey) * saturation, 0, 255)

@@ -1,0 +1,1 @@
+"""Video files to uint8 RGB frames: which frames, decoding, resizing. No JAX here."""

@@ -1,0 +1,73 @@
+"""Writing videos with PyAV: whole file or no file."""
+
+import os
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+# SVT-AV1 prints its settings on stderr, a page for each file, unless told to print errors only.
+os.environ.setdefault("SVT_LOG", "1")
+
+# Speed first: these settings are for corpora, overlays and tests, where a few per cent of
+# bitrate do not matter. `threads=1` so that the same frames give the same file on any machine.
+ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
+    "h264": ("libx264", {"preset": "veryfast", "threads": "1"}),
+    "hevc": (
+        "libx265",
+        {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"},
+    ),
+    "vp9": (
+        "libvpx-vp9",
+        {"deadline": "realtime", "cpu-used": "8", "b": "0", "threads": "1", "row-mt": "0"},
+    ),
+    "av1": ("libsvtav1", {"preset": "10", "svtav1-params": "lp=1"}),
+}
+
+
+def write_video(
+    path: str | os.PathLike[str],
+    frames: Iterable[np.ndarray],
+    *,
+    fps: Fraction | int,
+    codec: str = "h264",
+    crf: int = 20,
+    options: dict[str, str] | None = None,
+) -> None:
+    """Encodes RGB frames to a file, which is there whole or not at all.
+
+    Args:
+        path: File to write; its suffix chooses the container (`.mp4`, `.mkv`, `.webm`).
+        frames: uint8 arrays (H, W, 3), RGB, all of one even-sized shape.
+        fps: Frames per second.
+        codec: A key of `ENCODERS`.
+        crf: Constant rate factor on the codec's own scale (h264 and hevc 0–51, vp9 and av1 0–63).
+        options: More encoder options, over those of `ENCODERS`.
+
+    Raises:
+        ValueError: An unknown codec, or no frames.
+    """
+    if codec not in ENCODERS:
+        raise ValueError(f"codec {codec!r} is unknown; one of {', '.join(ENCODERS)}")
+    encoder, settings = ENCODERS[codec]
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        with av.open(str(partial), "w") as container:
+            stream = None
+            for frame in frames:
+                if stream is None:
+                    stream = container.add_stream(
+                        encoder, rate=fps, options={**settings, "crf": str(crf), **(options or {})}
+                    )
+                    stream.height, stream.width = frame.shape[:2]
+                    stream.pix_fmt = "yuv420p"
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            if stream is None:
+                raise ValueError(f"{path}: there are no frames to write")
+            container.mux(stream.encode(None))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,70 @@
+"""Which frames of a video are looked at: index arithmetic alone, in exact integers.
+
+An index is a rank in presentation order (0 is the first frame shown), not a time, also when the
+frame rate varies (REFERENCE section 6, "frame choice").
+"""
+
+import numpy as np
+
+RULES = ("linspace", "segments")
+
+
+def linspace_indices(length: int, n: int) -> np.ndarray:
+    """The release's rule: ``floor(linspace(0, length - 1, n))`` (REFERENCE section 1).
+
+    Args:
+        length: number of frames of the video, at least 1.
+        n: number of frames to choose, at least 1.
+
+    Returns:
+        (n,) int64, non-decreasing, from 0 to length - 1. A video shorter than n repeats frames;
+        the last index is always the last frame, except that n = 1 gives the first one.
+
+    Raises:
+        ValueError: length or n is below 1.
+    """
+    _check(length, n)
+    if n == 1:
+        return np.zeros(1, np.int64)
+    # Integers, so that an exact quotient can never fall to the frame below by rounding.
+    return np.arange(n, dtype=np.int64) * (length - 1) // (n - 1)
+
+
+def segments_indices(length: int, n: int) -> np.ndarray:
+    """The paper's text: the middle frame of each of n equal segments (REFERENCE section 6).
+
+    Args:
+        length: number of frames of the video, at least 1.
+        n: number of segments, at least 1.
+
+    Returns:
+        (n,) int64, non-decreasing, each ``floor((i + 1/2) * length / n)``, always below length.
+
+    Raises:
+        ValueError: length or n is below 1.
+    """
+    _check(length, n)
+    return (2 * np.arange(n, dtype=np.int64) + 1) * length // (2 * n)
+
+
+def sample_indices(length: int, n: int, rule: str = "linspace") -> np.ndarray:
+    """Indices of n frames out of ``length`` by the named rule, one of ``RULES``.
+
+    Returns:
+        (n,) int64; see the function of the rule.
+
+    Raises:
+        ValueError: unknown rule, or length or n is below 1.
+    """
+    if rule == "linspace":
+        return linspace_indices(length, n)
+    if rule == "segments":
+        return segments_indices(length, n)
+    raise ValueError(f"sampling rule {rule!r} is unknown; use one of: {', '.join(RULES)}")
+
+
+def _check(length: int, n: int) -> None:
+    if length < 1:
+        raise ValueError(f"a video of {length} frames cannot be sampled; it needs at least 1")
+    if n < 1:
+        raise ValueError(f"{n} frames cannot be chosen; ask for at least 1")

@@ -1,0 +1,105 @@
+"""Settings that must stand before JAX starts, and the golden numbers of the PyTorch release."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Eight fake devices, so that sharding is tested everywhere.
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    ).strip()
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+# Shapes and types of public functions are checked while the tests run; needs to come first.
+install_import_hook(["dagr_jax.models", "dagr_jax.losses"], "beartype.beartype")
+
+import json  # noqa: E402
+import zlib  # noqa: E402
+from collections.abc import Callable, Mapping  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Mapping[str, np.ndarray]]:
+    """name → arrays of golden/<name>.npz."""
+
+    def load(name: str) -> Mapping[str, np.ndarray]:
+        with np.load(GOLDEN / f"{name}.npz") as arrays:
+            return dict(arrays)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def golden_data() -> Callable[..., np.ndarray]:
+    """(key, *shape) → the input that golden/README.md calls data."""
+
+    def data(key: list[int], *shape: int) -> np.ndarray:
+        return np.random.default_rng(key).uniform(0, 1, shape).astype(np.float32)
+
+    return data
+
+
+@pytest.fixture(scope="session")
+def golden_weights() -> Callable[[str], dict[str, np.ndarray]]:
+    """name → the state_dict of golden/keys_<name>.json by the recipe of golden/README.md."""
+
+    def weights(name: str) -> dict[str, np.ndarray]:
+        shapes = json.loads((GOLDEN / f"keys_{name}.json").read_text())
+        return {key: golden_weight(key, tuple(shape)) for key, shape in shapes.items()}
+
+    return weights
+
+
+def golden_weight(key: str, shape: tuple[int, ...], seed: int = 7) -> np.ndarray:
+    """The value of one state_dict entry (golden/README.md)."""
+    rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
+    if key.endswith("num_batches_tracked"):
+        return np.zeros(shape, np.int64)
+    if key.endswith("running_var"):
+        value = rng.uniform(0.5, 1.5, shape)
+    elif key.endswith("running_mean"):
+        value = 0.1 * rng.standard_normal(shape)
+    elif len(shape) == 1 and key.endswith("bn3.weight"):
+        value = rng.uniform(0.05, 0.25, shape)
+    elif len(shape) == 1 and key.endswith("weight"):
+        value = rng.uniform(0.5, 1.5, shape)
+    elif len(shape) == 1:
+        value = 0.1 * rng.standard_normal(shape)
+    elif "register_tokens" in key:
+        value = rng.standard_normal(shape)
+    else:
+        value = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+    return value.astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def fill() -> Callable[..., dict]:
+    """(model, *inputs) → variables filled with random numbers, without compiling `init`.
+
+    Kernels have variance 2 / fan_in, scales and variances lie around one, the rest around zero.
+    """
+
+    def make(model, *inputs, seed: int = 0, **kwargs) -> dict:
+        shapes = jax.eval_shape(lambda *a: model.init(jax.random.key(0), *a, **kwargs), *inputs)
+        rng = np.random.default_rng(seed)
+
+        def leaf(path, x):
+            if path[-1].key in ("scale", "var"):
+                value = rng.uniform(0.5, 1.5, x.shape)
+            elif len(x.shape) > 1:
+                value = rng.standard_normal(x.shape) * np.sqrt(2 / np.prod(x.shape[:-1]))
+            else:
+                value = 0.1 * rng.standard_normal(x.shape)
+            return value.astype(np.float32)
+
+        return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+    return make

@@ -1,0 +1,63 @@
+"""Distortions of the embedded corpus."""
+
+import numpy as np
+import pytest
+
+from dagr_jax.data import distortions
+from dagr_jax.data.distortions import Distortion, distort, plan, repeated_fraction, shown_frames
+
+RNG = np.random.default_rng(0)
+CLIP = RNG.integers(40, 200, (20, 32, 48, 3)).astype(np.uint8)
+
+
+def delivered(kind, level):
+    return Distortion(kind, level, "h264", 12)
+
+
+def test_plan_spreads_codecs_and_kinds():
+    plans = [plan(np.random.default_rng(seed)) for seed in range(200)]
+    assert all(len(p) == 5 for p in plans)
+    assert {d.codec for p in plans for d in p} == {"h264", "hevc", "vp9", "av1"}
+    assert {d.kind for p in plans for d in p} == {
+        "compress", "blur", "noise", "rescale", "exposure", "freeze", "drop",
+    }  # fmt: skip
+    for d in (d for p in plans for d in p if d.kind == "compress"):
+        low, high = distortions.CRF_RANGE[d.codec]
+        assert low <= d.crf <= high
+        assert d.crf == round(low + d.level * (high - low))
+
+
+@pytest.mark.parametrize("kind", ["blur", "noise", "rescale", "exposure"])
+def test_a_higher_level_changes_the_frames_more(kind):
+    def change(level):
+        out, shown = distort(CLIP, delivered(kind, level), np.random.default_rng(1))
+        np.testing.assert_array_equal(shown, np.arange(20))
+        return np.abs(out.astype(float) - CLIP).mean()
+
+    assert 0.5 < change(0.0) < change(0.5) < change(1.0)
+
+
+def test_noise_has_the_stated_deviation():
+    grey = np.full((4, 64, 64, 3), 128, np.uint8)
+    out, _ = distort(grey, delivered("noise", 0.0), np.random.default_rng(2))
+    # 49,152 samples: the deviation is known to about 0.3 %; rounding to integers adds 0.01.
+    assert (out.astype(float) - 128).std() == pytest.approx(4.0, rel=0.02)
+
+
+def test_freeze_holds_one_frame():
+    shown = shown_frames(delivered("freeze", 0.5), 20, np.random.default_rng(3))
+    # 0.2 + 0.4 · 0.5 = two fifths of 20 frames, the first of which is not a repetition.
+    assert (np.diff(shown) == 0).sum() == 7
+    out, _ = distort(CLIP, delivered("freeze", 0.5), np.random.default_rng(3))
+    np.testing.assert_array_equal(out, CLIP[shown])
+
+
+def test_drop_shows_every_nth_frame():
+    shown = shown_frames(delivered("drop", 0.0), 6, RNG)
+    np.testing.assert_array_equal(shown, [0, 0, 2, 2, 4, 4])
+    assert repeated_fraction(shown) == pytest.approx(3 / 5)
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="'ghost' is unknown"):
+        distort(CLIP, delivered("ghost", 0.5), RNG)

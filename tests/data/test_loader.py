@@ -1,0 +1,53 @@
+"""Grain pipelines, on a plain list of records."""
+
+import numpy as np
+import pytest
+
+from dagr_jax.data import loader
+
+
+class Records:
+    """Twelve records of one byte."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return {"frames": np.full((2, 2), index, np.uint8), "index": np.int32(index)}
+
+
+def order(seed, count=6, workers=0):
+    batches = loader.train_iterator(Records(), batch_size=4, seed=seed, workers=workers)
+    return [next(batches)["index"].tolist() for _ in range(count)]
+
+
+def test_an_epoch_holds_every_record_once_and_the_next_has_another_order():
+    batches = order(0)
+    first, second = sum(batches[:3], []), sum(batches[3:], [])
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+
+
+def test_the_order_follows_from_the_seed():
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_a_worker_process_reads_the_same_order():
+    assert order(1, workers=1) == order(1)
+
+
+def test_evaluation_pads_and_masks_the_last_batch():
+    batches = list(loader.eval_batches(Records(), batch_size=5))
+    assert [len(b["index"]) for b in batches] == [5, 5, 5]
+    real = np.concatenate([b["index"][b["mask"]] for b in batches])
+    np.testing.assert_array_equal(real, np.arange(12))
+    np.testing.assert_array_equal(batches[-1]["mask"], [True, True, False, False, False])
+    # Padding repeats the last record.
+    np.testing.assert_array_equal(batches[-1]["index"], [10, 11, 11, 11, 11])
+    np.testing.assert_array_equal(batches[-1]["frames"][-1], np.full((2, 2), 11))
+
+
+def test_a_training_part_smaller_than_the_batch_is_refused():
+    with pytest.raises(ValueError, match="12 records, fewer than the batch of 13"):
+        loader.train_iterator(Records(), batch_size=13, seed=0, workers=0)

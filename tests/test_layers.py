@@ -1,0 +1,202 @@
+"""The architecture, read from the imports: which module may use which, and what it may need."""
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "dagr_jax"
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+# From bottom to top; a part imports only from the ones below its own, and within its own folder.
+LAYERS = (
+    {"registry", "video", "losses", "metrics", "saliency_metrics"},
+    {"data", "models"},
+    {"convert"},
+    {"train"},
+    {"score"},
+    {"report"},
+    {"stages"},
+    {"bench"},
+    {"main", "cli"},
+)
+RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
+
+# What must run where nothing else is installed.
+PURE = (
+    "dagr_jax.models",
+    "dagr_jax.losses",
+    "dagr_jax.train.augment",
+    "dagr_jax.train.state",
+    "dagr_jax.train.steps",
+)
+PURE_MAY_USE = {"jax", "flax", "optax", "numpy", "jaxtyping"} | sys.stdlib_module_names
+MAX_LINES = 400
+
+
+def imports(path: Path, module: str) -> set[str]:
+    """Full names of everything that a file imports, anywhere in it."""
+    found = set()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, base]).rstrip(".")
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part(module: str) -> str | None:
+    """'models' of 'dagr_jax.models.unet3d.Model'; None for what the package itself holds."""
+    names = module.split(".")
+    return names[1] if len(names) > 1 and names[1] in RANK else None
+
+
+def test_reading_of_imports(tmp_path):
+    path = tmp_path / "sample.py"
+    path.write_text(
+        "import numpy as np\nfrom dagr_jax.models import vqa\nfrom . import steps\n"
+        "from .state import TrainState\nfrom ..video import decode\n"
+        "def f():\n    import av.error\n"
+    )
+    assert imports(path, "dagr_jax.train.sample") == {
+        "numpy",
+        "dagr_jax.models.vqa",
+        "dagr_jax.train.steps",
+        "dagr_jax.train.state.TrainState",
+        "dagr_jax.video.decode",
+        "av.error",
+    }
+    assert part("dagr_jax.models.unet3d.Model") == "models"
+    assert part("dagr_jax.__version__") is None and part("dagr_jax") is None
+
+
+def test_every_module_has_a_layer():
+    unknown = [name for name in MODULES if name != "dagr_jax" and part(name) is None]
+    assert not unknown, f"add these parts to LAYERS, at their height: {unknown}"
+    assert {"dagr_jax.video.decode", "dagr_jax.metrics"} <= MODULES.keys()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_from_below(module):
+    if module == "dagr_jax":  # names its parts only as strings, to load them on use
+        assert not any(part(name) for name in imports(MODULES[module], module))
+        return
+    own = part(module)
+    wrong = [
+        name
+        for name in imports(MODULES[module], module)
+        if name.split(".")[0] == "dagr_jax"
+        and (other := part(name)) is not None
+        and other != own
+        and RANK[other] >= RANK[own]
+    ]
+    assert not wrong, f"{module} is at height {RANK[own]} and imports {wrong}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(PURE)])
+def test_pure_parts_need_jax_alone(module):
+    foreign = {name.split(".")[0] for name in imports(MODULES[module], module)}
+    foreign -= PURE_MAY_USE | {"dagr_jax"}
+    assert not foreign, f"{module} imports {foreign}; it must run without them"
+    ours = {name for name in imports(MODULES[module], module) if part(name) is not None}
+    impure = {name for name in ours if not name.startswith((*PURE, "dagr_jax.registry"))}
+    assert not impure, f"{module} imports {impure}, which need more than JAX"
+
+
+def run_python(code: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_pure_parts_load_where_nothing_else_is_installed():
+    absent = ["av", "grain", "matplotlib", "ml_collections", "pandas", "safetensors", "skimage"]
+    absent += ["sklearn", "tensorboardX", "tensorflow_datasets", "tensorflow", "torch", "tqdm"]
+    wanted = [name for name in MODULES if name.startswith(PURE)]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {absent}: sys.modules[name] = None  # an import of it raises\n"
+        f"for name in {wanted}: importlib.import_module(name)\n"
+        "print(len([name for name in sys.modules if name.startswith('dagr_jax.')]))"
+    )
+    assert int(run_python(code)) >= len(wanted)
+
+
+def test_video_and_metrics_need_no_jax():
+    names = [name for name in MODULES if part(name) in ("video", "metrics", "saliency_metrics")]
+    code = (
+        f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n"
+        "print('jax' in sys.modules)"
+    )
+    assert run_python(code) == "False"
+
+
+def test_configs_are_data():
+    folder = ROOT / "configs"
+    if not folder.exists():
+        pytest.skip("configs/ is not beside the package")
+    configs = sorted(folder.glob("*.py"))
+    assert configs, "configs/ holds no config"
+    for path in configs:
+        used = {name.split(".")[0] for name in imports(path, f"configs.{path.stem}")}
+        used -= sys.stdlib_module_names | {"ml_collections", "configs", "dagr_jax"}
+        assert not used, f"{path.name} imports {used}; a config is plain ml_collections data"
+        code = (
+            "import importlib.util, sys\n"
+            f"spec = importlib.util.spec_from_file_location('config', {str(path)!r})\n"
+            "module = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(module)\n"
+            "module.get_config()\nprint('jax' in sys.modules)"
+        )
+        assert run_python(code) == "False", f"{path.name} loads JAX"
+
+
+@pytest.mark.parametrize("path", [*MODULES.values(), *sorted((ROOT / "tests").rglob("*.py"))])
+def test_files_stay_short(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{path.relative_to(ROOT)} has {lines} lines; split it by idea"
+
+
+def test_no_grab_bags():
+    names = {path.stem for path in MODULES.values()}
+    assert not names & {"utils", "helpers", "misc", "common"}
+
+
+def test_pins_satisfy_the_lower_bounds():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    versions = {canonicalize_name(name): version for name, version in pins.items()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for line in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        wanted = Requirement(line)
+        version = versions.get(canonicalize_name(wanted.name))
+        assert version is not None, f"requirements.txt does not pin {wanted.name}"
+        assert wanted.specifier.contains(version), f"{wanted} but requirements.txt has {version}"
+    heavy = {"torch", "tensorflow", "ray"} | {n for n in versions if "cuda" in n or "nvidia" in n}
+    assert not heavy & versions.keys()
+    cuda = (ROOT / "requirements-cuda12.txt").read_text().splitlines()
+    assert [line for line in cuda if not line.startswith("#")] == [
+        "-r requirements.txt",
+        f"jax[cuda12]=={versions['jax']}",
+    ]

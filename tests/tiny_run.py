@@ -1,0 +1,34 @@
+"""The main job at toy size: the same configuration file, everything in it made small."""
+
+from ml_collections import config_dict
+
+from configs import vqa
+
+
+def tiny_config() -> config_dict.ConfigDict:
+    """`configs/vqa.py` with eleven contents, frames of 32 × 48 and nets of a few channels."""
+    config = vqa.get_config()
+    with config.unlocked():
+        config.dataset.args.update({"contents": (6, 2, 3), "frames": 10, "fixations": 4})
+        config.sampling.update({"num_frames": 4, "size": (32, 48)})
+        config.model.args.saliency_size = (16, 24)
+        config.model.args.saliency.update(
+            {"widths": (2, 3, 4, 5), "bottleneck": 6, "num_registers": 2, "register_dim": 3}
+        )
+        config.model.args.vqa.update(
+            {
+                "width": 2,
+                "num_heads": 2,
+                "mlp_dim": 8,
+                "projection_dim": 8,
+                "regressor": (8, 4),
+            }
+        )
+        for section, steps in ((config.saliency, 4), (config.vqa, 6)):
+            section.update({"steps": steps, "batch_size": 8, "eval_every": 2, "log_every": 1})
+            section.optim.warmup_steps = 1
+        config.vqa.augment.update({"crop": None, "frames": None})
+        config.maps.batch_size = 8
+        config.test.update({"batch_size": 8, "bootstrap": 50})
+        config.workers = 0
+    return config.lock()

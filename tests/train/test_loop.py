@@ -1,0 +1,217 @@
+import json
+import math
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dagr_jax.train import mesh as meshes
+from dagr_jax.train.checkpoints import CheckpointError, load_variables
+from dagr_jax.train.loop import TrainingError, fit, predict_all
+
+from .tiny import batches, meta, optim, records, same_bits, stage, tiny_state
+
+
+def evaluator(task):
+    data = records()
+    x = np.stack([r["x"] for r in data])
+    target = np.stack([r["target"] for r in data])
+
+    def evaluate(state):
+        out = task.predict(state.variables(), {"x": x})
+        return {"srcc": float(np.corrcoef(out, target)[0, 1])}
+
+    return evaluate
+
+
+def train(workdir, config, *, dropout=0.3, data=None, devices=1, evaluate=None, **changes):
+    task, state = tiny_state(config, dropout)
+    return fit(
+        name="vqa",
+        task=task,
+        config=config,
+        state=state,
+        train_iter=batches(config.batch_size) if data is None else data,
+        evaluate=evaluate or evaluator(task),
+        workdir=workdir,
+        meta=meta(**changes),
+        mesh=meshes.make_mesh(jax.devices()[:devices]),
+    )
+
+
+def log_of(workdir):
+    return [json.loads(x) for x in (workdir / "vqa" / "log.jsonl").read_text().splitlines()]
+
+
+def untimed(lines):
+    timing = {"steps_per_second", "clips_per_second", "seconds"}
+    return [{k: v for k, v in line.items() if k not in timing} for line in lines]
+
+
+# Saves at 6, 12 and 16; at 6 half of an accumulated update is done.
+SHORT = stage(steps=16, eval_every=6, log_every=4, optim=optim(accumulate=4))
+
+
+class Killed(BaseException):
+    """What a test kills a run with; like KeyboardInterrupt no Exception."""
+
+
+def killed_after(data, count):
+    """The same iterator, which dies before giving batch count + 1."""
+
+    class Dying(type(data)):
+        def __next__(self):
+            self.given = getattr(self, "given", 0) + 1
+            if self.given > count:
+                raise Killed
+            return super().__next__()
+
+    data.__class__ = Dying
+    return data
+
+
+def test_training_learns_and_logs(tmp_path, capsys):
+    state = train(tmp_path, stage(), dropout=0.0)
+    lines = log_of(tmp_path)
+    assert int(state.step) == 40
+    assert [line["step"] for line in lines] == list(range(5, 41, 5))
+    assert lines[-1]["loss"] < 0.1 * lines[0]["loss"]
+    assert lines[-1]["val_srcc"] > 0.9
+    assert [line["step"] for line in lines if "val_srcc" in line] == [10, 20, 30, 40]
+    for line in lines:
+        assert line["loss"] == line["mse"] and line["grad_norm"] > 0
+        assert line["clips_per_second"] == pytest.approx(8 * line["steps_per_second"])
+    # Step 40 is update 39 of the cosine, whose warm-up took 2 of the 40.
+    rate = 0.02 * 0.5 * (1 + math.cos(math.pi * 37 / 38))
+    assert lines[-1]["learning_rate"] == pytest.approx(rate, rel=1e-4)
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert out.err.splitlines()[-1].startswith("vqa 40/40  loss ")
+    assert "clips/s  ETA" in out.err
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run, to be read only: (workdir, final state on the host)."""
+    path = tmp_path_factory.mktemp("whole")
+    return path, jax.device_get(train(path, SHORT))
+
+
+def assert_same_run(whole, workdir, state):
+    path, wanted = whole
+    assert same_bits(wanted, state)
+    assert untimed(log_of(path)) == untimed(log_of(workdir))
+    one, two = load_variables(path), load_variables(workdir)
+    assert same_bits(one[0], two[0]) and one[1] == two[1]
+
+
+@pytest.mark.parametrize("kill_after", [3, 13])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, whole, kill_after):
+    with pytest.raises(Killed):
+        train(tmp_path, SHORT, data=killed_after(batches(), kill_after))
+    assert_same_run(whole, tmp_path, train(tmp_path, SHORT))
+
+
+def test_interrupt_in_evaluation_leaves_a_run_that_goes_on(tmp_path, whole):
+    task, _ = tiny_state(SHORT)
+    measure, calls = evaluator(task), []
+
+    def interrupted(state):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(state)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, SHORT, evaluate=interrupted)
+    assert load_variables(tmp_path)[1]["step"] == 6
+    assert_same_run(whole, tmp_path, train(tmp_path, SHORT))
+
+
+def test_a_finished_run_is_not_repeated(whole):
+    path, state = whole
+    log = log_of(path)
+    assert same_bits(state, train(path, SHORT, data=killed_after(batches(), 0)))
+    assert log_of(path) == log
+
+
+def test_a_run_begun_on_eight_devices_ends_on_one(tmp_path, whole, eight_devices):
+    with pytest.raises(Killed):
+        train(tmp_path, SHORT, data=killed_after(batches(), 13), devices=8)
+    moved = train(tmp_path, SHORT)
+    # Sums over 8 shards round otherwise; Adam carries that through the steps.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+        jax.device_get(moved.params),
+        whole[1].params,
+    )
+
+
+def test_another_config_or_worker_count_is_refused(whole):
+    says = "config_digest 'abc' there, 'new' here; worker_count 0 there, 4 here"
+    with pytest.raises(CheckpointError, match=says):
+        train(whole[0], SHORT, config_digest="new", worker_count=4)
+
+
+def test_a_bad_label_stops_within_a_step_and_names_its_record(tmp_path):
+    order = batches(bad=17)
+    step = next(i for i in range(1, 10) if 17 in next(order)["index"])
+    seen = []
+
+    class Counting(type(order)):
+        def __next__(self):
+            seen.append(1)
+            return super().__next__()
+
+    data = batches(bad=17)
+    data.__class__ = Counting
+    says = f"^step {step}: loss=nan, grad_norm=nan; target is not finite in record 17; "
+    with pytest.raises(TrainingError, match=says) as error:
+        train(tmp_path, stage(eval_every=40), data=data)
+    assert "\n" not in str(error.value)
+    assert len(seen) <= step + 1
+
+
+def test_divergence_names_all_records_of_the_batch(tmp_path):
+    config = stage(optim=optim(learning_rate=1e38, warmup_steps=0))
+    with pytest.raises(TrainingError, match=r"^step \d+: .*its records (\d+, ){7}\d+ is finite"):
+        train(tmp_path, config)
+    with pytest.raises(CheckpointError):  # what is not finite was not saved
+        load_variables(tmp_path)
+
+
+def test_data_that_ends_or_has_another_batch_size_is_refused(tmp_path):
+    short = iter(grain.MapDataset.source(records()).batch(8).to_iter_dataset())
+    with pytest.raises(TrainingError, match="step 4: the training data ended"):
+        train(tmp_path / "a", stage(), data=short)
+    with pytest.raises(TrainingError, match="the loader gives batches of 4, batch_size=8"):
+        train(tmp_path / "b", stage(), data=batches(4))
+
+
+def test_indivisible_batch_is_refused_before_anything_is_written(tmp_path, eight_devices):
+    with pytest.raises(ValueError, match="batch_size=12 does not divide over 8 devices"):
+        train(tmp_path, stage(batch_size=12), devices=8)
+    assert not (tmp_path / "vqa").exists()
+
+
+def test_predict_all_gives_each_record_once(eight_devices):
+    task, state = tiny_state(stage())
+    mesh = meshes.make_mesh(eight_devices)
+    rows = records()[:19]
+    padded = rows + [rows[0]] * 5
+    data = [
+        {k: np.stack([r[k] for r in padded[i : i + 8]]) for k in rows[0]}
+        | {"mask": np.arange(i, i + 8) < 19}
+        for i in range(0, 24, 8)
+    ]
+    predict = meshes.jit_predict(task.predict, mesh)
+    variables = meshes.replicate(state.variables(), mesh)
+    index, values = map(
+        np.concatenate, zip(*predict_all(predict, variables, data, mesh), strict=True)
+    )
+    assert index.tolist() == list(range(19))
+    wanted = task.predict(state.variables(), {"x": jnp.stack([r["x"] for r in rows])})
+    # The same matrix product in another batch size: float32 rounding.
+    np.testing.assert_allclose(values, wanted, atol=1e-6)

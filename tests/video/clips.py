@@ -1,0 +1,111 @@
+"""Small real video files for the tests, written with PyAV."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+
+# name: (encoder, suffix, options); h264 and hevc with B-frames. x264's macroblock tree reads memory
+# that it never wrote: with it the same frames give a different file in a few runs of a hundred.
+ENCODERS = {
+    "h264": (
+        "libx264",
+        ".mp4",
+        {"bf": "3", "b-adapt": "0", "crf": "18", "threads": "1", "x264-params": "mbtree=0"},
+    ),
+    "hevc": ("libx265", ".mp4", {"x265-params": "bframes=3:b-adapt=0:log-level=none:pools=none"}),
+    "vp9": ("libvpx-vp9", ".webm", {"deadline": "realtime", "cpu-used": "8", "crf": "20"}),
+    "av1": ("libsvtav1", ".mkv", {"preset": "12", "crf": "20", "svtav1-params": "lp=1"}),
+}
+
+
+def moving_bar(n, height=48, width=64):
+    """Frames that can be told apart: a bright bar whose left edge is at 2 * i, over a ramp.
+
+    Returns:
+        (n, height, width, 3) uint8.
+    """
+    frames = np.zeros((n, height, width, 3), np.uint8)
+    frames[..., 1] = np.linspace(20, 120, height, dtype=np.uint8)[:, None]
+    for i in range(n):
+        left = 2 * i % (width - 8)
+        frames[i, :, left : left + 8] = 235
+    return frames
+
+
+def write(path, frames, codec="h264", *, rate=25, pix_fmt="yuv420p", times=None, **options):
+    """Encodes RGB frames; `times` are presentation times in units of 1/rate.
+
+    `rotation`, `hflip`, `vflip` set the display matrix (rotation counter-clockwise, then mirrored).
+    """
+    turn = {key: options.pop(key) for key in ("rotation", "hflip", "vflip") if key in options}
+    encoder, _, settings = ENCODERS[codec]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(encoder, rate=rate, options={**settings, **options})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pix_fmt
+        if turn:
+            stream.set_display_rotation(turn.pop("rotation", 0), **turn)
+        for i, rgb in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(rgb, "rgb24")
+            frame.time_base = Fraction(1, rate)
+            frame.pts = i if times is None else times[i]
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def remux(source, target, *, edit=None, **options):
+    """Copies the packets to another container.
+
+    `edit(i, packet)` may change packet i or return False to leave it out.
+    """
+    with av.open(str(source)) as inside, av.open(str(target), "w", options=options) as outside:
+        stream = inside.streams.video[0]
+        copy = outside.add_stream_from_template(stream)
+        for i, packet in enumerate(p for p in inside.demux(stream) if p.size):
+            packet.stream = copy
+            if edit is None or edit(i, packet) is not False:
+                outside.mux(packet)
+    return target
+
+
+def flat_colour(path, yuv, *, pix_fmt="yuv420p", colorspace=1, color_range=1):
+    """One lossless 64x48 frame of a stored (y, u, v), with its colour tags (FFmpeg's numbers)."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        stream.codec_context.colorspace = colorspace
+        stream.codec_context.color_range = color_range
+        frame = av.VideoFrame(64, 48, pix_fmt)
+        for plane, value in zip(frame.planes, yuv, strict=True):
+            plane.update(np.full((plane.height, plane.line_size), value, np.uint8).tobytes())
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def tone(path, cover=None):
+    """A sound file, with a picture as its cover if one is given."""
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=44100, layout="stereo")
+        if cover is not None:
+            picture = container.add_stream("mjpeg", rate=25)
+            picture.height, picture.width = cover.shape[:2]
+            picture.pix_fmt = "yuvj420p"
+            picture.disposition = av.stream.Disposition.attached_pic
+        for _ in range(5):
+            frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), "fltp", "stereo")
+            frame.sample_rate = 44100
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+        if cover is not None:
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(cover, "rgb24")))
+            container.mux(picture.encode(None))
+    return path
+
+
+def decode_all(path):
+    """Every frame by PyAV alone: (pts, rgb24) in the order in which the decoder gives them."""
+    with av.open(str(path)) as container:
+        return [(f.pts, f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
