@@ -7,7 +7,7 @@ from the type of its layer, never from its rank.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -246,7 +246,7 @@ def _recognise_vqa(arrays: Arrays, head: str) -> tuple[nn.Module, list[Layer]]:
     return model, layers
 
 
-def _resnet_layers(stage_sizes: tuple[int, ...]) -> Iterator[Layer]:
+def _resnet_layers(stage_sizes: Sequence[int]) -> Iterator[Layer]:
     """torchvision's ResNet inside a Sequential: 0 conv1, 1 bn1, 4…7 the stages."""
     here = "spatial_analyzer.features"
     yield f"{here}.0", "resnet/conv1", "conv2d"

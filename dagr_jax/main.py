@@ -5,6 +5,7 @@ python -m dagr_jax.main --config=configs/vqa.py --workdir=runs/embedded [STAGE â
 
 import json
 import sys
+from pathlib import Path
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -12,8 +13,10 @@ from ml_collections import config_flags
 from dagr_jax.stages import run_stages
 from dagr_jax.train.loop import TrainingError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run's artifacts.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/vqa.py", "Configuration file.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run's artifacts.")
 
 
 def main(argv: list[str]) -> None:
@@ -27,13 +30,11 @@ def main(argv: list[str]) -> None:
 
 def _print_result() -> None:
     """Prints the test's figures, when the test is there."""
-    from pathlib import Path
-
     path = Path(_WORKDIR.value) / "test" / "metrics.json"
     if path.exists():
         print(json.dumps(json.loads(path.read_text()), indent=2))
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("workdir")
     app.run(main)

@@ -8,6 +8,10 @@ from scipy import stats
 
 from dagr_jax import losses
 
+# Compiled: operation by operation the many small cases take minutes.
+saliency_loss = jax.jit(losses.saliency_loss, static_argnames=("preset", "gamma"))
+quality_loss = jax.jit(losses.quality_loss, static_argnames="preset")
+
 
 @pytest.fixture(scope="module")
 def release(golden):
@@ -35,7 +39,7 @@ def test_release_spearman(release):
     """The golden number is the term of the loss, 1 − ρ."""
     rho = losses.spearman(release["rank_pred"], release["rank_true"])
     np.testing.assert_allclose(1 - rho, release["release_spearman"], rtol=2e-5)
-    loss, terms = losses.quality_loss(release["rank_pred"], release["rank_true"], preset="release")
+    loss, terms = quality_loss(release["rank_pred"], release["rank_true"], preset="release")
     l1 = np.abs(release["rank_pred"] - release["rank_true"]).mean()
     np.testing.assert_allclose(loss, l1 + 0.1 * release["release_spearman"], rtol=2e-5)
     np.testing.assert_allclose(terms["l1"], l1, rtol=2e-5)
@@ -48,7 +52,7 @@ def squeezed(logits):
 
 def test_paper_saliency_loss_by_hand(maps):
     logits, target = maps
-    loss, terms = losses.saliency_loss(logits, target, gamma=0.1)
+    loss, terms = saliency_loss(logits, target, gamma=0.1)
     s = squeezed(logits)
     kl, cc = [], []
     for p, t in zip(s.reshape(6, -1), target.reshape(6, -1).astype(np.float64), strict=True):
@@ -64,7 +68,7 @@ def test_perfect_saliency_scores_best():
     target = np.random.default_rng(1).uniform(0.01, 0.99, (1, 2, 8, 8)).astype(np.float32)
     target = (target - target.min()) / (target.max() - target.min())
     logits = np.log(target.clip(1e-6)) - np.log1p(-target.clip(1e-6, 1 - 1e-6))
-    _, terms = losses.saliency_loss(logits.astype(np.float32), target)
+    _, terms = saliency_loss(logits.astype(np.float32), target)
     assert terms["cc"] == pytest.approx(-1, abs=1e-4)
     assert terms["kl"] == pytest.approx(0, abs=1e-3)  # the 1e-4 under the logarithm remains
 
@@ -72,9 +76,9 @@ def test_perfect_saliency_scores_best():
 @pytest.mark.parametrize("preset", ["paper", "release"])
 def test_masked_samples_do_not_count(maps, preset):
     logits, target = maps
-    want, _ = losses.saliency_loss(logits, target, preset=preset)
+    want, _ = saliency_loss(logits, target, preset=preset)
     padded = np.concatenate([logits, 100 * logits[:1]])
-    got, _ = losses.saliency_loss(
+    got, _ = saliency_loss(
         padded,
         np.concatenate([target, 1 - target[:1]]),
         preset=preset,
@@ -87,7 +91,7 @@ def test_maps_without_ground_truth_do_not_count(maps):
     logits, target = maps
     target = target.copy()
     target[1, 2] = 0
-    _, terms = losses.saliency_loss(logits, target)
+    _, terms = saliency_loss(logits, target)
     s = squeezed(logits).reshape(6, -1)
     cc = [np.corrcoef(a, b)[0, 1] for a, b in zip(s[:5], target.reshape(6, -1)[:5], strict=True)]
     np.testing.assert_allclose(terms["cc"], -np.mean(cc), atol=1e-5)
@@ -98,7 +102,7 @@ def test_maps_without_ground_truth_do_not_count(maps):
 @pytest.mark.parametrize("target", [0.0, 0.5])
 def test_constant_maps_give_finite_loss_and_gradient(preset, logit, target):
     x, y = np.full((2, 2, 4, 4), logit, np.float32), np.full((2, 2, 4, 4), target, np.float32)
-    loss, grad = jax.value_and_grad(lambda x: losses.saliency_loss(x, y, preset=preset)[0])(x)
+    loss, grad = jax.value_and_grad(lambda x: saliency_loss(x, y, preset=preset)[0])(x)
     assert np.isfinite(grad).all()
     # Constant against constant: no divergence, no correlation.
     assert loss == pytest.approx(0, abs=1e-5)
@@ -107,7 +111,7 @@ def test_constant_maps_give_finite_loss_and_gradient(preset, logit, target):
 @pytest.mark.parametrize("preset", ["paper", "release"])
 def test_descent_on_the_saliency_loss_raises_the_correlation(maps, preset):
     logits, target = maps
-    step = jax.jit(jax.value_and_grad(lambda x: losses.saliency_loss(x, target, preset=preset)[0]))
+    step = jax.jit(jax.value_and_grad(lambda x: saliency_loss(x, target, preset=preset)[0]))
     before, grad = step(logits)
     x = jnp.asarray(logits)
     for _ in range(50):
@@ -154,7 +158,7 @@ def test_gradient_flows_through_the_soft_rank_alone():
     pred = rng.uniform(size=12).astype(np.float32)
 
     def term(p, preset):
-        return losses.quality_loss(p, target, preset=preset)[1]["rank"]
+        return quality_loss(p, target, preset=preset)[1]["rank"]
 
     step = jax.jit(jax.grad(term), static_argnums=1)
     np.testing.assert_array_equal(step(pred, "release"), np.zeros(12))
@@ -171,9 +175,7 @@ def test_gradient_flows_through_the_soft_rank_alone():
 def test_constant_scores_give_finite_loss_and_gradient(preset, size):
     pred = np.full(size, 0.25, np.float32)
     target = np.linspace(0, 1, size, dtype=np.float32)
-    loss, grad = jax.value_and_grad(lambda p: losses.quality_loss(p, target, preset=preset)[0])(
-        pred
-    )
+    loss, grad = jax.value_and_grad(lambda p: quality_loss(p, target, preset=preset)[0])(pred)
     assert np.isfinite(grad).all()
     assert loss == pytest.approx(np.abs(pred - target).mean() + 0.1, abs=1e-5)  # ρ = 0
 
@@ -181,7 +183,7 @@ def test_constant_scores_give_finite_loss_and_gradient(preset, size):
 def test_unknown_preset_is_refused():
     x = np.zeros(2, np.float32)
     with pytest.raises(ValueError, match="preset 'both' is unknown; use one of paper, release"):
-        losses.quality_loss(x, x, preset="both")
+        quality_loss(x, x, preset="both")
     y = np.zeros((1, 1, 2, 2), np.float32)
     with pytest.raises(ValueError, match="preset 'both'"):
-        losses.saliency_loss(y, y, preset="both")
+        saliency_loss(y, y, preset="both")

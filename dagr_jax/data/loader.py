@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -14,6 +14,14 @@ from dagr_jax.data.prepare import open_records
 Batch = dict[str, np.ndarray]
 
 
+class Source(Protocol):
+    """Records by number, as Grain reads them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Batch: ...
+
+
 class QualitySource:
     """Records of a quality set with the saliency maps that belong to them.
 
@@ -21,9 +29,7 @@ class QualitySource:
     without maps); `target` float32 in [0, 1], the MOS on the set's range; `index` int32.
     """
 
-    def __init__(
-        self, folder: Path, split: str, mos_range: tuple[float, float], maps: Path | None
-    ):
+    def __init__(self, folder: Path, split: str, mos_range: tuple[float, float], maps: Path | None):
         self._records = open_records(folder, "quality", split)
         self._maps = open_records(maps, "maps", split) if maps is not None else None
         self._low, self._high = mos_range
@@ -79,7 +85,7 @@ class SaliencySource:
 
 
 def train_iterator(
-    source: Sequence[Batch], *, batch_size: int, seed: int, workers: int
+    source: Source, *, batch_size: int, seed: int, workers: int
 ) -> grain.DatasetIterator:
     """Endless batches in a fresh order every epoch; the remainder of the epochs is never padded.
 
@@ -115,7 +121,7 @@ def train_iterator(
     return iter(iterable)
 
 
-def eval_batches(source: Sequence[Batch], *, batch_size: int) -> Iterator[Batch]:
+def eval_batches(source: Source, *, batch_size: int) -> Iterator[Batch]:
     """Every record once, in order, in batches of one size.
 
     The last batch is padded with its last record; `mask` (B,) is True for real records.
@@ -136,6 +142,6 @@ def eval_batches(source: Sequence[Batch], *, batch_size: int) -> Iterator[Batch]
     )
 
 
-def facts(folder: Path, split: str) -> list[dict[str, Any]]:
+def facts(folder: Path, split: str) -> Sequence[dict[str, Any]]:
     """All fields of a quality set's records, its frames included, read one after the other."""
     return open_records(folder, "quality", split)

@@ -108,9 +108,7 @@ def _saturate(array: np.ndarray, amount: float) -> np.ndarray:
     return np.clip(grey + (array - grey) * amount, 0, 1)
 
 
-def _background(
-    rng: np.random.Generator, photographs: list[str], h: int, w: int
-) -> np.ndarray:
+def _background(rng: np.random.Generator, photographs: list[str], h: int, w: int) -> np.ndarray:
     """(h, w, 3) float: a few patches and textures meeting along wavy, sharp or soft borders."""
     cells = int(rng.integers(3, 7))
     seeds = rng.uniform(0, 1, (cells, 2)) * (h, w)

@@ -94,9 +94,7 @@ def _make_content(
         suffix = "webm" if distortion.codec == "vp9" else "mp4"
         name = f"content{content:03d}_{number}_{distortion.kind}_{distortion.codec}.{suffix}"
         path = folder / "videos" / name
-        write_video(
-            path, frames, fps=Fraction(fps), codec=distortion.codec, crf=distortion.crf
-        )
+        write_video(path, frames, fps=Fraction(fps), codec=distortion.codec, crf=distortion.crf)
         scores = [
             gmsd.gmsd(gradients[s], gmsd.gradient_magnitude(gmsd.luminance(decoded)))
             for s, decoded in zip(shown, iter_frames(path), strict=True)
@@ -161,9 +159,7 @@ def prepare(
         concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool,
         tqdm(total=len(numbers), desc="prepare", unit="content", disable=None) as bar,
     ):
-        jobs = [
-            pool.submit(_make_content, corpus, c, folder, sampling, map_size) for c in numbers
-        ]
+        jobs = [pool.submit(_make_content, corpus, c, folder, sampling, map_size) for c in numbers]
         for job in concurrent.futures.as_completed(jobs):
             job.result()
             bar.update()

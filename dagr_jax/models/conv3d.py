@@ -62,6 +62,7 @@ def conv3d(
     Raises:
       ValueError: unknown form.
     """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     if form == "native":
         return jax.lax.conv_general_dilated(
             x, kernel, (1, 1, 1), "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
@@ -82,7 +83,7 @@ def conv3d(
     )
 
 
-def _conv2d(x: Array | np.ndarray, kernel: Array | np.ndarray) -> Array:
+def _conv2d(x: Array, kernel: Array) -> Array:
     """3×3 convolution of every frame: (B, T, H, W, C) → (B, T, H, W, D)."""
     b, t = x.shape[:2]
     y = jax.lax.conv_general_dilated(

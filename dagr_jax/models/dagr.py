@@ -35,13 +35,12 @@ def normalize_maps(logits: Float[Array | np.ndarray, "*b h w"]) -> Float[Array, 
     A constant map (range below 1e-6, where float32 rounding of the sigmoid would be enlarged to a
     map) is ones: it prefers no place, so it must not change the frame (REFERENCE section 6).
     """
-    # Without the barrier XLA computes the sigmoid once for the extremes and once for the quotient,
-    # not always to the same last bit, and the maximum may miss 1.
-    s = jax.lax.optimization_barrier(jax.nn.sigmoid(logits))
-    low = s.min(axis=(-2, -1), keepdims=True)
-    span = s.max(axis=(-2, -1), keepdims=True) - low
-    constant = span < 1e-6
-    return jnp.where(constant, 1.0, (s - low) / jnp.where(constant, 1.0, span))
+    s = jax.nn.sigmoid(logits)
+    low, high = s.min(axis=(-2, -1), keepdims=True), s.max(axis=(-2, -1), keepdims=True)
+    constant = high - low < 1e-6
+    maps = (s - low) / jnp.where(constant, 1.0, high - low)
+    # XLA divides by multiplying with the reciprocal, so that the maximum can miss 1 by one bit.
+    return jnp.where(constant | (s == high), 1.0, maps)
 
 
 def release_maps(maps: Num[Array | np.ndarray, "*b h w"]) -> Float[Array, "*b h w"]:

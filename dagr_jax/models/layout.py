@@ -5,7 +5,6 @@ trained with it expect that, so the preset `release` reproduces it (REFERENCE se
 `paper` leaves the frames as they are.
 """
 
-import numpy as np
 from jaxtyping import Array, Float
 
 PRESETS = ("paper", "release")
@@ -17,9 +16,7 @@ def check_preset(preset: str) -> None:
         raise ValueError(f"preset {preset!r} is unknown; use one of {', '.join(PRESETS)}")
 
 
-def saliency_layout(
-    video: Float[Array | np.ndarray, "b t h w c"], preset: str
-) -> Float[Array, "b t h w c"]:
+def saliency_layout(video: Float[Array, "b t h w c"], preset: str) -> Float[Array, "b t h w c"]:
     """The saliency net's input: `release` reads memory of (B,T,3,H,W) as (B,3,T,H,W)."""
     check_preset(preset)
     if preset == "paper":
@@ -28,9 +25,7 @@ def saliency_layout(
     return video.transpose(0, 1, 4, 2, 3).reshape(b, c, t, h, w).transpose(0, 2, 3, 4, 1)
 
 
-def frame_layout(
-    fused: Float[Array | np.ndarray, "b t h w c"], preset: str
-) -> Float[Array, "b t h w c"]:
+def frame_layout(fused: Float[Array, "b t h w c"], preset: str) -> Float[Array, "b t h w c"]:
     """The ResNet's input: `release` reads memory of (B,3,T,H,W) as (B,T,3,H,W)."""
     check_preset(preset)
     if preset == "paper":

@@ -53,9 +53,7 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array | np.ndarray, "b t h w c"], *, train: bool
-    ) -> Float[Array, "b t h w d"]:
+    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t h w d"]:
         for i in (1, 2):
             x = Conv3D(self.features, self.conv_form, self.dtype, name=f"conv{i}")(x)
             x = nn.relu(BatchNorm(name=f"bn{i}")(x, train=train))

@@ -31,7 +31,7 @@ class Regressor(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x: Float[Array | np.ndarray, "b d"], *, train: bool) -> Float[Array, " b"]:
+    def __call__(self, x: Float[Array, "b d"], *, train: bool) -> Float[Array, " b"]:
         for i, features in enumerate((*self.hidden, 1)):
             if i:
                 x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))

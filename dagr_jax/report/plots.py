@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 # Colour-blind safe (Okabe and Ito), readable at half size.
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -72,7 +73,8 @@ def overview(
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 4.6), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=[1.45, 1])
+        panels: Any = figure.subfigures(1, 2, width_ratios=[1.45, 1])
+        left, right = panels
         axes = left.subplots(len(frames), 4, squeeze=False)
         for row, (video, i) in enumerate(zip(frames, chosen, strict=True)):
             moments = (len(video) // 4, 3 * len(video) // 4)

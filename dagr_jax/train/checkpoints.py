@@ -368,7 +368,7 @@ def _stored(item: Path) -> Tree:
     with ocp.StandardCheckpointer() as reader:
         found = reader.metadata(item).item_metadata
     if found is None:
-        raise FileNotFoundError(f"{item.name} is missing")
+        raise FileNotFoundError(f"{item.name} is lost or cut")
     return found.tree
 
 

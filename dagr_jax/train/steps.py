@@ -8,7 +8,7 @@ Imports jax, flax, optax and the layers below alone.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, cast
 
 import flax.linen as nn
 import jax
@@ -119,13 +119,14 @@ class SaliencyTask:
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
+        assert maps is not None  # they are in the batch
         loss, parts = saliency_loss(logits, to_unit(maps), preset=self.preset, gamma=self.gamma)
         return loss, (new.get("batch_stats", {}), parts)
 
     def predict(self, variables: Mapping[str, Tree], batch: Batch) -> Float[Array, "b t h w"]:
         """Saliency maps of a batch, each min-max normalised to [0, 1] on its own."""
         logits = self.model.apply(variables, to_unit(batch["frames"]), train=False)
-        return dagr.normalize_maps(logits)
+        return dagr.normalize_maps(cast(jax.Array, logits))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,16 +181,17 @@ class QualityTask:
     def predict(self, variables: Mapping[str, Tree], batch: Batch) -> Float[Array, " b"]:
         """Scores of a batch from its stored maps, on the [0, 1] scale of the target, unclipped."""
         maps = batch.get("maps")
-        return self.model.apply(
+        scores = self.model.apply(
             variables,
             batch["frames"],
             None if maps is None else to_unit(maps),
             train=False,
             method="score",
         )
+        return cast(jax.Array, scores)
 
     def predict_frames(
         self, variables: Mapping[str, Tree], frames: Num[Array, "b t h w 3"]
     ) -> Float[Array, " b"]:
         """Scores from frames alone: the saliency network runs too."""
-        return self.model.apply(variables, frames, train=False)
+        return cast(jax.Array, self.model.apply(variables, frames, train=False))

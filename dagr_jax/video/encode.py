@@ -7,14 +7,16 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 
 # SVT-AV1 prints its settings on stderr, a page for each file, unless told to print errors only.
 os.environ.setdefault("SVT_LOG", "1")
 
 # Speed first: these settings are for corpora, overlays and tests, where a few per cent of
-# bitrate do not matter. `threads=1` so that the same frames give the same file on any machine.
+# bitrate do not matter. `threads=1` so that the same frames give the same file on any machine;
+# x264's macroblock tree is off because with it some sizes gave other bytes from run to run.
 ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
-    "h264": ("libx264", {"preset": "veryfast", "threads": "1"}),
+    "h264": ("libx264", {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}),
     "hevc": (
         "libx265",
         {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"},
@@ -56,12 +58,14 @@ def write_video(
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         with av.open(str(partial), "w") as container:
-            stream = None
+            stream: VideoStream | None = None
             for frame in frames:
                 if stream is None:
-                    stream = container.add_stream(
+                    added = container.add_stream(
                         encoder, rate=fps, options={**settings, "crf": str(crf), **(options or {})}
                     )
+                    assert isinstance(added, VideoStream)
+                    stream = added
                     stream.height, stream.width = frame.shape[:2]
                     stream.pix_fmt = "yuv420p"
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

@@ -15,9 +15,12 @@ def video():
     return jnp.asarray(frames), jnp.asarray(frames[..., 0])
 
 
+compiled = jax.jit(augment_batch, static_argnums=4)
+
+
 def run(video, config, seed=0, index=None):
     index = jnp.arange(B) if index is None else index
-    return augment_batch(jax.random.key(seed), index, *video, config)
+    return compiled(jax.random.key(seed), index, *video, config)
 
 
 def test_default_changes_nothing(video):
@@ -54,9 +57,7 @@ def test_crop_is_one_window_for_all_frames_and_maps(video):
 
 def test_crop_brings_smaller_maps_to_the_frames_size_first(video):
     small = video[1][:, :, ::2, ::2]
-    frames, maps = augment_batch(
-        jax.random.key(0), jnp.arange(B), video[0], small, Augment(crop=(H, W))
-    )
+    frames, maps = compiled(jax.random.key(0), jnp.arange(B), video[0], small, Augment(crop=(H, W)))
     assert (frames == video[0]).all()
     wanted = jax.image.resize(small.astype(jnp.float32), (B, T, H, W), "bilinear")
     np.testing.assert_array_equal(maps, wanted)
@@ -92,9 +93,7 @@ def test_the_draw_belongs_to_the_record_not_to_its_place_in_the_batch(video):
     config = Augment(flip=True, jitter=0.2, crop=(4, 4), frames=3)
     frames, maps = run(video, config)
     order = jnp.array([7, 3, 12])
-    again, again_maps = augment_batch(
-        jax.random.key(0), order, video[0][order], video[1][order], config
-    )
+    again, again_maps = compiled(jax.random.key(0), order, video[0][order], video[1][order], config)
     # Another batch size may fuse the float arithmetic of the jitter otherwise: 1e-3 of 255.
     np.testing.assert_allclose(again, frames[order], atol=1e-3)
     np.testing.assert_array_equal(again_maps, maps[order])

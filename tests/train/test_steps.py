@@ -133,7 +133,7 @@ def test_the_preset_reaches_the_saliency_loss():
     logits = data["maps"] / 255
     for preset in ("paper", "release"):
         task = SaliencyTask(Copies(), preset=preset, gamma=0.5)
-        loss, (stats, _) = task.loss({"params": {}}, data, jax.random.key(0))
+        loss, (stats, _) = jax.jit(task.loss)({"params": {}}, data, jax.random.key(0))
         wanted, _ = saliency_loss(logits, logits, preset=preset, gamma=0.5)
         assert (loss, stats) == (pytest.approx(float(wanted), rel=1e-6), {})
 

@@ -1,0 +1,92 @@
+"""The stages of a run: prepare → saliency → maps → vqa → test.
+
+Each takes the run and leaves one artifact in its workdir, complete or absent; a stage whose
+artifact is there is not repeated.
+"""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ml_collections import config_dict
+
+from dagr_jax.registry import dataset_module, model_module
+from dagr_jax.stages.quality import test_stage, vqa_stage
+from dagr_jax.stages.run import Run, StageError, claim, plain, write_json
+from dagr_jax.stages.saliency import maps_stage, saliency_stage
+
+__all__ = ["STAGES", "Run", "StageError", "run_stages"]
+
+
+def prepare_stage(run: Run) -> Path:
+    """Makes or decodes the data set: `data/` with the record sets and `prepared.json`."""
+    dataset = dataset_module(run.config.dataset.name)
+    wanted = {
+        "dataset": plain(run.config.dataset),
+        "sampling": plain(run.config.sampling),
+        "map_size": list(run.saliency_size),
+    }
+    if run.data.exists():
+        claim(run.data / "prepared.json", wanted, "a prepared set")
+        return run.data
+    partial = run.data.with_name(f".{run.data.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    dataset.prepare(
+        partial,
+        sampling=run.sampling,
+        map_size=run.saliency_size,
+        workers=os.cpu_count() or 1,
+        **plain(run.config.dataset.args),
+    )
+    write_json(partial / "prepared.json", wanted)
+    os.replace(partial, run.data)
+    return run.data
+
+
+STAGES: dict[str, Callable[[Run], Path | None]] = {
+    "prepare": prepare_stage,
+    "saliency": saliency_stage,
+    "maps": maps_stage,
+    "vqa": vqa_stage,
+    "test": test_stage,
+}
+
+
+def run_stages(
+    config: config_dict.ConfigDict, workdir: str | os.PathLike[str], names: Sequence[str] = ()
+) -> None:
+    """Runs stages in their order; those that are finished in `workdir` are not repeated.
+
+    Args:
+        config: As `configs/vqa.py` gives it.
+        workdir: Folder of all artifacts; made if missing. A second run with the same
+            configuration goes on where the first stopped.
+        names: Stages of `STAGES`; none named: those of `config.stages`.
+
+    Raises:
+        StageError: An unknown stage, or the workdir belongs to another configuration.
+    """
+    unknown = [name for name in names if name not in STAGES]
+    if unknown:
+        raise StageError(f"unknown stage {', '.join(unknown)}; one of {', '.join(STAGES)}")
+    # Names that do not exist end here, before anything is written.
+    dataset_module(config.dataset.name)
+    model_module(config.model.name)
+    run = Run(config, Path(workdir))
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    home = run.workdir / "config.json"
+    if home.exists():
+        claim(home, plain(config), "a run")
+    else:
+        write_json(home, plain(config))
+    chosen = names or config.stages
+    for name in [stage for stage in STAGES if stage in chosen]:
+        begin = time.perf_counter()
+        artifact = STAGES[name](run)
+        seconds = time.perf_counter() - begin
+        what = "not needed: alpha is 0" if artifact is None else str(artifact)
+        print(f"[{name}] {what} ({seconds:.1f} s)", file=sys.stderr, flush=True)

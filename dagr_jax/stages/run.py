@@ -1,0 +1,159 @@
+"""A run: its configuration, its folder, and what all stages ask of them."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import config_dict
+
+from dagr_jax.data.prepare import Sampling
+from dagr_jax.models import unet3d
+from dagr_jax.registry import dataset_module, model_module
+from dagr_jax.train import mesh as meshes
+from dagr_jax.train.checkpoints import load_variables, make_meta
+
+
+class StageError(ValueError):
+    """A stage cannot run; one line that names the folder and the mend."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A configuration and the folder that its artifacts lie in."""
+
+    config: config_dict.ConfigDict
+    workdir: Path
+
+    @cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        return meshes.make_mesh()
+
+    @cached_property
+    def data(self) -> Path:
+        """Folder of the prepared set: `config.data_dir`, or `data/` of the workdir."""
+        return Path(self.config.data_dir) if self.config.data_dir else self.workdir / "data"
+
+    @cached_property
+    def mos_range(self) -> tuple[float, float]:
+        low, high = dataset_module(self.config.dataset.name).MOS_RANGE
+        return float(low), float(high)
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        chosen = self.config.sampling
+        return Sampling(chosen.num_frames, chosen.rule, tuple(chosen.size))
+
+    @cached_property
+    def model_args(self) -> dict[str, Any]:
+        return plain(self.config.model.args)
+
+    @cached_property
+    def model(self) -> Any:
+        return model_module(self.config.model.name).Model(**self.model_args)
+
+    @cached_property
+    def saliency_model(self) -> unet3d.Model:
+        args = self.model_args
+        shared = {"preset": args["preset"], "dtype": args["dtype"]}
+        return unet3d.Model(**{**shared, **args["saliency"]})
+
+    @property
+    def uses_saliency(self) -> bool:
+        args = self.config.model.args
+        return args.saliency is not None and args.alpha > 0
+
+    @property
+    def saliency_size(self) -> tuple[int, int]:
+        return tuple(self.config.model.args.saliency_size or self.config.sampling.size)
+
+    def meta(self, *sections: str) -> dict[str, Any]:
+        """What a checkpoint says of itself; its digest covers the named config sections."""
+        chosen = {name: plain(self.config[name]) for name in sections}
+        return make_meta(
+            model=self.config.model.name,
+            model_args=self.model_args,
+            preset=self.config.preset,
+            dataset=self.config.dataset.name,
+            mos_range=self.mos_range,
+            sampling={"num_frames": self.sampling.num_frames, "rule": self.sampling.rule},
+            resize={"size": list(self.sampling.size), "antialias": False},
+            config_digest=digest(chosen),
+            worker_count=self.config.workers,
+        )
+
+
+def resolve_steps(section: config_dict.ConfigDict, records: int) -> config_dict.ConfigDict:
+    """A training section with epochs turned into steps.
+
+    Args:
+        section: With `steps` (0: from `epochs`) and `eval_every` (0: once an epoch).
+        records: Size of the training part; the remainder of an epoch is dropped.
+    """
+    epoch = max(records // section.batch_size, 1)
+    resolved = config_dict.ConfigDict(section)
+    resolved.steps = section.steps or section.epochs * epoch
+    resolved.eval_every = section.eval_every or epoch
+    return resolved
+
+
+def plain(tree: Any) -> Any:
+    """A config section as dicts, lists and numbers, as JSON holds it."""
+    if isinstance(tree, config_dict.ConfigDict):
+        tree = tree.to_dict()
+    if isinstance(tree, Mapping):
+        return {key: plain(value) for key, value in tree.items()}
+    return [plain(value) for value in tree] if isinstance(tree, list | tuple) else tree
+
+
+def digest(config: Any) -> str:
+    """Twelve hexadecimal digits that stand for a configuration."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def claim(path: Path, wanted: Any, what: str) -> None:
+    """Raises StageError if the JSON at `path` says that something else was made there."""
+    differing = list(_differences(json.loads(path.read_text()), wanted))
+    if differing:
+        raise StageError(
+            f"{path.parent}: {what} of another configuration ({'; '.join(differing)}); "
+            "take another --workdir, or delete it"
+        )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name} was {old} and is now {new}"
+
+
+def initial(model: Any, seed: int, inputs: np.ndarray) -> dict[str, Any]:
+    """Fresh variables, compiled as one program: op by op it takes five times as long."""
+    return jax.jit(model.init)(jax.random.key(seed), inputs)
+
+
+def whole_model(run: Run) -> dict[str, Any]:
+    """Variables of the whole model: the pretrained saliency net under a fresh quality net."""
+    frames = np.zeros((1, 2, *run.sampling.size, 3), np.float32)
+    variables = initial(run.model, run.config.seed, frames)
+    if run.uses_saliency:
+        pretrained, _ = load_variables(run.workdir / "saliency")
+        variables = {
+            kind: {**tree, "saliency": pretrained[kind]} for kind, tree in variables.items()
+        }
+    return variables

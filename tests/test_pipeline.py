@@ -1,0 +1,220 @@
+"""The main job from end to end at toy size: every stage, its artifact, and the scorer on top."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dagr_jax import cli, metrics, stages
+from dagr_jax.data import scenes, synthetic
+from dagr_jax.score import Scorer
+from dagr_jax.train.checkpoints import CheckpointError, load_variables
+from dagr_jax.video.decode import VideoError, iter_frames
+from tests.tiny_run import tiny_config
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "work"
+    stages.run_stages(tiny_config(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(workdir: Path) -> Scorer:
+    return Scorer.from_checkpoint(workdir)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_labels_split_contents_and_photographs(workdir):
+    rows = rows_of(workdir / "data" / "labels.csv")
+    assert len(rows) == 11 * 5
+    parts = {s: {r["content"] for r in rows if r["split"] == s} for s in ("train", "val", "test")}
+    assert [len(parts[s]) for s in ("train", "val", "test")] == [6, 2, 3]
+    assert not parts["train"] & parts["val"] and not parts["test"] & (parts["train"] | parts["val"])
+    used = synthetic.PHOTOGRAPHS
+    assert sorted(sum(used.values(), [])) == sorted(scenes.PHOTOGRAPHS)
+    assert len(used["test"]) >= 3
+    assert all(1 < float(r["mos"]) <= 5 for r in rows)
+    assert "not human opinion" in (workdir / "data" / "README.txt").read_text()
+
+
+def test_heavier_compression_has_a_lower_label(workdir):
+    rows = rows_of(workdir / "data" / "labels.csv")
+    for content in {r["content"] for r in rows}:
+        light, heavy = sorted(
+            (r for r in rows if r["content"] == content and r["video"][11] in "01"),
+            key=lambda r: float(r["level"]),
+        )
+        assert float(light["mos"]) > float(heavy["mos"])
+
+
+def test_predictions_hold_every_test_video_once(workdir):
+    predictions = rows_of(workdir / "test" / "predictions.csv")
+    labels = {r["video"]: r for r in rows_of(workdir / "data" / "labels.csv")}
+    assert list(predictions[0]) == ["video", "mos", "prediction"]
+    expected = [v for v, r in labels.items() if r["split"] == "test"]
+    assert [r["video"] for r in predictions] == expected
+    for row in predictions:
+        # Labels pass through float32 records.
+        assert float(row["mos"]) == pytest.approx(float(labels[row["video"]]["mos"]), rel=1e-6)
+
+
+def test_metrics_agree_with_the_predictions(workdir):
+    rows = rows_of(workdir / "test" / "predictions.csv")
+    predictions, mos = (np.array([float(r[k]) for r in rows]) for k in ("prediction", "mos"))
+    result = json.loads((workdir / "test" / "metrics.json").read_text())
+    assert result["n"] == 15 and result["dataset"] == "synthetic"
+    for name in ("srcc", "plcc", "krcc", "rmse"):
+        value = getattr(metrics, name)(predictions, mos)
+        assert result[name]["value"] == pytest.approx(value, abs=1e-6)
+        assert result[name]["low"] <= result[name]["value"] + 1e-9
+        assert result[name]["value"] <= result[name]["high"] + 1e-9
+    assert set(result["baselines"]) == {
+        "bitrate", "laplacian_variance", "luminance", "colourfulness", "all_features",
+    }  # fmt: skip
+    for values in (result["saliency"], result["saliency"]["centre_bias"]):
+        assert -1 <= values["cc"] <= 1 and np.isfinite(values["nss"])
+
+
+def test_logs_hold_losses_and_validation(workdir):
+    for stage, steps, metric in (("saliency", 4, "val_cc"), ("vqa", 6, "val_srcc")):
+        lines = [json.loads(x) for x in (workdir / stage / "log.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == list(range(1, steps + 1))
+        assert all(np.isfinite(line["loss"]) for line in lines)
+        assert [line["step"] for line in lines if metric in line] == list(range(2, steps + 1, 2))
+
+
+def test_the_quality_checkpoint_holds_the_pretrained_saliency_net(workdir):
+    pretrained, _ = load_variables(workdir / "saliency")
+    whole, meta = load_variables(workdir)
+    kernel = ("encoder1", "conv1", "kernel")
+    ours, theirs = whole["params"]["saliency"], pretrained["params"]
+    for key in kernel:
+        ours, theirs = ours[key], theirs[key]
+    np.testing.assert_array_equal(ours, theirs)
+    assert meta["mos_range"] == [1.0, 5.0] and meta["sampling"]["num_frames"] == 4
+
+
+def test_a_second_run_repeats_nothing(workdir):
+    def state():
+        files = [p for p in workdir.rglob("*") if p.is_file()]
+        return {p: p.stat().st_mtime_ns for p in files}
+
+    before = state()
+    stages.run_stages(tiny_config(), workdir)
+    after = state()
+    changed = {p.name for p in before if before[p] != after.get(p)}
+    # The log is opened for appending; its text is tested above.
+    assert set(before) == set(after) and changed <= {"log.jsonl"}
+
+
+def test_another_configuration_is_refused_by_name(workdir):
+    config = tiny_config()
+    config.vqa.optim.learning_rate = 0.5
+    with pytest.raises(stages.StageError, match=r"vqa.optim.learning_rate was 0.002 and is now"):
+        stages.run_stages(config, workdir)
+
+
+def test_an_unknown_stage_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(stages.StageError, match="unknown stage tset; one of prepare"):
+        stages.run_stages(tiny_config(), tmp_path / "work", ["tset"])
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_overview_is_a_picture(workdir):
+    from PIL import Image
+
+    with Image.open(workdir / "test" / "overview.png") as image:
+        assert image.width > 1000 and len(image.convert("RGB").getcolors(1 << 24)) > 500
+
+
+def test_a_file_scores_as_its_line_in_the_predictions(workdir, scorer):
+    for row in rows_of(workdir / "test" / "predictions.csv")[:4]:
+        result = scorer.score(workdir / "data" / "videos" / row["video"])
+        # Batches of 8 and of 1 are compiled differently; the file holds 7 decimals.
+        assert result.mos == pytest.approx(float(row["prediction"]), abs=1e-5)
+        assert result.mos == pytest.approx(1 + result.score / 25, abs=1e-9)
+
+
+def test_scores_repeat_to_the_last_bit_and_frames_score_as_their_file(workdir, scorer):
+    path = next((workdir / "data" / "videos").iterdir())
+    first, again = scorer.score(path), scorer.score(path)
+    assert first.score == again.score
+    frames = np.stack(list(iter_frames(path)))
+    assert scorer.score(frames).score == first.score
+    assert (first.width, first.height) == (frames.shape[2], frames.shape[1])
+    assert first.total_frames == len(frames) == 10 and first.frames == 4
+    maps = scorer.maps(frames)
+    assert maps.shape == (4, 16, 24) and maps.min() >= 0 and maps.max() <= 1
+
+
+def test_frames_of_another_type_are_refused(scorer):
+    with pytest.raises(ValueError, match=r"float32 of shape \(2, 8, 8, 3\); give uint8"):
+        scorer.score(np.zeros((2, 8, 8, 3), np.float32))
+
+
+def test_the_command_lists_failures_and_says_so_in_the_exit_code(workdir, tmp_path, capsys):
+    good = str(next((workdir / "data" / "videos").iterdir()))
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    arguments = ["score", good, str(empty), "--checkpoint", str(workdir)]
+    assert cli.main([*arguments, "--format", "jsonl", "--out", str(tmp_path / "x.csv")]) == 1
+    captured = capsys.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()]
+    assert [r["file"] for r in rows] == [good, str(empty)]
+    assert 0 < rows[0]["frames"] == 4 and "error" not in rows[0]
+    assert str(empty) in rows[1]["error"] and "score" not in rows[1]
+    assert captured.err.count("\n") == 1 and str(empty) in captured.err
+    assert [r["file"] for r in rows_of(tmp_path / "x.csv")] == [good, str(empty)]
+
+    assert cli.main(["score", good, "--checkpoint", str(workdir)]) == 0
+    table = capsys.readouterr().out
+    assert "score" in table and "'synthetic'" in table
+
+
+def test_a_folder_without_a_checkpoint_is_one_clear_line(tmp_path, capsys):
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        Scorer.from_checkpoint(tmp_path)
+    assert cli.main(["score", "a.mp4", "--checkpoint", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and str(tmp_path) in captured.err
+
+
+def test_usage_errors_exit_with_2(tmp_path):
+    for arguments in ([], ["score"], ["score", "a.mp4", "--checkpoint", "x", "--out", "a.exe"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 2
+
+
+def test_a_checkpoint_needs_no_data_beside_it(workdir, scorer, tmp_path):
+    shutil.copytree(workdir / "vqa", tmp_path / "vqa")
+    moved = Scorer.from_checkpoint(tmp_path / "vqa")
+    path = next((workdir / "data" / "videos").iterdir())
+    assert moved.score(path).score == scorer.score(path).score
+
+
+def test_a_missing_file_is_named(scorer):
+    with pytest.raises(VideoError, match="nowhere.mp4"):
+        scorer.score("nowhere.mp4")
+
+
+def test_the_main_module_names_a_data_set_that_is_not_built_yet(tmp_path):
+    command = [sys.executable, "-m", "dagr_jax.main", "--config=configs/vqa.py:konvid1k"]
+    run = subprocess.run(
+        [*command, f"--workdir={tmp_path}"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert run.stderr.strip().splitlines() == [
+        "error: data set 'konvid1k' is planned but not built yet; available: synthetic"
+    ]
