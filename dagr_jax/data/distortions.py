@@ -56,7 +56,7 @@ def plan(rng: np.random.Generator) -> list[Distortion]:
         compress(str(rng.choice(["h264", "hevc"], p=[0.7, 0.3])), 0.55, 1.0),
         compress(str(rng.choice(["vp9", "av1"])), 0.0, 1.0),
         other(["blur", "noise", "rescale"]),
-        other(["freeze", "drop", "exposure", "rescale"]),
+        other(["freeze", "drop", "exposure", "noise"]),
     ]
 
 

@@ -9,7 +9,7 @@ import importlib.resources
 from functools import cache
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 # (package, file, least reduction): the photographs that scikit-image and scikit-learn carry in
@@ -76,6 +76,34 @@ def _texture(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     return low * (1 - mix) + high * mix
 
 
+def _leaves(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
+    """(h, w, 3) float in [0, 1]: overlapping leaves of many sizes (the "dead leaves" model).
+
+    Its edges and its spectrum are like those of photographs, and it never repeats. Drawn at twice
+    the size and reduced, so that its edges are as sharp as pixels allow.
+    """
+    colours = rng.integers(10, 246, (int(rng.integers(4, 12)), 3))
+    image = Image.new("RGB", (2 * w, 2 * h), tuple(int(c) for c in colours[0]))
+    draw = ImageDraw.Draw(image)
+    smallest, largest = rng.uniform(3, 10), rng.uniform(0.1, 0.4) * min(h, w)
+    round_ones = rng.random() < 0.5
+    for _ in range(int(rng.integers(150, 500))):
+        # Areas of natural shapes follow a power law; this draws radii with density ~ r^-2.
+        r = 2 / (1 / smallest - rng.random() * (1 / smallest - 1 / max(largest, smallest + 1)))
+        y, x = rng.uniform(0, 2 * h), rng.uniform(0, 2 * w)
+        shade = np.clip(colours[rng.integers(len(colours))] + rng.integers(-25, 26), 0, 255)
+        fill = tuple(int(c) for c in shade)
+        if round_ones:
+            stretch = rng.uniform(0.5, 1.0)
+            draw.ellipse((x - r, y - r * stretch, x + r, y + r * stretch), fill=fill)
+        else:
+            angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 7))))
+            draw.polygon([(x + r * np.cos(a), y + r * np.sin(a)) for a in angles], fill=fill)
+    small = np.asarray(image.resize((w, h), Image.Resampling.BOX), np.float32) / 255
+    grain = rng.standard_normal((h, w, 1)).astype(np.float32) * np.float32(rng.uniform(0, 0.03))
+    return np.clip(small + grain, 0, 1)
+
+
 def _patch(rng: np.random.Generator, photographs: list[str], h: int, w: int) -> np.ndarray:
     """(h, w, 3) float in [0, 1]: a piece of a photograph, reduced, turned and recoloured.
 
@@ -109,7 +137,7 @@ def _saturate(array: np.ndarray, amount: float) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, photographs: list[str], h: int, w: int) -> np.ndarray:
-    """(h, w, 3) float: a few patches and textures meeting along wavy, sharp or soft borders."""
+    """(h, w, 3) float: patches, leaves and textures meeting along wavy, sharp or soft borders."""
     cells = int(rng.integers(3, 7))
     seeds = rng.uniform(0, 1, (cells, 2)) * (h, w)
     y, x = np.mgrid[:h, :w].astype(np.float32)
@@ -122,7 +150,13 @@ def _background(rng: np.random.Generator, photographs: list[str], h: int, w: int
     weight /= weight.sum(0)
     out = np.zeros((h, w, 3), np.float32)
     for k in range(cells):
-        cell = _texture(rng, h, w) if rng.random() < 0.2 else _patch(rng, photographs, h, w)
+        kind = rng.random()
+        if kind < 0.15:
+            cell = _texture(rng, h, w)
+        elif kind < 0.4:
+            cell = _leaves(rng, h, w)
+        else:
+            cell = _patch(rng, photographs, h, w)
         out += weight[k][..., None] * cell
     return _saturate(out, rng.uniform(0.2, 0.7))
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -15,7 +16,46 @@ from dagr_jax.models.norm import BatchNorm
 _KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Conv:
+def gabor_stem(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    """Initial stem kernels like those that ImageNet training ends at: edges and colour blobs.
+
+    Three filters in four are grey Gabor functions without a mean, their orientations spread over
+    the half circle and their wavelengths over 2.2 to 6 pixels; the fourth is a Gaussian of a
+    random colour. Random kernels answer mostly to brightness, and a net that starts from them
+    spends its first hundreds of steps on learning to see the fine structure that quality is about.
+
+    Args:
+      key: phases and colours follow from it.
+      shape: (k, k, 3, filters).
+
+    Returns:
+      Kernels of unit norm.
+    """
+    size, _, channels, filters = shape
+    phase_key, colour_key = jax.random.split(key)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    number = np.arange(filters)
+    golden = (np.sqrt(5) - 1) / 2  # multiples of it, modulo one, fill the interval evenly
+    angle = np.pi * (number * golden % 1)
+    wavelength = 2.2 * (6 / 2.2) ** (number / max(filters - 1, 1))
+    phase = jax.random.uniform(phase_key, (filters,), maxval=2 * np.pi)
+    across = x[..., None] * np.cos(angle) + y[..., None] * np.sin(angle)  # (k, k, filters)
+    window = np.exp(-(x**2 + y**2)[..., None] / (2 * (0.45 * wavelength) ** 2))
+    wave = window * jnp.cos(2 * np.pi * across / wavelength + phase)
+    wave = wave - wave.mean((0, 1))
+    edges = jnp.broadcast_to(wave[:, :, None], shape)
+    colour = jax.random.normal(colour_key, (channels, filters))
+    blob = np.exp(-(x**2 + y**2) / (2 * 1.5**2))[..., None, None] * colour
+    kernel = jnp.where(number % 4 == 3, blob, edges)
+    return (kernel / jnp.sqrt((kernel**2).sum((0, 1, 2)))).astype(dtype)
+
+
+_STEM_INIT = {"kaiming": _KAIMING, "gabor": gabor_stem}
+
+
+def _conv(
+    features: int, size: int, stride: int, dtype: Any, name: str, init: Any = _KAIMING
+) -> nn.Conv:
     """size×size convolution without bias; padding (size−1)/2 on every side, as in PyTorch."""
     return nn.Conv(
         features,
@@ -24,7 +64,7 @@ def _conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Co
         padding=[(size // 2, size // 2)] * 2,
         use_bias=False,
         dtype=jnp.dtype(dtype),
-        kernel_init=_KAIMING,
+        kernel_init=init,
         name=name,
     )
 
@@ -60,11 +100,13 @@ class ResNet(nn.Module):
       stage_sizes: blocks in each stage; every stage after the first halves the map.
       width: channels of the stem; stage s has 4·width·2^s.
       dtype: compute type; parameters and norms are float32.
+      stem_init: 'kaiming', torchvision's, or 'gabor', a stand-in for an ImageNet start.
     """
 
     stage_sizes: Sequence[int] = (3, 4, 6, 3)
     width: int = 64
     dtype: Any = "float32"
+    stem_init: str = "kaiming"
 
     @nn.compact
     def __call__(
@@ -75,8 +117,11 @@ class ResNet(nn.Module):
         Returns:
           Features, (N, ⌈H/32⌉, ⌈W/32⌉, 32·width) with four stages.
         """
+        if self.stem_init not in _STEM_INIT:
+            known = ", ".join(_STEM_INIT)
+            raise ValueError(f"stem_init {self.stem_init!r} is unknown; use one of {known}")
         x = images.astype(jnp.dtype(self.dtype))
-        x = _conv(self.width, 7, 2, self.dtype, "conv1")(x)
+        x = _conv(self.width, 7, 2, self.dtype, "conv1", _STEM_INIT[self.stem_init])(x)
         x = nn.relu(BatchNorm(name="bn1")(x, train=train))
         x = max_pool(x, window=3, padding=1, axes=(1, 2))
         for stage, blocks in enumerate(self.stage_sizes):

@@ -59,6 +59,7 @@ class Model(nn.Module):
       preset: 'paper' or 'release'; see `layout.frame_layout`.
       normalize: subtract ImageNet's mean and divide by its standard deviation first; for
         backbones that start from ImageNet weights.
+      stem_init: of the ResNet, 'kaiming' or 'gabor'.
       dtype: compute type of ResNet and transformer; parameters, norms, softmax, projection and
         regressor are float32 (a bfloat16 score would make ties).
     """
@@ -75,6 +76,7 @@ class Model(nn.Module):
     dropout: float = 0.3
     preset: str = "paper"
     normalize: bool = False
+    stem_init: str = "kaiming"
     dtype: Any = "float32"
 
     def setup(self) -> None:
@@ -84,7 +86,7 @@ class Model(nn.Module):
         if self.head == "temporal":
             self.projector = Linear(self.temporal_dim)
         else:
-            self.resnet = ResNet(self.stage_sizes, self.width, self.dtype)
+            self.resnet = ResNet(self.stage_sizes, self.width, self.dtype, self.stem_init)
             self.projector = Linear(self.projection_dim)
         if self.head != "spatial":
             self.temporal = TemporalTransformer(
