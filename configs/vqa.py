@@ -120,7 +120,7 @@ def _adam(learning_rate: float) -> dict:
 
 
 def _embedded(config: config_dict.ConfigDict) -> None:
-    """The recipe of the embedded corpus: 12 minutes on two cores, everything from scratch."""
+    """The recipe of the embedded corpus: about 12 minutes on two cores, everything from scratch."""
     # The corpus is fixed by its own seed, so that runs with other seeds can share it.
     config.dataset.args = {"seed": 0, "contents": (120, 16, 24), "frames": 24, "fixations": 20}
     config.model.args.saliency_size = (56, 100)
