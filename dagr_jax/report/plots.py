@@ -72,7 +72,7 @@ def overview(
         dataset: Name of the data set.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(12, 4.6), layout="constrained")
+        figure = Figure(figsize=(12, 3.7), layout="constrained")
         panels: Any = figure.subfigures(1, 2, width_ratios=[1.45, 1])
         left, right = panels
         axes = left.subplots(len(frames), 4, squeeze=False)

@@ -27,9 +27,9 @@ def test_json_jsonl_and_csv_hold_the_same_values():
 def test_the_table_rounds_and_keeps_control_characters_from_the_terminal():
     text = tables.render(ROWS, "table")
     assert text.splitlines() == [
-        "file        score   error",
-        "a, b.mp4    61.235",
-        "c�[2J.mp4           empty",
+        "file       score   error",
+        "a, b.mp4   61.235",
+        "c�[2J.mp4          empty",
     ]
 
 
