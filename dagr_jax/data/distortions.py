@@ -35,7 +35,7 @@ def plan(rng: np.random.Generator) -> list[Distortion]:
     """The five deliveries of one content, a spread of kinds and severities.
 
     Two of x264 or x265 (a light and a heavy one), one of VP9 or AV1, one spatial distortion and
-    one of time or exposure; every second one of the last two is compressed heavily as well.
+    one of time, exposure or noise; every second one of the last two is compressed heavily as well.
     """
 
     def compress(codec: str, low: float, high: float) -> Distortion:

@@ -51,7 +51,6 @@ def overview(
     *,
     frames: Sequence[np.ndarray],
     maps: Sequence[np.ndarray] | None,
-    names: Sequence[str],
     chosen: Sequence[int],
     mos: np.ndarray,
     predictions: np.ndarray,
@@ -64,7 +63,6 @@ def overview(
         path: PNG to write.
         frames: For each chosen video (T, H, W, 3) uint8.
         maps: For each chosen video (T, h, w) in [0, 1]; None where the model has none.
-        names: File names of the chosen videos.
         chosen: Their rows in `mos` and `predictions`.
         mos: (N,) MOS of the test videos.
         predictions: (N,) predicted MOS.

@@ -114,7 +114,7 @@ def test_stage(run: Run) -> Path:
     folder = run.workdir / "test"
     if folder.exists():
         return folder
-    variables, meta = load_variables(run.workdir / "vqa")
+    variables, _ = load_variables(run.workdir / "vqa")
     variables = jax.device_put(variables, meshes.replicated(run.mesh))
     records = loader.facts(run.data, "test")
     source = loader.QualitySource(run.data, "test", run.mos_range, maps=None)
@@ -164,7 +164,6 @@ def test_stage(run: Run) -> Path:
         partial / "overview.png",
         frames=[records[i]["frames"] for i in chosen],
         maps=maps,
-        names=[videos[i] for i in chosen],
         chosen=chosen,
         mos=mos,
         predictions=predictions,
