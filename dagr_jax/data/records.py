@@ -18,6 +18,3 @@ class Clip:
     content: str
     split: str
     mos: float
-
-
-SPLITS = ("train", "val", "test")
