@@ -27,7 +27,8 @@ def tiny_config() -> config_dict.ConfigDict:
         for section, steps in ((config.saliency, 4), (config.vqa, 6)):
             section.update({"steps": steps, "batch_size": 8, "eval_every": 2, "log_every": 1})
             section.optim.warmup_steps = 1
-        config.vqa.augment.update({"crop": (24, 40), "frames": 2})
+        config.vqa.frames = 2
+        config.vqa.augment.crop = (24, 40)
         config.maps.batch_size = 8
         config.test.update({"batch_size": 8, "bootstrap": 50})
         config.workers = 0

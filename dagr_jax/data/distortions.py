@@ -1,4 +1,4 @@
-"""What happens to a pristine clip of the embedded corpus before it is delivered."""
+"""What happens to a pristine clip of the embedded corpus on its way to the viewer."""
 
 import dataclasses
 import itertools
@@ -9,47 +9,54 @@ from scipy import ndimage
 
 # Constant rate factors from nearly transparent to very bad, on each codec's own scale.
 CRF_RANGE = {"h264": (17, 50), "hevc": (18, 50), "vp9": (20, 63), "av1": (24, 63)}
-# What carries the distortions that are not compression: the encoder's own loss is small beside
-# them. A lossless stream would cost ten times the disk.
-_CARRIER = ("h264", 12)
+# Whatever happened to a clip, x264 delivers it at one of these, all nearly transparent: real
+# quality sets come from platforms that encode every upload anew. The bitrate then says little of
+# the damage.
+DELIVERY_CRF = (4, 12)
 
 
 @dataclasses.dataclass(frozen=True)
 class Distortion:
-    """One delivery of a clip.
+    """What happens to a clip.
 
     Attributes:
         kind: "compress", "blur", "noise", "rescale", "exposure", "freeze" or "drop".
         level: Severity in [0, 1].
-        codec: Codec of the delivered file.
-        crf: Its constant rate factor.
+        codec: Codec that compresses the clip, after everything else; None: none does.
+        crf: Its constant rate factor; None where `codec` is.
+        delivery_crf: Constant rate factor of the delivered x264 file.
     """
 
     kind: str
     level: float
-    codec: str
-    crf: int
+    codec: str | None
+    crf: int | None
+    delivery_crf: int
 
 
 def plan(rng: np.random.Generator) -> list[Distortion]:
     """The five deliveries of one content, a spread of kinds and severities.
 
     Two of x264 or x265 (a light and a heavy one), one of VP9 or AV1, one spatial distortion and
-    one of time, exposure or noise; every second one of the last two is compressed heavily as well.
+    one of time, exposure or noise; every second one of the last two is compressed as well.
     """
+
+    def delivery() -> int:
+        return int(rng.integers(DELIVERY_CRF[0], DELIVERY_CRF[1] + 1))
 
     def compress(codec: str, low: float, high: float) -> Distortion:
         level = rng.uniform(low, high)
         first, last = CRF_RANGE[codec]
-        return Distortion("compress", level, codec, round(first + level * (last - first)))
+        return Distortion(
+            "compress", level, codec, round(first + level * (last - first)), delivery()
+        )
 
     def other(kinds: list[str]) -> Distortion:
         kind, level = str(rng.choice(kinds)), rng.uniform(0, 1)
-        codec, crf = _CARRIER
         if rng.random() < 0.5:
-            again = compress(str(rng.choice(["h264", "hevc"])), 0.2, 0.8)
-            codec, crf = again.codec, again.crf
-        return Distortion(kind, level, codec, crf)
+            return Distortion(kind, level, None, None, delivery())
+        again = compress(str(rng.choice(["h264", "hevc"])), 0.2, 0.8)
+        return dataclasses.replace(again, kind=kind, level=level)
 
     return [
         compress(str(rng.choice(["h264", "hevc"], p=[0.7, 0.3])), 0.0, 0.55),

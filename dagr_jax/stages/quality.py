@@ -46,7 +46,6 @@ def vqa_stage(run: Run) -> Path:
             flip=section.augment.flip,
             jitter=section.augment.jitter,
             crop=tuple(section.augment.crop) or None,
-            frames=section.augment.frames or None,
         ),
     )
     validation = loader.QualitySource(run.data, "val", run.mos_range, maps)
@@ -69,6 +68,7 @@ def vqa_stage(run: Run) -> Path:
             batch_size=section.batch_size,
             seed=run.config.seed,
             workers=run.config.workers,
+            frames=section.frames,
         ),
         evaluate=evaluate,
         workdir=run.workdir,

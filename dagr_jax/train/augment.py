@@ -24,13 +24,11 @@ class Augment:
       jitter: brightness, contrast and saturation factors from U[1 − jitter, 1 + jitter], one draw
         a video (the release: 0.2).
       crop: (height, width) of a random window, the same for all frames and maps; None: no crop.
-      frames: keep this many frames, a random subset in their order; None: all.
     """
 
     flip: bool = False
     jitter: float = 0.0
     crop: tuple[int, int] | None = None
-    frames: int | None = None
 
 
 def record_keys(key: jax.Array, index: Integer[Array, " b"]) -> jax.Array:
@@ -59,13 +57,11 @@ def augment_batch(
       (frames, maps), uint8 where nothing had to be computed, float otherwise; [0, 255] stays.
 
     Raises:
-      ValueError: the crop is larger than the frames, or more frames are asked for than there are.
+      ValueError: the crop is larger than the frames.
     """
-    t, h, w = frames.shape[1:4]
+    h, w = frames.shape[2:4]
     if config.crop and (config.crop[0] > h or config.crop[1] > w):
         raise ValueError(f"augment.crop={config.crop} is larger than the frames, {h}x{w}")
-    if config.frames and config.frames > t:
-        raise ValueError(f"augment.frames={config.frames} exceeds the {t} frames of a record")
     if config.crop and maps is not None and maps.shape[2:] != (h, w):
         shape = (*maps.shape[:2], h, w)
         maps = jax.image.resize(maps.astype(jnp.result_type(float)), shape, "bilinear")
@@ -79,11 +75,8 @@ def _augment_one(
     key: jax.Array, frames: jax.Array, maps: jax.Array | None, config: Augment
 ) -> tuple[jax.Array, jax.Array | None]:
     """One video (T, H, W, 3) and its maps (T, h, w)."""
-    time_key, crop_key, flip_key, colour_key = jax.random.split(key, 4)
+    crop_key, flip_key, colour_key = jax.random.split(key, 3)
     both = [x for x in (frames, maps) if x is not None]
-    if config.frames:
-        chosen = jax.random.permutation(time_key, frames.shape[0])[: config.frames]
-        both = [x[jnp.sort(chosen)] for x in both]
     if config.crop:
         (h, w), room = config.crop, frames.shape[1:3]
         limits = jnp.array([room[0] - h + 1, room[1] - w + 1])

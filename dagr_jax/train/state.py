@@ -27,6 +27,7 @@ class OptimConfig(Protocol):
       schedule: 'cosine' (from the peak to `end_value`) or 'constant'.
       warmup_steps: optimizer updates over which the rate rises linearly to the peak.
       end_value: the rate at the end of the cosine.
+      b2: decay of Adam's second moments; its memory is about 1 / (1 − b2) updates.
       clip_norm: gradients are scaled down to this global L2 norm; 0 switches it off.
       accumulate: train steps whose gradients are averaged into one optimizer update.
     """
@@ -37,6 +38,7 @@ class OptimConfig(Protocol):
     schedule: str
     warmup_steps: int
     end_value: float
+    b2: float
     clip_norm: float
     accumulate: int
 
@@ -149,11 +151,11 @@ def make_optimizer(optim: OptimConfig, total_steps: int) -> optax.GradientTransf
     schedule = make_schedule(optim, total_steps)
     parts = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
     if optim.name == "adamw":
-        parts.append(optax.adamw(schedule, weight_decay=optim.weight_decay))
+        parts.append(optax.adamw(schedule, b2=optim.b2, weight_decay=optim.weight_decay))
     elif optim.name == "adam":
         if optim.weight_decay:
             parts.append(optax.add_decayed_weights(optim.weight_decay))
-        parts.append(optax.adam(schedule))
+        parts.append(optax.adam(schedule, b2=optim.b2))
     else:
         raise ValueError(f"optim.name={optim.name!r} is unknown; use adam or adamw")
     tx = optax.chain(*parts)

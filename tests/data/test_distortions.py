@@ -11,13 +11,13 @@ CLIP = RNG.integers(40, 200, (20, 32, 48, 3)).astype(np.uint8)
 
 
 def delivered(kind, level):
-    return Distortion(kind, level, "h264", 12)
+    return Distortion(kind, level, None, None, 12)
 
 
 def test_plan_spreads_codecs_and_kinds():
     plans = [plan(np.random.default_rng(seed)) for seed in range(200)]
     assert all(len(p) == 5 for p in plans)
-    assert {d.codec for p in plans for d in p} == {"h264", "hevc", "vp9", "av1"}
+    assert {d.codec for p in plans for d in p} == {"h264", "hevc", "vp9", "av1", None}
     assert {d.kind for p in plans for d in p} == {
         "compress", "blur", "noise", "rescale", "exposure", "freeze", "drop",
     }  # fmt: skip
@@ -25,6 +25,10 @@ def test_plan_spreads_codecs_and_kinds():
         low, high = distortions.CRF_RANGE[d.codec]
         assert low <= d.crf <= high
         assert d.crf == round(low + d.level * (high - low))
+    # 400 draws of a half: 0.1 is four standard deviations.
+    others = [d for p in plans for d in p if d.kind != "compress"]
+    assert 0.4 < np.mean([d.codec is None for d in others]) < 0.6
+    assert {d.delivery_crf for p in plans for d in p} == set(range(4, 13))
 
 
 @pytest.mark.parametrize("kind", ["blur", "noise", "rescale", "exposure"])

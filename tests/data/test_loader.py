@@ -37,6 +37,39 @@ def test_a_worker_process_reads_the_same_order():
     assert order(1, workers=1) == order(1)
 
 
+class Clips:
+    """Four records of six frames, each frame filled with its number, and their maps."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        frames = np.arange(6, dtype=np.uint8)
+        return {"frames": frames[:, None], "maps": frames[:, None], "index": np.int32(index)}
+
+
+def chosen_frames(workers=0):
+    batches = loader.train_iterator(Clips(), batch_size=4, seed=3, workers=workers, frames=2)
+    return [next(batches) for _ in range(5)]
+
+
+def test_a_subset_of_frames_is_in_order_with_its_maps_and_new_each_epoch():
+    batches = chosen_frames()
+    drawn = np.stack([b["frames"][..., 0] for b in batches])  # epoch, record, frame
+    assert drawn.shape == (5, 4, 2)
+    assert (np.diff(drawn.astype(int)) > 0).all()
+    assert len({tuple(pair) for pair in drawn.reshape(-1, 2)}) > 5  # of 15 possible pairs
+    for batch in batches:
+        np.testing.assert_array_equal(batch["frames"], batch["maps"])
+    for batch, again in zip(batches, chosen_frames(workers=1), strict=True):
+        np.testing.assert_array_equal(batch["frames"], again["frames"])
+
+
+def test_more_frames_than_a_record_holds_are_refused():
+    with pytest.raises(ValueError, match="frames=7 exceeds the 6 frames"):
+        loader.train_iterator(Clips(), batch_size=2, seed=0, workers=0, frames=7)
+
+
 def test_evaluation_pads_and_masks_the_last_batch():
     batches = list(loader.eval_batches(Records(), batch_size=5))
     assert [len(b["index"]) for b in batches] == [5, 5, 5]

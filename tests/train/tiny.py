@@ -67,6 +67,7 @@ def optim(**changes):
         "schedule": "cosine",
         "warmup_steps": 2,
         "end_value": 0.0,
+        "b2": 0.999,
         "clip_norm": 1.0,
         "accumulate": 1,
     }
