@@ -49,9 +49,9 @@ def clips() -> list[Path]:
 def test_unseen_contents_are_ranked_and_their_saliency_is_more_than_a_centre_bias(run):
     result = json.loads((run / "test" / "metrics.json").read_text())
     assert result["n"] == 120
-    # A chance predictor's SRCC over 120 videos has a deviation of 0.09; docs and README give the
-    # figures that were measured, this only notices a model that has learned nothing.
-    assert result["srcc"]["value"] > 0.5
+    # Seeds 0 and 1 gave 0.835 and 0.830; another machine's rounding is like another seed.
+    assert result["srcc"]["value"] >= 0.8
+    assert result["srcc"]["value"] > max(map(abs, result["baselines"].values()))
     saliency, bias = result["saliency"], result["saliency"]["centre_bias"]
     assert saliency["cc"] > bias["cc"] and saliency["nss"] > bias["nss"]
 
