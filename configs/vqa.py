@@ -139,11 +139,11 @@ def _embedded(config: config_dict.ConfigDict) -> None:
         }
     )
     config.saliency.update(
-        {"steps": 100, "epochs": 0, "batch_size": 8, "eval_every": 50, "flip": True}
+        {"steps": 70, "epochs": 0, "batch_size": 8, "eval_every": 35, "flip": True}
     )
     config.saliency.optim.update({"warmup_steps": 10, "clip_norm": 1.0})
     # A window of one frame of many videos teaches more in a second than all frames of a few.
-    config.vqa.update({"steps": 600, "epochs": 0, "batch_size": 96, "eval_every": 200})
+    config.vqa.update({"steps": 520, "epochs": 0, "batch_size": 96, "eval_every": 130})
     config.vqa.rank_weight = 1.0
     config.vqa.frames = 1
     config.vqa.augment.update({"crop": (80, 112), "jitter": 0.3})

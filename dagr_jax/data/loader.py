@@ -1,9 +1,9 @@
 """Grain pipelines: prepared records → batches of numpy arrays."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -22,42 +22,70 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Batch: ...
 
 
+@runtime_checkable
+class FrameSource(Source, Protocol):
+    """A source that also reads some frames of a record alone."""
+
+    num_frames: int
+
+    def read(self, index: int, chosen: np.ndarray) -> Batch: ...
+
+
 class QualitySource:
-    """Records of a quality set with the saliency maps that belong to them.
+    """Videos of a quality set with the saliency maps that belong to them.
 
     Items: `frames` (T, H, W, 3) uint8; `maps` (T, h, w) uint8, 255 for the most salient (absent
     without maps); `target` float32 in [0, 1], the MOS on the set's range; `index` int32.
+
+    Attributes:
+        facts: Label and file facts of each video (`prepare.Quality`), in the order of the items.
+        num_frames: T.
+
+    Raises:
+        ValueError: Frames or maps are not those of these videos.
     """
 
     def __init__(self, folder: Path, split: str, mos_range: tuple[float, float], maps: Path | None):
-        self._records = open_records(folder, "quality", split)
+        self.facts = open_records(folder, "quality", split)
+        self._frames = open_records(folder, "frames", split)
+        self.num_frames, remainder = divmod(len(self._frames), len(self.facts))
+        if remainder:
+            raise ValueError(
+                f"{folder} ({split}): {len(self._frames)} frames do not divide over "
+                f"{len(self.facts)} videos; delete the folder and run the prepare stage again"
+            )
         self._maps = open_records(maps, "maps", split) if maps is not None else None
         self._low, self._high = mos_range
-        if self._maps is not None and len(self._maps) != len(self._records):
+        if self._maps is not None and len(self._maps) != len(self.facts):
             raise ValueError(
-                f"{maps}: {len(self._maps)} saliency maps for the {len(self._records)} videos of "
+                f"{maps}: {len(self._maps)} saliency maps for the {len(self.facts)} videos of "
                 f"{folder} ({split}); delete the maps folder and run the maps stage again"
             )
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.facts)
 
     def __getitem__(self, index: int) -> Batch:
-        record = self._records[index]
-        item = {
-            "frames": record["frames"],
-            "target": np.float32((record["mos"] - self._low) / (self._high - self._low)),
+        return self.read(index, np.arange(self.num_frames))
+
+    def read(self, index: int, chosen: np.ndarray) -> Batch:
+        """An item that holds the chosen ones of its frames; no other frame is read."""
+        fact = self.facts[index]
+        first = index * self.num_frames
+        item: dict[str, Any] = {
+            "frames": np.stack([self._frames[first + t]["frame"] for t in chosen.tolist()]),
+            "target": np.float32((fact["mos"] - self._low) / (self._high - self._low)),
             "index": np.int32(index),
         }
         if self._maps is not None:
             saliency = self._maps[index]
-            if saliency["video"] != record["video"]:
+            if saliency["video"] != fact["video"]:
                 raise ValueError(
                     f"saliency maps of {saliency['video'].decode()!r} stand where those of "
-                    f"{record['video'].decode()!r} belong; delete the maps folder and run the "
+                    f"{fact['video'].decode()!r} belong; delete the maps folder and run the "
                     "maps stage again"
                 )
-            item["maps"] = saliency["maps"]
+            item["maps"] = saliency["maps"][chosen]
         return item
 
 
@@ -94,33 +122,30 @@ def train_iterator(
         batch_size: Global batch; each host takes its contiguous slice of it.
         seed: The order follows from it and from nothing else.
         workers: Processes that read and decode; 0 reads in threads of this process.
-        frames: How many of a record's frames are used, with their maps: each epoch another random
-            subset, in its order. 0 uses all. Chosen here, so that no other frame travels.
+        frames: How many frames of a video are used, with their maps: each epoch another random
+            subset, in its order. 0 uses all; another number wants a `FrameSource`.
 
     Returns:
         An iterator whose state `grain.checkpoint` saves and restores. The state depends on
         `workers`.
 
     Raises:
-        ValueError: The source holds fewer records than a batch, or a record fewer frames than
+        ValueError: The source holds fewer records than a batch, or a video fewer frames than
             asked for.
+        TypeError: `frames` of a source that has only whole records.
     """
     if len(source) < batch_size:
         raise ValueError(
             f"the training part has {len(source)} records, fewer than the batch of {batch_size}; "
             "lower batch_size"
         )
-    dataset = grain.MapDataset.source(source).shuffle(seed=seed).repeat()
-    if frames:
-        stored = len(source[0]["frames"])
-        if frames > stored:
-            raise ValueError(f"frames={frames} exceeds the {stored} frames of a record")
-
-        def choose(item: Batch, rng: np.random.Generator) -> Batch:
-            chosen = np.sort(rng.choice(stored, frames, replace=False))
-            return {**item, **{k: item[k][chosen] for k in ("frames", "maps") if k in item}}
-
-        dataset = dataset.random_map(choose, seed=seed)
+    order = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+    if not frames:
+        dataset = order.map(source.__getitem__)
+    elif isinstance(source, FrameSource):
+        dataset = order.random_map(_frame_chooser(source, frames), seed=seed)
+    else:
+        raise TypeError(f"frames={frames}: a {type(source).__name__} has only whole records")
     iterable = dataset.batch(batch_size, drop_remainder=True).to_iter_dataset(
         grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
     )
@@ -132,6 +157,17 @@ def train_iterator(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         )
     return iter(iterable)
+
+
+def _frame_chooser(source: FrameSource, frames: int) -> Callable[[int, np.random.Generator], Batch]:
+    stored = source.num_frames
+    if frames > stored:
+        raise ValueError(f"frames={frames} exceeds the {stored} frames of a record")
+
+    def choose(index: int, rng: np.random.Generator) -> Batch:
+        return source.read(index, np.sort(rng.choice(stored, frames, replace=False)))
+
+    return choose
 
 
 def eval_batches(source: Source, *, batch_size: int) -> Iterator[Batch]:
@@ -153,8 +189,3 @@ def eval_batches(source: Source, *, batch_size: int) -> Iterator[Batch]:
     yield from dataset.map(pad).to_iter_dataset(
         grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
     )
-
-
-def facts(folder: Path, split: str) -> Sequence[dict[str, Any]]:
-    """All fields of a quality set's records, its frames included, read one after the other."""
-    return open_records(folder, "quality", split)

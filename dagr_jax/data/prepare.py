@@ -10,7 +10,7 @@ import functools
 import io
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from dagr_jax.video.sampling import sample_indices
 
 Shards = Mapping[str, Sequence[Path]]
 
-# TFDS holds one file's examples, uncompressed, while it writes them: 128 of 2 MB each.
-_RECORDS_PER_FILE = 128
+# TFDS holds one file's examples, uncompressed, while it writes them: 128 videos of 2 MB each.
+_VIDEOS_PER_FILE = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Sampling:
 
 
 def quality_record(path: Path, clip: Clip, sampling: Sampling) -> dict[str, Any]:
-    """Decodes a video into the record of the quality set.
+    """Decodes a video into what `Quality` and `Frames` hold of it.
 
     Returns:
         A dict with `frames` (T, H, W, 3) uint8, the label and the facts of the file that the
@@ -82,7 +82,7 @@ def read_shard(path: Path) -> dict[str, Any]:
 
 
 class _Packed(tfds.core.ShardBasedBuilder):
-    """A builder whose examples are shards on disk, in the given order.
+    """A builder whose examples come from shards on disk, in the given order.
 
     Not shuffled on disk: the loader shuffles, and records keep the order of the labels. That, and
     memory, is why it is shard-based: TFDS's other builder holds a split in memory to sort it, and
@@ -101,8 +101,9 @@ class _Packed(tfds.core.ShardBasedBuilder):
         """The features of a record whose shard holds arrays of these shapes."""
         raise NotImplementedError
 
-    def _record(self, shard: dict[str, Any]) -> dict[str, Any]:
-        return {key: shard[key] for key in self._features}
+    def _records(self, shard: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        """What becomes of a shard: one record, its fields by their names."""
+        yield {key: shard[key] for key in self._features}
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict(self._features)
@@ -111,41 +112,55 @@ class _Packed(tfds.core.ShardBasedBuilder):
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Any]]:
         return {
             split: [
-                functools.partial(self._examples, paths[start : start + _RECORDS_PER_FILE])
-                for start in range(0, len(paths), _RECORDS_PER_FILE)
+                functools.partial(self._examples, paths[start : start + _VIDEOS_PER_FILE])
+                for start in range(0, len(paths), _VIDEOS_PER_FILE)
             ]
             for split, paths in self._shards.items()
         }
 
     def _examples(self, paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
         for path in paths:
-            record = self._record(read_shard(path))
-            text: dict[str, Any] = {
-                key: str(record[key]) for key in ("video", "content") if key in record
-            }
-            yield path.stem, {**record, **text}
+            for number, record in enumerate(self._records(read_shard(path))):
+                text: dict[str, Any] = {
+                    key: str(record[key]) for key in ("video", "content") if key in record
+                }
+                yield f"{path.stem}/{number}", {**record, **text}
 
 
 def _pixels(shape: tuple[int, ...]) -> tfds.features.Tensor:
     # Raw bytes, which ArrayRecord itself compresses with zstd: as small as TFDS's zlib encoding on
-    # top of it, and four times as fast to write and to read (8 frames of 224 × 398 in 2 ms).
+    # top of it, and four times as fast to write and to read.
     return tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
 
 
 class Quality(_Packed):
-    """Frames, label and file facts of each video."""
+    """Label and file facts of each video."""
 
     def _describe(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
         return {
             "video": tfds.features.Text(),
             "content": tfds.features.Text(),
             "mos": tfds.features.Scalar(np.float32),
-            "frames": _pixels(shapes["frames"]),
             "bit_rate": tfds.features.Scalar(np.float32),
             "height": tfds.features.Scalar(np.int32),
             "width": tfds.features.Scalar(np.int32),
             "fps": tfds.features.Scalar(np.float32),
         }
+
+
+class Frames(_Packed):
+    """The frames of a quality set: one record each, T in a row for each video.
+
+    Apart from the label, so that one frame of a video is read without the others: what training
+    on a random subset of the frames reads would otherwise cost more than the step.
+    """
+
+    def _describe(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+        return {"frame": _pixels(shapes["frames"][1:])}
+
+    def _records(self, shard: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        for frame in shard["frames"]:
+            yield {"frame": frame}
 
 
 class Saliency(_Packed):
@@ -161,10 +176,10 @@ class Saliency(_Packed):
             "fixations": _pixels(maps),
         }
 
-    def _record(self, shard: dict[str, Any]) -> dict[str, Any]:
+    def _records(self, shard: dict[str, Any]) -> Iterable[dict[str, Any]]:
         # Antialiased, as the model itself reduces frames for its saliency net.
         frames = resize_bilinear(shard["frames"], shard["maps"].shape[1:], antialias=True)
-        return super()._record({**shard, "frames": frames})
+        return super()._records({**shard, "frames": frames})
 
 
 class Maps(_Packed):
@@ -178,7 +193,7 @@ def pack(builder: type[_Packed], folder: Path, shards: Shards) -> None:
     """Packs shards into `folder/<builder's name>/1.0.0`.
 
     Args:
-        builder: `Quality`, `Saliency` or `Maps`.
+        builder: `Quality`, `Frames`, `Saliency` or `Maps`.
         folder: Folder of the prepared set.
         shards: Split → shards, in the order that the records shall have.
     """
@@ -194,7 +209,7 @@ def open_records(folder: Path, kind: str, split: str) -> Sequence[dict[str, Any]
 
     Args:
         folder: Folder of the prepared set.
-        kind: "quality", "saliency" or "maps".
+        kind: "quality", "frames", "saliency" or "maps".
         split: "train", "val" or "test".
 
     Raises:

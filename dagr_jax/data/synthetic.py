@@ -19,7 +19,15 @@ from tqdm import tqdm
 
 from dagr_jax.data import distortions, gmsd, scenes
 from dagr_jax.data.distortions import Distortion
-from dagr_jax.data.prepare import Quality, Saliency, Sampling, pack, quality_record, write_shard
+from dagr_jax.data.prepare import (
+    Frames,
+    Quality,
+    Saliency,
+    Sampling,
+    pack,
+    quality_record,
+    write_shard,
+)
 from dagr_jax.data.records import Clip
 from dagr_jax.video.decode import decode_frames
 from dagr_jax.video.encode import write_video
@@ -150,7 +158,7 @@ def prepare(
     frames: int,
     fixations: int,
 ) -> None:
-    """Makes the corpus in an empty folder: `videos/`, `labels.csv` and the two record sets.
+    """Makes the corpus in an empty folder: `videos/`, `labels.csv` and the record sets.
 
     The contents are made in parallel processes; the result does not depend on their number.
 
@@ -168,25 +176,29 @@ def prepare(
     numbers = range(sum(corpus.contents))
     # Spawned, not forked: the parent may hold JAX's threads.
     context = multiprocessing.get_context("spawn")
-    with (
-        concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool,
-        tqdm(total=len(numbers), desc="prepare", unit="content", disable=None) as bar,
-    ):
-        jobs = [pool.submit(_make_content, corpus, c, folder, sampling, map_size) for c in numbers]
-        for job in concurrent.futures.as_completed(jobs):
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        made = [pool.submit(_make_content, corpus, c, folder, sampling, map_size) for c in numbers]
+        progress = tqdm(
+            concurrent.futures.as_completed(made),
+            total=len(made),
+            desc="prepare",
+            unit="content",
+            disable=None,
+        )
+        for job in progress:
             job.result()
-            bar.update()
-        rows = [job.result() for job in jobs]
-    labels = [row for group in rows for row in group]
+        labels = [row for job in made for row in job.result()]
+        shards = {
+            split: [folder / "shards" / f"{r['video']}.npz" for r in labels if r["split"] == split]
+            for split in ("train", "val", "test")
+        }
+        # The longest first, so that the others are packed beside it.
+        packed = [pool.submit(pack, kind, folder, shards) for kind in (Frames, Saliency, Quality)]
+        for job in packed:
+            job.result()
     with open(folder / "labels.csv", "w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(labels[0]))
         writer.writeheader()
         writer.writerows(labels)
     (folder / "README.txt").write_text(DISCLAIMER + "\n")
-    shards = {
-        split: [folder / "shards" / f"{r['video']}.npz" for r in labels if r["split"] == split]
-        for split in ("train", "val", "test")
-    }
-    pack(Quality, folder, shards)
-    pack(Saliency, folder, shards)
     shutil.rmtree(folder / "shards")

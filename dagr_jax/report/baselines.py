@@ -16,7 +16,7 @@ def features(record: Mapping[str, Any]) -> np.ndarray:
     """The trivial features of one prepared video.
 
     Args:
-        record: A record of a quality set: `frames` (T, H, W, 3) uint8, `bit_rate` in bits/s.
+        record: Of a quality set: `frames` (T, H, W, 3) uint8, `bit_rate` in bits/s.
 
     Returns:
         (4,) float64 in the order of `FEATURES`: log10 of the bitrate; variance of the luma's

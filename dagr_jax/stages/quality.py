@@ -49,7 +49,7 @@ def vqa_stage(run: Run) -> Path:
         ),
     )
     validation = loader.QualitySource(run.data, "val", run.mos_range, maps)
-    targets = np.array([record["mos"] for record in loader.facts(run.data, "val")], np.float64)
+    targets = labels(validation)
     predict = meshes.jit_predict(task.predict, run.mesh)
 
     def evaluate(state: TrainState) -> dict[str, float]:
@@ -77,6 +77,17 @@ def vqa_stage(run: Run) -> Path:
         best=BY_SRCC,
     )
     return run.workdir / "vqa"
+
+
+def labels(source: loader.QualitySource) -> np.ndarray:
+    """The MOS of each video, (N,) float64."""
+    return np.array([fact["mos"] for fact in source.facts], np.float64)
+
+
+def whole_records(source: loader.QualitySource) -> Iterator[dict[str, Any]]:
+    """Frames and facts of each video, one after the other."""
+    for index, fact in enumerate(source.facts):
+        yield {**fact, "frames": source[index]["frames"]}
 
 
 def to_mos(prediction: np.ndarray, mos_range: tuple[float, float]) -> np.ndarray:
@@ -116,7 +127,6 @@ def test_stage(run: Run) -> Path:
         return folder
     variables, _ = load_variables(run.workdir / "vqa")
     variables = jax.device_put(variables, meshes.replicated(run.mesh))
-    records = loader.facts(run.data, "test")
     source = loader.QualitySource(run.data, "test", run.mos_range, maps=None)
     predict = meshes.jit_predict(lambda v, b: run.model.apply(v, b["frames"]), run.mesh)
     batches = loader.eval_batches(source, batch_size=run.config.test.batch_size)
@@ -128,9 +138,9 @@ def test_stage(run: Run) -> Path:
                 yield index, values
 
         predictions = to_mos(gather(counted(), len(source)), run.mos_range)
-    videos = [record["video"].decode() for record in records]
-    contents = np.array([record["content"].decode() for record in records])
-    mos = np.array([record["mos"] for record in records], np.float64)
+    videos = [fact["video"].decode() for fact in source.facts]
+    contents = np.array([fact["content"].decode() for fact in source.facts])
+    mos = labels(source)
 
     result: dict[str, Any] = {"dataset": run.config.dataset.name, "n": len(mos)}
     for name, value in quality_scores(predictions, mos).items():
@@ -138,7 +148,8 @@ def test_stage(run: Run) -> Path:
             getattr(metrics, name), predictions, mos, contents, n=run.config.test.bootstrap, seed=0
         )
         result[name] = {"value": value, "low": low, "high": high}
-    result["baselines"] = baselines.evaluate(loader.facts(run.data, "train"), records)
+    training = loader.QualitySource(run.data, "train", run.mos_range, maps=None)
+    result["baselines"] = baselines.evaluate(whole_records(training), whole_records(source))
     if run.uses_saliency:
         result["saliency"] = saliency_report(run, variables["params"], variables["batch_stats"])
     result["config_digest"] = digest(plain(run.config))
@@ -156,13 +167,11 @@ def test_stage(run: Run) -> Path:
     chosen = plots.spread(mos)
     maps = None
     if run.uses_saliency:
-        maps = [
-            np.asarray(run.model.apply(variables, records[i]["frames"][None], method="maps")[0])
-            for i in chosen
-        ]
+        look = jax.jit(lambda v, frames: run.model.apply(v, frames, method="maps"))
+        maps = [np.asarray(look(variables, source[i]["frames"][None])[0]) for i in chosen]
     plots.overview(
         partial / "overview.png",
-        frames=[records[i]["frames"] for i in chosen],
+        frames=[source[i]["frames"] for i in chosen],
         maps=maps,
         chosen=chosen,
         mos=mos,

@@ -1,11 +1,11 @@
 """A run: its configuration, its folder, and what all stages ask of them."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +31,34 @@ class Run:
     config: config_dict.ConfigDict
     workdir: Path
 
-    @cached_property
+    @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
         return meshes.make_mesh()
 
-    @cached_property
+    @functools.cached_property
     def data(self) -> Path:
         """Folder of the prepared set: `config.data_dir`, or `data/` of the workdir."""
         return Path(self.config.data_dir) if self.config.data_dir else self.workdir / "data"
 
-    @cached_property
+    @functools.cached_property
     def mos_range(self) -> tuple[float, float]:
         low, high = dataset_module(self.config.dataset.name).MOS_RANGE
         return float(low), float(high)
 
-    @cached_property
+    @functools.cached_property
     def sampling(self) -> Sampling:
         chosen = self.config.sampling
         return Sampling(chosen.num_frames, chosen.rule, tuple(chosen.size))
 
-    @cached_property
+    @functools.cached_property
     def model_args(self) -> dict[str, Any]:
         return plain(self.config.model.args)
 
-    @cached_property
+    @functools.cached_property
     def model(self) -> Any:
         return model_module(self.config.model.name).Model(**self.model_args)
 
-    @cached_property
+    @functools.cached_property
     def saliency_model(self) -> unet3d.Model:
         args = self.model_args
         shared = {"preset": args["preset"], "dtype": args["dtype"]}
@@ -142,22 +142,27 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
         yield f"{name} was {old} and is now {new}"
 
 
-def initial(model: Any, seed: int, inputs: np.ndarray) -> dict[str, Any]:
+def initial(model: Any, seed: int, *inputs: np.ndarray, method: str = "__call__") -> dict[str, Any]:
     """Fresh variables, compiled as one program: op by op it takes five times as long.
 
     The "rbg" generator compiles five times as fast as the default one on CPUs; its numbers are
     the same from run to run, but another kind of device draws others.
     """
-    return jax.jit(model.init)(jax.random.key(seed, impl="rbg"), inputs)
+    init = functools.partial(model.init, method=method)
+    return jax.jit(init)(jax.random.key(seed, impl="rbg"), *inputs)
+
+
+def pretrained_saliency(run: Run) -> dict[str, Any]:
+    """The best variables of the `saliency` stage, in their place in the whole model's."""
+    variables, _ = load_variables(run.workdir / "saliency")
+    return {kind: {"saliency": tree} for kind, tree in variables.items()}
 
 
 def whole_model(run: Run) -> dict[str, Any]:
     """Variables of the whole model: the pretrained saliency net under a fresh quality net."""
     frames = np.zeros((1, 2, *run.sampling.size, 3), np.float32)
-    variables = initial(run.model, run.config.seed, frames)
-    if run.uses_saliency:
-        pretrained, _ = load_variables(run.workdir / "saliency")
-        variables = {
-            kind: {**tree, "saliency": pretrained[kind]} for kind, tree in variables.items()
-        }
-    return variables
+    if not run.uses_saliency:
+        return initial(run.model, run.config.seed, frames)
+    maps = np.zeros((1, 2, *run.saliency_size), np.float32)
+    fresh = initial(run.model, run.config.seed, frames, maps, method="score")
+    return {kind: {**fresh[kind], **tree} for kind, tree in pretrained_saliency(run).items()}

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dagr_jax import saliency_metrics
 from dagr_jax.data import loader, prepare
-from dagr_jax.stages.run import Run, initial, resolve_steps, whole_model
+from dagr_jax.stages.run import Run, initial, pretrained_saliency, resolve_steps
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.augment import Augment
 from dagr_jax.train.checkpoints import Best
@@ -95,7 +95,7 @@ def maps_stage(run: Run) -> Path | None:
     folder = run.workdir / "maps"
     if folder.exists():
         return folder
-    variables = whole_model(run)
+    variables = pretrained_saliency(run)
     apply = meshes.jit_predict(
         lambda v, batch: run.model.apply(v, batch["frames"], method="maps"), run.mesh
     )
@@ -106,7 +106,7 @@ def maps_stage(run: Run) -> Path | None:
     shards: dict[str, list[Path]] = {}
     for split in ("train", "val"):
         source = loader.QualitySource(run.data, split, run.mos_range, maps=None)
-        names = [record["video"] for record in loader.facts(run.data, split)]
+        names = [fact["video"] for fact in source.facts]
         shards[split] = [partial / f"{split}{i}.npz" for i in range(len(source))]
         batches = loader.eval_batches(source, batch_size=run.config.maps.batch_size)
         with tqdm(total=len(source), desc=f"maps: {split}", unit="video", disable=None) as bar:

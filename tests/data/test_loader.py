@@ -40,12 +40,17 @@ def test_a_worker_process_reads_the_same_order():
 class Clips:
     """Four records of six frames, each frame filled with its number, and their maps."""
 
+    num_frames = 6
+
     def __len__(self):
         return 4
 
     def __getitem__(self, index):
-        frames = np.arange(6, dtype=np.uint8)
-        return {"frames": frames[:, None], "maps": frames[:, None], "index": np.int32(index)}
+        return self.read(index, np.arange(6))
+
+    def read(self, index, chosen):
+        frames = chosen.astype(np.uint8)[:, None]
+        return {"frames": frames, "maps": frames, "index": np.int32(index)}
 
 
 def chosen_frames(workers=0):
@@ -68,6 +73,11 @@ def test_a_subset_of_frames_is_in_order_with_its_maps_and_new_each_epoch():
 def test_more_frames_than_a_record_holds_are_refused():
     with pytest.raises(ValueError, match="frames=7 exceeds the 6 frames"):
         loader.train_iterator(Clips(), batch_size=2, seed=0, workers=0, frames=7)
+
+
+def test_a_subset_of_frames_wants_a_source_that_reads_frames():
+    with pytest.raises(TypeError, match="Records has only whole records"):
+        loader.train_iterator(Records(), batch_size=2, seed=0, workers=0, frames=1)
 
 
 def test_evaluation_pads_and_masks_the_last_batch():

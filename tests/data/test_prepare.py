@@ -14,7 +14,7 @@ def shard(folder, number):
 
 
 def test_records_keep_the_order_of_their_shards_over_several_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "_RECORDS_PER_FILE", 3)
+    monkeypatch.setattr(prepare, "_VIDEOS_PER_FILE", 3)
     (tmp_path / "shards").mkdir()
     shards = [shard(tmp_path / "shards", number) for number in (9, 2, 7, 0, 5, 1, 8)]
     prepare.pack(prepare.Maps, tmp_path / "set", {"train": shards, "val": shards[:1]})
@@ -26,3 +26,15 @@ def test_records_keep_the_order_of_their_shards_over_several_files(tmp_path, mon
     ]
     np.testing.assert_array_equal(records[4]["maps"], np.full((2, 4, 6), 5))
     assert len(prepare.open_records(tmp_path / "set", "maps", "val")) == 1
+
+
+def test_frames_are_records_of_their_own_in_a_row_for_each_video(tmp_path):
+    paths = []
+    for number in (3, 1):
+        paths.append(tmp_path / f"{number}.npz")
+        frames = number * 10 + np.arange(4, dtype=np.uint8)
+        prepare.write_shard(paths[-1], {"frames": np.broadcast_to(frames, (2, 5, 3, 4)).T})
+    prepare.pack(prepare.Frames, tmp_path / "set", {"val": paths})
+    records = prepare.open_records(tmp_path / "set", "frames", "val")
+    assert records[0]["frame"].shape == (3, 5, 2)
+    assert [int(r["frame"][0, 0, 0]) for r in records] == [30, 31, 32, 33, 10, 11, 12, 13]
