@@ -2,7 +2,7 @@
 
     python -m dagr_jax.main --config=configs/saliency.py --workdir=runs/saliency
 
-The argument after a colon names the data set, as in `configs/vqa.py`.
+The argument after a colon names the data set and the recipe, as in `configs/vqa.py`.
 """
 
 from ml_collections import config_dict
@@ -10,12 +10,12 @@ from ml_collections import config_dict
 from configs import vqa
 
 
-def get_config(dataset: str = "synthetic") -> config_dict.ConfigDict:
+def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
     """The configuration of a saliency run.
 
     Args:
-        dataset: A key of `dagr_jax.registry.DATASETS`.
+        choice: "DATASET" or "DATASET,RECIPE".
     """
-    config = vqa.get_config(dataset)
+    config = vqa.get_config(choice)
     config.stages = ("prepare", "saliency")
     return config

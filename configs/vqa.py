@@ -2,21 +2,36 @@
 
     python -m dagr_jax.main --config=configs/vqa.py --workdir=runs/embedded
 
-The argument after a colon names the data set; `synthetic`, the embedded corpus, is the default.
-Every data set has the paper's networks and recipe, except the embedded corpus: 300 epochs at 1e-5
-from an ImageNet start cannot learn from scratch in minutes, so it has small nets, high rates and
-few steps.
+The argument after a colon names the data set, and after a comma the recipe:
+
+    --config=configs/vqa.py:konvid1k,release
+
+`synthetic`, the embedded corpus, is the default. A recipe is sizes, rates and schedules; the
+arithmetic is another field, `preset`.
+
+* `paper`: what the paper states; the default of every data set but the embedded one.
+* `release`: what the PyTorch release runs with.
+* `embedded`: small nets, high rates and few steps, the default of the embedded corpus; 300 epochs
+  at 1e-5 from an ImageNet start cannot learn from scratch in minutes.
 """
 
 from ml_collections import config_dict
 
 
-def get_config(dataset: str = "synthetic") -> config_dict.ConfigDict:
+def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
     """The configuration of a run.
 
     Args:
-        dataset: A key of `dagr_jax.registry.DATASETS`.
+        choice: "DATASET" or "DATASET,RECIPE"; a key of `dagr_jax.registry.DATASETS`, and one of
+            `RECIPES`.
+
+    Raises:
+        ValueError: An unknown recipe.
     """
+    dataset, _, recipe = choice.partition(",")
+    recipe = recipe or ("embedded" if dataset == "synthetic" else "paper")
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe {recipe!r} is unknown; one of {', '.join(RECIPES)}")
     config = config_dict.ConfigDict()
     # Weights, order of the data, augmentation and dropout follow from it.
     seed = config_dict.FieldReference(0)
@@ -24,9 +39,14 @@ def get_config(dataset: str = "synthetic") -> config_dict.ConfigDict:
     # Arithmetic only: "paper", or "release" for weights of the PyTorch release.
     preset = config_dict.FieldReference("paper")
     config.preset = preset
+    config.recipe = recipe
     config.stages = ("prepare", "saliency", "maps", "vqa", "test")
 
     config.dataset = {"name": dataset, "args": {}}
+    if dataset == "synthetic":
+        # The corpus is fixed by its own seed, so that runs with other seeds can share it.
+        corpus = {"seed": 5, "contents": (200, 24, 24), "frames": 24, "fixations": 20}
+        config.dataset.args = corpus
     # A prepared set that several runs share; "": <workdir>/data.
     config.data_dir = ""
     # Which frames of a video are used, and the size (height, width) they are resized to.
@@ -64,9 +84,11 @@ def get_config(dataset: str = "synthetic") -> config_dict.ConfigDict:
     }
 
     # Steps, or epochs where steps is 0. The rows of the log and the evaluations count in steps;
-    # eval_every 0: once an epoch.
+    # eval_every 0: once an epoch. init: a workdir, or a stage's folder in one, whose weights are
+    # the start; with epochs and steps 0 they stay as they are.
     config.saliency = {
         "seed": seed,
+        "init": "",
         "steps": 0,
         "epochs": 180,
         "batch_size": 4,
@@ -78,6 +100,7 @@ def get_config(dataset: str = "synthetic") -> config_dict.ConfigDict:
     }
     config.vqa = {
         "seed": seed,
+        "init": "",
         "steps": 0,
         "epochs": 300,
         "batch_size": 5,
@@ -101,8 +124,7 @@ def get_config(dataset: str = "synthetic") -> config_dict.ConfigDict:
     # Processes that read records beside the training process; 0: threads of it.
     config.workers = 2
 
-    if dataset == "synthetic":
-        _embedded(config)
+    RECIPES[recipe](config)
     return config.lock()
 
 
@@ -112,18 +134,48 @@ def _adam(learning_rate: float) -> dict:
         "learning_rate": learning_rate,
         "weight_decay": 0.0,
         "schedule": "cosine",
+        # T_max of the schedule "torch_cosine", in epochs.
+        "period": 0,
         "warmup_steps": 0,
         "end_value": 0.0,
         "b2": 0.999,
         "clip_norm": 0.0,
         "accumulate": 1,
+        # Decay of the average of the weights that is evaluated and kept; 0: none.
+        "ema": 0.0,
+        # (regular expression, factor on the rate, factor on the decay) by parameter name.
+        "groups": (),
     }
 
 
+def _paper(config: config_dict.ConfigDict) -> None:
+    """The paper's recipe: the fields as they stand above."""
+
+
+def _release(config: config_dict.ConfigDict) -> None:
+    """The recipe of the PyTorch release: it trains the spatial head alone, without saliency."""
+    config.saliency.update({"epochs": 200, "batch_size": 5})
+    config.saliency.optim.update(
+        {"schedule": "torch_cosine", "period": 20, "clip_norm": 1.0, "accumulate": 4}
+    )
+    config.model.args.alpha = 0.0
+    config.model.args.vqa.head = "spatial"
+    config.vqa.batch_size = 16
+    config.vqa.augment.jitter = 0.2
+    config.vqa.optim.update(
+        {
+            "name": "adamw",
+            "learning_rate": 5e-6,
+            "weight_decay": 5e-4,
+            "schedule": "torch_cosine",
+            "period": 50,
+            "end_value": 1e-8,
+        }
+    )
+
+
 def _embedded(config: config_dict.ConfigDict) -> None:
-    """The recipe of the embedded corpus: about 12 minutes on two cores, everything from scratch."""
-    # The corpus is fixed by its own seed, so that runs with other seeds can share it.
-    config.dataset.args = {"seed": 5, "contents": (200, 24, 24), "frames": 24, "fixations": 20}
+    """Minutes on two cores, everything from scratch."""
     config.model.args.saliency_size = (56, 100)
     config.model.args.saliency.update({"widths": (8, 16, 32, 64), "bottleneck": 64})
     config.model.args.vqa.update(
@@ -161,3 +213,6 @@ def _embedded(config: config_dict.ConfigDict) -> None:
     config.maps.batch_size = 8
     config.test.batch_size = 8
     config.workers = 1
+
+
+RECIPES = {"paper": _paper, "release": _release, "embedded": _embedded}

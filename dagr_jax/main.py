@@ -4,6 +4,7 @@ python -m dagr_jax.main --config=configs/vqa.py --workdir=runs/embedded [STAGE â
 """
 
 import ctypes
+import os
 import sys
 from pathlib import Path
 
@@ -38,16 +39,30 @@ def _keep_freed_memory() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Runs the stages named after the flags, or all; an error is one line and exit code 1."""
+    """Runs the stages named after the flags, or all.
+
+    An error is one line and exit code 1. After Ctrl-C or SIGTERM what is done is saved, and the
+    exit code is 130, as shells report Ctrl-C.
+    """
     _keep_freed_memory()
+    # Ctrl-C leaves batches in Grain's queue to Python's resource tracker, which frees them; that
+    # it had to is no news for the user.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     # Results and progress are ours; the libraries' remarks are for debugging (--verbosity=1).
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     workdir = Path(_WORKDIR.value)
+    said, code = "", 0
     try:
         run_stages(_CONFIG.value, workdir, argv[1:])
     except (ValueError, OSError, TrainingError) as error:
-        sys.exit(f"error: {error}")
+        said, code = f"error: {error}", 1
+    except KeyboardInterrupt as stop:
+        said, code = f"{stop or 'interrupted'}; the same command goes on from here", 130
+    # Not inside the handlers, which would keep the last batch and its shared memory alive.
+    if code:
+        print(said, file=sys.stderr)
+        sys.exit(code)
     result = workdir / "test" / "metrics.json"
     if result.exists():
         print(result.read_text(), end="")

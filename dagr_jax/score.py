@@ -67,7 +67,7 @@ class Scorer:
 
     Args:
         variables: {"params", "batch_stats"} of a complete model.
-        meta: What the checkpoint says of itself (`train.checkpoints.make_meta`).
+        meta: What the checkpoint says of itself (`train.meta.make_meta`).
     """
 
     def __init__(self, variables: Mapping[str, Any], meta: Mapping[str, Any]):

@@ -13,7 +13,9 @@ import pytest
 from dagr_jax import cli, metrics, stages
 from dagr_jax.data import scenes, synthetic
 from dagr_jax.score import Scorer
-from dagr_jax.train.checkpoints import CheckpointError, load_variables
+from dagr_jax.stages.quality import gather, per_video
+from dagr_jax.train.checkpoints import load_variables
+from dagr_jax.train.meta import CheckpointError
 from dagr_jax.video.decode import VideoError, iter_frames
 from tests.tiny_run import tiny_config
 
@@ -79,11 +81,23 @@ def test_metrics_agree_with_the_predictions(workdir):
         assert result[name]["value"] == pytest.approx(value, abs=1e-6)
         assert result[name]["low"] <= result[name]["value"] + 1e-9
         assert result[name]["value"] <= result[name]["high"] + 1e-9
+    fit = metrics.fit_logistic(predictions, mos)
+    fitted = dict(zip(("plcc_fitted", "rmse_fitted"), fit.scores(mos), strict=True))
+    for name, value in fitted.items():
+        assert result[name]["value"] == pytest.approx(value, abs=1e-5)
+        assert result[name]["low"] <= result[name]["high"]
+    assert result["logistic"]["converged"] == fit.converged
     assert set(result["baselines"]) == {
         "bitrate", "laplacian_variance", "luminance", "colourfulness", "all_features",
     }  # fmt: skip
-    for values in (result["saliency"], result["saliency"]["centre_bias"]):
-        assert -1 <= values["cc"] <= 1 and np.isfinite(values["nss"])
+    saliency = result["saliency"]
+    for values in (saliency, saliency["centre_bias"], saliency["training_mean"]):
+        assert -1 <= values["cc"] <= 1 and np.isfinite(values["nss"]) and values["kld"] > 0
+        for name in ("sim", "auc_judd", "auc_borji", "auc_shuffled"):
+            assert 0 <= values[name] <= 1
+    # A still map never changes more than the frames do.
+    assert saliency["centre_bias"]["temporal_consistency"] == 1.0
+    assert -1 <= saliency["temporal_consistency"] <= 1
 
 
 def test_logs_hold_losses_and_validation(workdir):
@@ -116,6 +130,50 @@ def test_a_second_run_repeats_nothing(workdir):
     changed = {p.name for p in before if before[p] != after.get(p)}
     # The log is opened for appending; its text is tested above.
     assert set(before) == set(after) and changed <= {"log.jsonl"}
+
+
+def test_a_run_from_another_runs_weights_that_trains_nothing_predicts_the_same(workdir, tmp_path):
+    config = tiny_config()
+    config.data_dir = str(workdir / "data")
+    for section in (config.saliency, config.vqa):
+        section.update({"init": str(workdir), "steps": 0})
+    stages.run_stages(config, tmp_path / "tuned")
+    ours, theirs = (run / "test" / "predictions.csv" for run in (tmp_path / "tuned", workdir))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"preset": "release"}, "its preset is paper and this run's release"),
+        ({"model.args.saliency.bottleneck": 5}, r"its saliency network is another \(\d+ differ"),
+    ],
+)
+def test_weights_of_another_network_are_refused(workdir, tmp_path, change, says):
+    config = tiny_config()
+    config.data_dir = str(workdir / "data")
+    config.saliency.init = str(workdir / "saliency")
+    config.update_from_flattened_dict(change)
+    with pytest.raises(stages.StageError, match=says):
+        stages.run_stages(config, tmp_path / "other", ["saliency"])
+
+
+def test_clips_of_one_video_are_averaged():
+    facts = [{"video": v, "mos": m} for v, m in ((b"b", 2.0), (b"a", 3.0), (b"b", 2.0))]
+    first, mean = per_video(facts, np.array([1.0, 5.0, 4.0]))
+    assert first.tolist() == [0, 1] and mean.tolist() == [2.5, 5.0]
+    facts[2]["mos"] = 2.5
+    with pytest.raises(stages.StageError, match="b: its clips have different MOS"):
+        per_video(facts, np.array([1.0, 5.0, 4.0]))
+
+
+def test_every_record_is_predicted_once():
+    whole = [(np.array([1, 0]), np.array([4.0, 3.0])), (np.array([2]), np.array([5.0]))]
+    assert gather(iter(whole), 3).tolist() == [3.0, 4.0, 5.0]
+    with pytest.raises(stages.StageError, match="1 of 4 records have no prediction and 0 have"):
+        gather(iter(whole), 4)
+    with pytest.raises(stages.StageError, match="0 of 3 records have no prediction and 1 have"):
+        gather(iter([*whole, whole[1]]), 3)
 
 
 def test_another_configuration_is_refused_by_name(workdir):

@@ -1,5 +1,6 @@
 """Grain pipelines: prepared records → batches of numpy arrays."""
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from dagr_jax.data.prepare import open_records
+from dagr_jax.data.prepare import begin_worker, open_records
 
 Batch = dict[str, np.ndarray]
 
@@ -99,6 +100,11 @@ class SaliencySource:
     def __init__(self, folder: Path, split: str):
         self._records = open_records(folder, "saliency", split)
 
+    @functools.cached_property
+    def contents(self) -> list[str]:
+        """The content of each record."""
+        return [record["content"].decode() for record in self._records]
+
     def __len__(self) -> int:
         return len(self._records)
 
@@ -127,7 +133,7 @@ def train_iterator(
 
     Returns:
         An iterator whose state `grain.checkpoint` saves and restores. The state depends on
-        `workers`.
+        `workers`. Its `close` ends them.
 
     Raises:
         ValueError: The source holds fewer records than a batch, or a video fewer frames than
@@ -154,7 +160,8 @@ def train_iterator(
             # Grain's workers are handed the flags; a library has no command line to parse.
             flags.FLAGS(sys.argv[:1])
         iterable = iterable.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+            worker_init_fn=begin_worker,
         )
     return iter(iterable)
 

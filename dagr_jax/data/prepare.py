@@ -4,12 +4,17 @@ Decoding is the slow part and runs in parallel, one shard a video, each written 
 all. A TFDS build is one process that starts over when killed, so it only packs the shards.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import io
+import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +70,43 @@ def quality_record(path: Path, clip: Clip, sampling: Sampling) -> dict[str, Any]
         "width": np.int32(info.width),
         "fps": np.float32(info.fps),
     }
+
+
+@contextlib.contextmanager
+def worker_pool(workers: int) -> Iterator[concurrent.futures.Executor]:
+    """Processes that end with their parent, however it ends.
+
+    An error or Ctrl-C inside the context drops the jobs that have not begun.
+    """
+    # Spawned, not forked: the parent may hold JAX's threads.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=begin_worker
+    ) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def begin_worker(*_: int) -> None:
+    """First act of a worker process, of a pool or of Grain: it ends when its parent does.
+
+    Without this a worker outlives a parent that was killed, and may write into the folder that the
+    next run has begun to fill. Ctrl-C reaches all processes of a terminal; here it is left to the
+    parent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # a worker has one
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        multiprocessing.connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def write_shard(path: Path, record: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ wants a data set of human ratings.
 import concurrent.futures
 import csv
 import dataclasses
-import multiprocessing
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from dagr_jax.data.prepare import (
     Sampling,
     pack,
     quality_record,
+    worker_pool,
     write_shard,
 )
 from dagr_jax.data.records import Clip
@@ -174,9 +174,7 @@ def prepare(
     for name in ("videos", "shards"):
         (folder / name).mkdir()
     numbers = range(sum(corpus.contents))
-    # Spawned, not forked: the parent may hold JAX's threads.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with worker_pool(workers) as pool:
         made = [pool.submit(_make_content, corpus, c, folder, sampling, map_size) for c in numbers]
         progress = tqdm(
             concurrent.futures.as_completed(made),
@@ -193,9 +191,9 @@ def prepare(
             for split in ("train", "val", "test")
         }
         # The longest first, so that the others are packed beside it.
-        packed = [pool.submit(pack, kind, folder, shards) for kind in (Frames, Saliency, Quality)]
-        for job in packed:
-            job.result()
+        kinds = (Frames, Saliency, Quality)
+        for packed in [pool.submit(pack, kind, folder, shards) for kind in kinds]:
+            packed.result()
     with open(folder / "labels.csv", "w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(labels[0]))
         writer.writeheader()

@@ -62,7 +62,7 @@ def release_maps(maps: Num[Array | np.ndarray, "*b h w"]) -> Float[Array, "*b h 
 def _unit(maps: Array) -> Array:
     """Maps as float32: stored integers 0…255 go to [0, 1], floats stay."""
     scale = 255.0 if jnp.issubdtype(maps.dtype, jnp.integer) else 1.0
-    return maps.astype(jnp.float32) / scale
+    return maps.astype(jnp.result_type(float)) / scale
 
 
 def _resize(images: Array, size: Sequence[int], axes: tuple[int, int]) -> Array:
@@ -152,7 +152,7 @@ class Model(nn.Module):
                 f"alpha={self.alpha} needs saliency maps and the model has no saliency network; "
                 "give the field saliency, or maps to score()"
             )
-        video = jnp.asarray(frames).astype(jnp.float32) / 255.0
+        video = jnp.asarray(frames).astype(jnp.result_type(float)) / 255.0
         if self.saliency_size is not None:
             video = _resize(video, self.saliency_size, (2, 3))
         maps = normalize_maps(self.saliency(video, train=False))
@@ -181,7 +181,7 @@ class Model(nn.Module):
         Raises:
           ValueError: alpha > 0 and maps is None.
         """
-        fused = jnp.asarray(frames).astype(jnp.float32) / 255.0
+        fused = jnp.asarray(frames).astype(jnp.result_type(float)) / 255.0
         if self.alpha:
             if maps is None:
                 raise ValueError(f"alpha={self.alpha} needs saliency maps; give maps to score()")

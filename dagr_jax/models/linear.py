@@ -29,20 +29,20 @@ class Linear(nn.Module):
 
     Attributes:
       features: output channels.
-      dtype: compute type (the parameters are float32).
+      dtype: compute type (the parameters are float32); None for the default float type.
       kernel_init: None for PyTorch's default.
       bias_init: None for PyTorch's default.
     """
 
     features: int
-    dtype: Any = "float32"
+    dtype: Any = None
     kernel_init: Initializer | None = None
     bias_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array | np.ndarray, "*b c"]) -> Float[Array, "*b d"]:
         default = fan_in_uniform(x.shape[-1])
-        dtype = jnp.dtype(self.dtype)
+        dtype = jnp.dtype(self.dtype or jnp.result_type(float))
         kernel = self.param(
             "kernel", self.kernel_init or default, (x.shape[-1], self.features), jnp.float32
         )

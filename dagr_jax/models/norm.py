@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 class BatchNorm(nn.Module):
     """Normalises the last axis (channels) over all other axes.
 
-    Statistics and arithmetic are float32 whatever the input type; the output has the input's type.
+    Statistics and arithmetic are float32 (float64 under jax_enable_x64) whatever the input type;
+    the output has the input's type.
     Parameters `scale` and `bias` (C,), batch statistics `mean` and `var` (C,). Under jit with a
     sharded batch the statistics are those of the global batch.
 
@@ -37,13 +38,13 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
 
-        x32 = jnp.asarray(x, jnp.float32)
+        wide = jnp.asarray(x, jnp.result_type(float))
         if train:
             axes = tuple(range(x.ndim - 1))
             count = x.size // x.shape[-1]
-            mean = x32.mean(axes)
+            mean = wide.mean(axes)
             # Two passes: E[x²] − E[x]² loses the digits of small variances.
-            var = jnp.square(x32 - mean).mean(axes)
+            var = jnp.square(wide - mean).mean(axes)
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
                 keep = 1.0 - self.momentum
@@ -51,5 +52,5 @@ class BatchNorm(nn.Module):
                 running_var.value = keep * running_var.value + self.momentum * unbiased
         else:
             mean, var = running_mean.value, running_var.value
-        y = (x32 - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
+        y = (wide - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
         return y.astype(x.dtype)

@@ -48,7 +48,7 @@ class SelfAttention(nn.Module):
         )(x)
         qkv = qkv.reshape(b, t, 3, self.num_heads, d // self.num_heads)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # (B, T, heads, D / heads)
-        logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=jnp.result_type(float))
         weights = jax.nn.softmax(logits / math.sqrt(d // self.num_heads))  # (B, heads, T, T)
         weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
         y = jnp.einsum("bhqk,bkhc->bqhc", weights.astype(v.dtype), v).reshape(b, t, d)
@@ -78,7 +78,9 @@ class EncoderLayer(nn.Module):
 
 
 def _layer_norm(name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, name=name)
+    return nn.LayerNorm(
+        epsilon=1e-5, dtype=jnp.result_type(float), use_fast_variance=False, name=name
+    )
 
 
 class TemporalTransformer(nn.Module):
@@ -107,7 +109,7 @@ class TemporalTransformer(nn.Module):
         Returns:
           (B, D), float32.
         """
-        x = jnp.asarray(features, jnp.float32) + positions(*features.shape[1:])
+        x = jnp.asarray(features, jnp.result_type(float)) + positions(*features.shape[1:])
         for i in range(self.num_layers):
             x = EncoderLayer(
                 self.num_heads, self.mlp_dim, self.dropout, self.dtype, name=f"layer{i}"

@@ -119,7 +119,7 @@ class Model(nn.Module):
             x = adaptive_avg_pool(x, skip.shape[1:4])
             x = jnp.concatenate([x, skip], axis=-1)
             x = self._block(self.widths[level - 1], f"decoder{level}")(x, train=train)
-        return Linear(1, jnp.float32, name="final_conv")(x)[..., 0]
+        return Linear(1, name="final_conv")(x)[..., 0]
 
     def _block(self, features: int, name: str) -> Block:
         return Block(features, self.conv_form, self.dtype, name=name)

@@ -110,7 +110,7 @@ class Model(nn.Module):
         b, t = fused.shape[:2]
         frames = frame_layout(fused, self.preset).reshape(b * t, *fused.shape[2:])
         maps = self.resnet(frames, train=train)  # (B*T, h, w, D)
-        return maps.astype(jnp.float32).mean(axis=(1, 2)).reshape(b, t, -1)
+        return maps.astype(jnp.result_type(float)).mean(axis=(1, 2)).reshape(b, t, -1)
 
     def __call__(
         self, fused: Float[Array | np.ndarray, "b t h w 3"], *, train: bool = False

@@ -1,8 +1,9 @@
 """Stages `vqa` and `test`: the quality network, and what it is worth on unseen contents."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from dagr_jax.stages.run import (
 from dagr_jax.stages.saliency import saliency_report
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.augment import Augment
-from dagr_jax.train.checkpoints import BY_SRCC, load_variables
+from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.loop import fit, predict_all
+from dagr_jax.train.meta import BY_SRCC, is_finished
 from dagr_jax.train.state import TrainState, make_optimizer
 from dagr_jax.train.steps import QualityTask
 
 METRICS = ("srcc", "plcc", "krcc", "rmse")
+FITTED = ("plcc_fitted", "rmse_fitted")
 
 
 def vqa_stage(run: Run) -> Path:
@@ -38,6 +41,10 @@ def vqa_stage(run: Run) -> Path:
     maps = run.workdir / "maps" if run.uses_saliency else None
     source = loader.QualitySource(run.data, "train", run.mos_range, maps)
     section = resolve_steps(run.config.vqa, len(source))
+    folder = run.workdir / "vqa"
+    meta = run.meta("seed", "preset", "dataset", "sampling", "model", "saliency", "vqa")
+    if is_finished(folder, section.steps, meta):
+        return folder
     task = QualityTask(
         run.model,
         run.config.preset,
@@ -53,30 +60,33 @@ def vqa_stage(run: Run) -> Path:
     predict = meshes.jit_predict(task.predict, run.mesh)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        variables = jax.device_put(state.variables(), meshes.replicated(run.mesh))
+        variables = jax.device_put(state.variables_to_use(), meshes.replicated(run.mesh))
         batches = loader.eval_batches(validation, batch_size=run.config.test.batch_size)
         predictions = gather(predict_all(predict, variables, batches, run.mesh), len(targets))
         return quality_scores(to_mos(predictions, run.mos_range), targets)
 
-    fit(
-        name="vqa",
-        task=task,
-        config=section,
-        state=task.init_state(whole_model(run), make_optimizer(section.optim, section.steps)),
-        train_iter=loader.train_iterator(
-            source,
-            batch_size=section.batch_size,
-            seed=run.config.seed,
-            workers=run.config.workers,
-            frames=section.frames,
-        ),
-        evaluate=evaluate,
-        workdir=run.workdir,
-        meta=run.meta("seed", "preset", "dataset", "sampling", "model", "saliency", "vqa"),
-        mesh=run.mesh,
-        best=BY_SRCC,
+    optimizer = make_optimizer(section.optim, section.steps, section.epoch_steps)
+    train_iter = loader.train_iterator(
+        source,
+        batch_size=section.batch_size,
+        seed=run.config.seed,
+        workers=run.config.workers,
+        frames=section.frames,
     )
-    return run.workdir / "vqa"
+    with contextlib.closing(train_iter):
+        fit(
+            name="vqa",
+            task=task,
+            config=section,
+            state=task.init_state(whole_model(run), optimizer),
+            train_iter=train_iter,
+            evaluate=evaluate,
+            workdir=run.workdir,
+            meta=meta,
+            mesh=run.mesh,
+            best=BY_SRCC,
+        )
+    return folder
 
 
 def labels(source: loader.QualitySource) -> np.ndarray:
@@ -120,6 +130,41 @@ def quality_scores(predictions: np.ndarray, mos: np.ndarray) -> dict[str, float]
     return {name: getattr(metrics, name)(predictions, mos) for name in METRICS}
 
 
+def test_scores(predictions: np.ndarray, mos: np.ndarray) -> np.ndarray:
+    """Values of METRICS, and of FITTED after the four-parameter logistic."""
+    plain = quality_scores(predictions, mos)
+    fitted = metrics.fit_logistic(predictions, mos).scores(mos)
+    return np.array([*(plain[name] for name in METRICS), *fitted])
+
+
+def per_video(
+    facts: Sequence[Mapping[str, Any]], predictions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Averages the clips of each video.
+
+    Args:
+        facts: "video" and "mos" of each clip.
+        predictions: (clips,).
+
+    Returns:
+        (first, mean): the number of each video's first clip, and the mean of its predictions, in
+        the order of the first clips.
+
+    Raises:
+        StageError: clips of one video have different labels.
+    """
+    place: dict[bytes, int] = {}
+    video_of = np.array([place.setdefault(fact["video"], len(place)) for fact in facts])
+    _, first = np.unique(video_of, return_index=True)
+    for clip, fact in enumerate(facts):
+        if fact["mos"] != facts[first[video_of[clip]]]["mos"]:
+            raise StageError(
+                f"{fact['video'].decode()}: its clips have different MOS; mend the labels and "
+                "prepare again"
+            )
+    return first, np.bincount(video_of, predictions) / np.bincount(video_of)
+
+
 def test_stage(run: Run) -> Path:
     """Reads the test part, once: `test/predictions.csv`, `metrics.json`, `overview.png`."""
     folder = run.workdir / "test"
@@ -138,16 +183,21 @@ def test_stage(run: Run) -> Path:
                 yield index, values
 
         predictions = to_mos(gather(counted(), len(source)), run.mos_range)
-    videos = [fact["video"].decode() for fact in source.facts]
-    contents = np.array([fact["content"].decode() for fact in source.facts])
-    mos = labels(source)
+    clips = list(source.facts)
+    first, predictions = per_video(clips, predictions)
+    facts = [clips[i] for i in first.tolist()]
+    mos = np.array([fact["mos"] for fact in facts], np.float64)
+    contents = np.array([fact["content"].decode() for fact in facts])
 
     result: dict[str, Any] = {"dataset": run.config.dataset.name, "n": len(mos)}
-    for name, value in quality_scores(predictions, mos).items():
-        low, high = metrics.bootstrap(
-            getattr(metrics, name), predictions, mos, contents, n=run.config.test.bootstrap, seed=0
-        )
-        result[name] = {"value": value, "low": low, "high": high}
+    values = test_scores(predictions, mos)
+    lows, highs = metrics.bootstrap(
+        test_scores, predictions, mos, contents, n=run.config.test.bootstrap, seed=0
+    )
+    for name, value, low, high in zip((*METRICS, *FITTED), values, lows, highs, strict=True):
+        result[name] = {"value": float(value), "low": float(low), "high": float(high)}
+    fit = metrics.fit_logistic(predictions, mos)
+    result["logistic"] = {"parameters": list(fit.parameters), "converged": fit.converged}
     training = loader.QualitySource(run.data, "train", run.mos_range, maps=None)
     result["baselines"] = baselines.evaluate(whole_records(training), whole_records(source))
     if run.uses_saliency:
@@ -159,19 +209,20 @@ def test_stage(run: Run) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     rows = [
-        {"video": v, "mos": f"{m:.6f}", "prediction": f"{p:.7f}"}
-        for v, m, p in zip(videos, mos, predictions, strict=True)
+        {"video": fact["video"].decode(), "mos": f"{m:.6f}", "prediction": f"{p:.7f}"}
+        for fact, m, p in zip(facts, mos, predictions, strict=True)
     ]
     (partial / "predictions.csv").write_text(tables.render(rows, "csv"))
     write_json(partial / "metrics.json", result)
     chosen = plots.spread(mos)
+    shown = [source[int(first[i])]["frames"] for i in chosen]
     maps = None
     if run.uses_saliency:
         look = jax.jit(lambda v, frames: run.model.apply(v, frames, method="maps"))
-        maps = [np.asarray(look(variables, source[i]["frames"][None])[0]) for i in chosen]
+        maps = [np.asarray(look(variables, frames[None])[0]) for frames in shown]
     plots.overview(
         partial / "overview.png",
-        frames=[source[i]["frames"] for i in chosen],
+        frames=shown,
         maps=maps,
         chosen=chosen,
         mos=mos,

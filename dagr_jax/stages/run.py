@@ -17,7 +17,8 @@ from dagr_jax.data.prepare import Sampling
 from dagr_jax.models import unet3d
 from dagr_jax.registry import dataset_module, model_module
 from dagr_jax.train import mesh as meshes
-from dagr_jax.train.checkpoints import load_variables, make_meta
+from dagr_jax.train.checkpoints import load_variables, tree_shapes
+from dagr_jax.train.meta import make_meta
 
 
 class StageError(ValueError):
@@ -90,7 +91,7 @@ class Run:
 
 
 def resolve_steps(section: config_dict.ConfigDict, records: int) -> config_dict.ConfigDict:
-    """A training section with epochs turned into steps.
+    """A training section with epochs turned into steps, and `epoch_steps` for schedules.
 
     Args:
         section: With `steps` (0: from `epochs`) and `eval_every` (0: once an epoch).
@@ -98,8 +99,10 @@ def resolve_steps(section: config_dict.ConfigDict, records: int) -> config_dict.
     """
     epoch = max(records // section.batch_size, 1)
     resolved = config_dict.ConfigDict(section)
-    resolved.steps = section.steps or section.epochs * epoch
-    resolved.eval_every = section.eval_every or epoch
+    with resolved.unlocked():
+        resolved.steps = section.steps or section.epochs * epoch
+        resolved.epoch_steps = epoch
+        resolved.eval_every = section.eval_every or epoch
     return resolved
 
 
@@ -152,6 +155,42 @@ def initial(model: Any, seed: int, *inputs: np.ndarray, method: str = "__call__"
     return jax.jit(init)(jax.random.key(seed, impl="rbg"), *inputs)
 
 
+def start_from(path: str, part: str, fresh: dict[str, Any], preset: str) -> dict[str, Any]:
+    """Variables of one network from another run's checkpoint, to go on training from.
+
+    Args:
+        path: A workdir, or a stage's folder in one; "" returns the fresh variables.
+        part: "saliency" or "vqa".
+        fresh: Variables of the network as this run makes it.
+        preset: Of this run. The weights of one preset fit the other and mean something else.
+
+    Raises:
+        StageError: The checkpoint has another preset, or any name or shape differs.
+    """
+    if not path:
+        return fresh
+    variables, meta = load_variables(path)
+    if part in variables["params"]:
+        variables = {kind: tree[part] for kind, tree in variables.items()}
+    if meta["preset"] != preset:
+        raise StageError(
+            f"{path}: its preset is {meta['preset']} and this run's {preset}; "
+            "take the same preset, or another init"
+        )
+    there, here = tree_shapes(variables), tree_shapes(fresh)
+    differing = [
+        f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+    if differing:
+        raise StageError(
+            f"{path}: its {part} network is another ({len(differing)} differ: "
+            f"{'; '.join(differing[:5])}); take its model section, or another init"
+        )
+    return variables
+
+
 def pretrained_saliency(run: Run) -> dict[str, Any]:
     """The best variables of the `saliency` stage, in their place in the whole model's."""
     variables, _ = load_variables(run.workdir / "saliency")
@@ -159,10 +198,14 @@ def pretrained_saliency(run: Run) -> dict[str, Any]:
 
 
 def whole_model(run: Run) -> dict[str, Any]:
-    """Variables of the whole model: the pretrained saliency net under a fresh quality net."""
+    """Variables of the whole model: the pretrained saliency net under the quality net's start."""
     frames = np.zeros((1, 2, *run.sampling.size, 3), np.float32)
-    if not run.uses_saliency:
-        return initial(run.model, run.config.seed, frames)
-    maps = np.zeros((1, 2, *run.saliency_size), np.float32)
-    fresh = initial(run.model, run.config.seed, frames, maps, method="score")
-    return {kind: {**fresh[kind], **tree} for kind, tree in pretrained_saliency(run).items()}
+    if run.uses_saliency:
+        maps = np.zeros((1, 2, *run.saliency_size), np.float32)
+        fresh = initial(run.model, run.config.seed, frames, maps, method="score")
+        fresh = {kind: {**fresh[kind], **tree} for kind, tree in pretrained_saliency(run).items()}
+    else:
+        fresh = initial(run.model, run.config.seed, frames)
+    quality = {kind: tree["vqa"] for kind, tree in fresh.items() if "vqa" in tree}
+    quality = start_from(run.config.vqa.init, "vqa", quality, run.config.preset)
+    return {kind: {**tree, "vqa": quality[kind]} for kind, tree in fresh.items()}

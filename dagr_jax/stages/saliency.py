@@ -1,5 +1,6 @@
 """Stages `saliency` and `maps`: the saliency network and what it predicts."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -12,21 +13,28 @@ from tqdm import tqdm
 
 from dagr_jax import saliency_metrics
 from dagr_jax.data import loader, prepare
-from dagr_jax.stages.run import Run, initial, pretrained_saliency, resolve_steps
+from dagr_jax.report.plots import overlay
+from dagr_jax.stages.run import Run, initial, pretrained_saliency, resolve_steps, start_from
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.augment import Augment
-from dagr_jax.train.checkpoints import Best
 from dagr_jax.train.loop import fit, predict_all
+from dagr_jax.train.meta import Best, is_finished
 from dagr_jax.train.state import TrainState, make_optimizer
 from dagr_jax.train.steps import SaliencyTask
+
+Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 
 
 def saliency_stage(run: Run) -> Path | None:
     """Pretrains the saliency network: checkpoints and log in `saliency/`."""
     if not run.uses_saliency:
         return None
+    folder = run.workdir / "saliency"
     source = loader.SaliencySource(run.data, "train")
     section = resolve_steps(run.config.saliency, len(source))
+    meta = run.meta("seed", "preset", "dataset", "sampling", "model", "saliency")
+    if is_finished(folder, section.steps, meta):
+        return folder
     task = SaliencyTask(
         run.saliency_model, run.config.preset, section.gamma, Augment(flip=section.flip)
     )
@@ -34,28 +42,51 @@ def saliency_stage(run: Run) -> Path | None:
     predict = meshes.jit_predict(task.predict, run.mesh)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        return saliency_scores(run, predict, state.variables(), validation, section.batch_size)
+        variables = state.variables_to_use()
+        return saliency_scores(run, predict, variables, validation, section.batch_size)
 
+    look = jax.jit(task.predict)
     first = source[0]["frames"]
-    variables = initial(run.saliency_model, run.config.seed, first[None].astype(np.float32))
-    fit(
-        name="saliency",
-        task=task,
-        config=section,
-        state=task.init_state(variables, make_optimizer(section.optim, section.steps)),
-        train_iter=loader.train_iterator(
-            source,
-            batch_size=section.batch_size,
-            seed=run.config.seed,
-            workers=run.config.workers,
-        ),
-        evaluate=evaluate,
-        workdir=run.workdir,
-        meta=run.meta("seed", "preset", "dataset", "sampling", "model", "saliency"),
-        mesh=run.mesh,
-        best=Best("cc"),
+    fresh = initial(run.saliency_model, run.config.seed, first[None].astype(np.float32))
+    variables = start_from(section.init, "saliency", fresh, run.config.preset)
+    optimizer = make_optimizer(section.optim, section.steps, section.epoch_steps)
+    train_iter = loader.train_iterator(
+        source,
+        batch_size=section.batch_size,
+        seed=run.config.seed,
+        workers=run.config.workers,
     )
-    return run.workdir / "saliency"
+    with contextlib.closing(train_iter):
+        fit(
+            name="saliency",
+            task=task,
+            config=section,
+            state=task.init_state(variables, optimizer),
+            train_iter=train_iter,
+            evaluate=evaluate,
+            workdir=run.workdir,
+            meta=meta,
+            mesh=run.mesh,
+            best=Best("cc"),
+            pictures=lambda state: overlays(look, state.variables_to_use(), validation),
+        )
+    return folder
+
+
+def overlays(
+    predict: Callable[..., Any], variables: Any, source: loader.SaliencySource
+) -> dict[str, np.ndarray]:
+    """Of three records the middle frame, the true and the predicted saliency, side by side."""
+    chosen = np.linspace(0, len(source) - 1, 3).astype(int).tolist()
+    items = [source[i] for i in chosen]
+    predicted = predict(variables, {"frames": np.stack([x["frames"] for x in items])})
+    pictures = {}
+    for i, item, maps in zip(chosen, items, np.asarray(predicted), strict=True):
+        t = len(maps) // 2
+        frame = item["frames"][t]
+        both = [overlay(frame, m) for m in (item["maps"][t] / 255.0, maps[t])]
+        pictures[f"validation/record_{i}"] = np.hstack([frame, *both])
+    return pictures
 
 
 def saliency_scores(
@@ -66,23 +97,42 @@ def saliency_scores(
     batches = loader.eval_batches(source, batch_size=batch_size)
     scores = []
     for index, maps in predict_all(predict, variables, batches, run.mesh):
-        scores += [frame_scores(source[i], m) for i, m in zip(index, maps, strict=True)]
-    return _mean_scores(scores)
+        scores += [
+            frame_scores(source[i], m, QUICK) for i, m in zip(index.tolist(), maps, strict=True)
+        ]
+    return mean_scores(scores)
 
 
-def frame_scores(item: Mapping[str, np.ndarray], maps: np.ndarray) -> list[tuple[float, float]]:
-    """(CC, NSS) of each frame of one saliency record; `maps` (T, h, w)."""
+# (map, truth in [0, 1], fixations) → value; what is cheap enough for every validation.
+QUICK: dict[str, Metric] = {
+    "cc": lambda m, truth, fixations: saliency_metrics.cc(m, truth),
+    "nss": lambda m, truth, fixations: saliency_metrics.nss(m, fixations),
+}
+ALL: dict[str, Metric] = {
+    **QUICK,
+    "sim": lambda m, truth, fixations: saliency_metrics.sim(m, truth),
+    "kld": lambda m, truth, fixations: saliency_metrics.kld(m, truth),
+    "auc_judd": lambda m, truth, fixations: saliency_metrics.auc_judd(m, fixations),
+    "auc_borji": lambda m, truth, fixations: saliency_metrics.auc_borji(m, fixations, seed=0),
+}
+
+
+def frame_scores(
+    item: Mapping[str, np.ndarray], maps: np.ndarray, scorers: Mapping[str, Metric]
+) -> list[dict[str, float]]:
+    """Metric → value for each frame of one saliency record; `maps` (T, h, w)."""
+    truths = item["maps"] / 255.0
     return [
-        (saliency_metrics.cc(m, truth / 255.0), saliency_metrics.nss(m, fixations))
-        for m, truth, fixations in zip(maps, item["maps"], item["fixations"], strict=True)
+        {name: scorer(m, truth, fixations) for name, scorer in scorers.items()}
+        for m, truth, fixations in zip(maps, truths, item["fixations"], strict=True)
     ]
 
 
-def _mean_scores(scores: Sequence[Sequence[tuple[float, float]]]) -> dict[str, float]:
-    table = np.array([frame for video in scores for frame in video])
+def mean_scores(videos: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, float]:
+    """The mean of each metric over all frames of all videos."""
+    frames = [frame for video in videos for frame in video]
     # A frame without fixations has no NSS: it is left out of the mean, not counted as zero.
-    cc, nss = np.nanmean(table, axis=0)
-    return {"cc": float(cc), "nss": float(nss)}
+    return {name: float(np.nanmean([frame[name] for frame in frames])) for name in frames[0]}
 
 
 def maps_stage(run: Run) -> Path | None:
@@ -124,23 +174,42 @@ def maps_stage(run: Run) -> Path | None:
 
 
 def saliency_report(run: Run, params: Any, stats: Any) -> dict[str, Any]:
-    """CC and NSS on the saliency test part, beside maps that ignore the video."""
+    """All saliency metrics on the saliency test part, beside maps that ignore the video."""
     source = loader.SaliencySource(run.data, "test")
     task = SaliencyTask(run.saliency_model, run.config.preset)
     predict = meshes.jit_predict(task.predict, run.mesh)
     variables = {"params": params["saliency"], "batch_stats": stats["saliency"]}
-    size = run.config.saliency.batch_size
-    scores: dict[str, Any] = dict(saliency_scores(run, predict, variables, source, size))
-
-    items = [source[i] for i in range(len(source))]
+    variables = jax.device_put(variables, meshes.replicated(run.mesh))
+    batches = loader.eval_batches(source, batch_size=run.config.saliency.batch_size)
+    predicted = [m for _, maps in predict_all(predict, variables, batches, run.mesh) for m in maps]
     training = loader.SaliencySource(run.data, "train")
     mean_map = np.mean([training[i]["maps"].mean(0) for i in range(len(training))], axis=0)
-    priors = {
-        "centre_bias": saliency_metrics.centre_bias(*mean_map.shape),
-        "training_mean": mean_map,
+    centre = saliency_metrics.centre_bias(*mean_map.shape)
+    shape = predicted[0].shape
+    return {
+        **_report_on(source, predicted),
+        "centre_bias": _report_on(source, [np.broadcast_to(centre, shape)] * len(source)),
+        "training_mean": _report_on(source, [np.broadcast_to(mean_map, shape)] * len(source)),
     }
-    for name, prior in priors.items():
-        still = [np.broadcast_to(prior, item["maps"].shape) for item in items]
-        frames = [frame_scores(item, m) for item, m in zip(items, still, strict=True)]
-        scores[name] = _mean_scores(frames)
-    return scores
+
+
+def _report_on(source: loader.SaliencySource, maps: Sequence[np.ndarray]) -> dict[str, float]:
+    """All metrics of the maps of each record, (T, h, w) each."""
+    looked = {c: np.zeros(maps[0].shape[1:]) for c in source.contents}
+    for index, content in enumerate(source.contents):
+        looked[content] += source[index]["fixations"].sum(0)
+    everywhere = sum(looked.values())
+    videos, steady = [], []
+    for index, content in enumerate(source.contents):
+        item, others = source[index], everywhere - looked[content]
+        scorers = {**ALL, "auc_shuffled": _shuffled(others)}
+        videos.append(frame_scores(item, maps[index], scorers))
+        steady.append(saliency_metrics.temporal_consistency(maps[index], item["frames"]))
+    return {**mean_scores(videos), "temporal_consistency": float(np.nanmean(steady))}
+
+
+def _shuffled(others: np.ndarray) -> Metric:
+    def score(m: np.ndarray, truth: np.ndarray, fixations: np.ndarray) -> float:
+        return saliency_metrics.auc_shuffled(m, fixations, others, seed=0)
+
+    return score

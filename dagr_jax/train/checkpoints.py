@@ -1,7 +1,7 @@
 """Checkpoints: one folder a step, written by Orbax, complete or absent.
 
     DIR/<step>/variables   params and batch_stats of the complete model: all that scoring reads
-              /state       step and optimizer state
+              /state       step, optimizer state, and where the above is an average the weights
               /data        position of the Grain iterator
               /meta        JSON: how to use it and what must not change on resume
               /metrics     JSON: validation metrics at that step
@@ -10,10 +10,8 @@ Kept are the latest step, to go on from, and the best by one validation metric, 
 """
 
 import dataclasses
-import json
 import logging
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,20 +21,19 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from dagr_jax import __version__
 from dagr_jax.train.mesh import fresh_copy
+from dagr_jax.train.meta import (
+    BY_SRCC,
+    READ_ERRORS,
+    Best,
+    CheckpointError,
+    best_step,
+    finite_or_none,
+    read_meta,
+    refuse_differences,
+    unreadable,
+)
 from dagr_jax.train.state import TrainState, Tree
-
-# A run goes on only from a checkpoint that agrees with it in all of these.
-MUST_MATCH = ("model", "version", "config_digest", "worker_count")
-
-
-# What Orbax and TensorStore raise on files that are cut, lost or of another format.
-READ_ERRORS = (ValueError, OSError, KeyError, TypeError, RuntimeError)
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, incomplete, or of another run. One line."""
 
 
 class _NotOrbax(logging.Filter):
@@ -48,72 +45,6 @@ class _NotOrbax(logging.Filter):
 
 
 _quiet = _NotOrbax()
-
-
-def make_meta(
-    *,
-    model: str,
-    model_args: Mapping[str, Any],
-    preset: str,
-    dataset: str,
-    mos_range: tuple[float, float] | None,
-    sampling: Mapping[str, Any],
-    resize: Mapping[str, Any],
-    config_digest: str,
-    worker_count: int,
-) -> dict[str, Any]:
-    """What a checkpoint says of itself, as JSON.
-
-    Args:
-      model: name in registry.MODELS.
-      model_args: fields of that `Model`: `Model(**model_args)` builds it again.
-      preset: 'paper' or 'release'.
-      dataset: name in registry.DATASETS.
-      mos_range: (lowest, highest) MOS, the ends of the [0, 1] scale; None for a saliency stage.
-      sampling: how frames are chosen, e.g. {'num_frames': 8, 'rule': 'linspace'}.
-      resize: how they are resized, e.g. {'size': [224, 398], 'antialias': False}.
-      config_digest: digest of the stage's config; another digest is refused on resume.
-      worker_count: Grain worker processes; the iterator's state depends on it.
-    """
-    return {
-        "model": model,
-        "model_args": dict(model_args),
-        "preset": preset,
-        "dataset": dataset,
-        "mos_range": None if mos_range is None else list(mos_range),
-        "sampling": dict(sampling),
-        "resize": dict(resize),
-        "config_digest": config_digest,
-        "worker_count": worker_count,
-        "version": __version__,
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class Best:
-    """Which validation metric chooses the checkpoint to use. Ties go to the later step."""
-
-    metric: str = "srcc"
-    mode: str = "max"
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("max", "min"):
-            raise ValueError(f"best.mode={self.mode!r} must be max or min")
-
-    def rank(self, metrics: Mapping[str, Any] | None) -> float:
-        """Larger is better; −inf where the metric is missing or undefined (NaN)."""
-        value = (metrics or {}).get(self.metric)
-        if value is None or math.isnan(value):
-            return -math.inf
-        return float(value) if self.mode == "max" else -float(value)
-
-
-BY_SRCC = Best("srcc", "max")
-
-
-def finite_or_none(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Metrics for JSON, which has no NaN: an undefined one (SRCC of constants) becomes null."""
-    return {k: float(v) if math.isfinite(v) else None for k, v in metrics.items()}
 
 
 class Checkpoints:
@@ -171,7 +102,7 @@ class Checkpoints:
     @property
     def best_step(self) -> int | None:
         """The step with the best metric; the latest where none has one; None without any."""
-        return _best_step(self.directory)
+        return best_step(self.directory)
 
     def save(
         self,
@@ -185,7 +116,7 @@ class Checkpoints:
 
         Args:
           step: train steps done; must exceed the latest saved step.
-          state: its variables are written whole, frozen parts included.
+          state: its variables to use are written whole, frozen parts included.
           data_iter: its position after the last batch of `step`.
           metrics: validation metrics, or None where nothing was measured.
           meta: see `make_meta`.
@@ -206,8 +137,8 @@ class Checkpoints:
             "best": None if self.best is None else dataclasses.asdict(self.best),
         }
         items = {
-            "variables": ocp.args.StandardSave(state.variables()),
-            "state": ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+            "variables": ocp.args.StandardSave(state.variables_to_use()),
+            "state": ocp.args.StandardSave(_progress(state)),
             "meta": ocp.args.JsonSave(written),
         }
         if data_iter is not None:
@@ -235,9 +166,8 @@ class Checkpoints:
         if step is None:
             return None
         where = self.directory / str(step)
-        _refuse_differences(where, _read_meta(where), meta)
-        progress = {"step": template.step, "opt_state": template.opt_state}
-        whole = {"variables": template.variables(), "state": progress}
+        refuse_differences(where, read_meta(where), meta)
+        whole = {"variables": template.variables_to_use(), "state": _progress(template)}
         items: dict[str, Any] = {
             name: ocp.args.StandardRestore(jax.tree.map(_abstract, tree))
             for name, tree in whole.items()
@@ -252,19 +182,27 @@ class Checkpoints:
         except CheckpointError:
             raise
         except READ_ERRORS as error:
-            raise _unreadable(where, error) from error
+            raise unreadable(where, error) from error
         # A restored buffer may be shared with the reader; the train step donates its input.
         variables, progress = fresh_copy((restored["variables"], restored["state"]))
-        return template.replace(
-            step=progress["step"],
-            opt_state=progress["opt_state"],
-            params={k: variables["params"][k] for k in template.params},
-            batch_stats={k: variables["batch_stats"][k] for k in template.batch_stats},
-            frozen={
-                kind: {k: variables[kind][k] for k in part}
-                for kind, part in template.frozen.items()
-            },
-        )
+        used = {
+            "params": {k: variables["params"][k] for k in template.params},
+            "batch_stats": {k: variables["batch_stats"][k] for k in template.batch_stats},
+        }
+        frozen = {
+            kind: {k: variables[kind][k] for k in part} for kind, part in template.frozen.items()
+        }
+        if template.average is not None:
+            return template.replace(**progress, frozen=frozen, average=used)
+        return template.replace(**progress, **used, frozen=frozen)
+
+
+def _progress(state: TrainState) -> dict[str, Tree]:
+    """What going on needs beside the variables to use, by the fields of the state."""
+    progress = {"step": state.step, "opt_state": state.opt_state}
+    if state.average is not None:
+        progress |= {"params": state.params, "batch_stats": state.batch_stats}
+    return progress
 
 
 def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
@@ -286,15 +224,15 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
     _silence_orbax()
     given = Path(path).resolve()
     for folder in (given / "vqa", given):
-        if any(_steps(folder)):
+        if best_step(folder) is not None:
             break
     else:
         raise CheckpointError(
             f"{path}: no complete checkpoint in it or in its vqa/; "
             "name the workdir of a finished run, or its vqa/ or saliency/ folder"
         )
-    where = folder / str(_best_step(folder))
-    meta = _read_meta(where)
+    where = folder / str(best_step(folder))
+    meta = read_meta(where)
     try:
         # The shardings on disk name the devices of the run that wrote; here is this host's.
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -305,58 +243,13 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
         with ocp.StandardCheckpointer() as reader:
             return reader.restore(where / "variables", template), meta
     except READ_ERRORS as error:
-        raise _unreadable(where, error) from error
+        raise unreadable(where, error) from error
 
 
 def _silence_orbax() -> None:
     logger = logging.getLogger("absl")
     if _quiet not in logger.filters:
         logger.addFilter(_quiet)
-
-
-def _steps(directory: Path) -> Iterator[int]:
-    """Steps whose write was finished: Orbax renames a folder into place as its last act."""
-    if directory.is_dir():
-        for child in directory.iterdir():
-            if child.name.isdigit() and (child / "_CHECKPOINT_METADATA").exists():
-                yield int(child.name)
-
-
-def _best_step(directory: Path) -> int | None:
-    """The best step by the metric that the latest names; the latest where none has it."""
-    metas = {step: _read_meta(directory / str(step)) for step in _steps(directory)}
-    if not metas:
-        return None
-    chosen = metas[max(metas)]["best"]
-    if chosen is None:
-        return max(metas)
-    best = Best(**chosen)
-    return max(metas, key=lambda step: (best.rank(metas[step]["metrics"]), step))
-
-
-def _read_meta(where: Path) -> dict[str, Any]:
-    try:
-        return json.loads((where / "meta" / "metadata").read_text())
-    except READ_ERRORS as error:
-        raise _unreadable(where, error) from error
-
-
-def _unreadable(where: Path, error: Exception) -> CheckpointError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return CheckpointError(f"{where}: cannot be read ({first}); delete this folder to fall back")
-
-
-def _refuse_differences(where: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    differs = [
-        f"{key} {stored.get(key)!r} there, {wanted[key]!r} here"
-        for key in MUST_MATCH
-        if key in wanted and stored.get(key) != wanted[key]
-    ]
-    if differs:
-        raise CheckpointError(
-            f"{where}: is of another run ({'; '.join(differs)}); "
-            "restore these settings or use a new workdir"
-        )
 
 
 def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
@@ -375,7 +268,7 @@ def _stored(item: Path) -> Tree:
 def _refuse_shapes(where: Path, wanted: Mapping[str, Tree]) -> None:
     """Two-sided check of names and shapes, before anything is read."""
     for item, tree in wanted.items():
-        there, here = _shapes(_stored(where / item)), _shapes(tree)
+        there, here = tree_shapes(_stored(where / item)), tree_shapes(tree)
         for name in sorted(there.keys() | here.keys()):
             if there.get(name) != here.get(name):
                 raise CheckpointError(
@@ -385,7 +278,8 @@ def _refuse_shapes(where: Path, wanted: Mapping[str, Tree]) -> None:
                 )
 
 
-def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+def tree_shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    """Shape of each leaf by its path, such as 'params/vqa/resnet/conv1/kernel'."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path): (

@@ -1,11 +1,10 @@
 """The one training loop: resume, step, log, evaluate, save."""
 
 import dataclasses
-import json
 import math
-import os
-import sys
-import time
+import signal
+import threading
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,21 +14,24 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from dagr_jax.train import mesh as mesh_lib
-from dagr_jax.train.checkpoints import BY_SRCC, Best, Checkpoints, finite_or_none
+from dagr_jax.train.checkpoints import Checkpoints
+from dagr_jax.train.log import RunLog
+from dagr_jax.train.meta import BY_SRCC, Best, finite_or_none
 from dagr_jax.train.state import OptimConfig, TrainState, make_optimizer, make_schedule
 from dagr_jax.train.steps import Task, make_train_step
 
 Evaluate = Callable[[TrainState], Mapping[str, float]]
+Pictures = Callable[[TrainState], Mapping[str, np.ndarray]]
 
 
 class StageConfig(Protocol):
     """The section of a config that one training stage reads (plain data, no defaults).
 
     Attributes:
-      steps: train steps of the whole run.
+      steps: train steps of the whole run; 0 keeps the variables as they come.
+      epoch_steps: train steps of an epoch.
       eval_every: evaluate and save every so many steps, and after the last.
       log_every: one line of log.jsonl every so many steps.
       batch_size: global batch, over all devices and hosts.
@@ -38,6 +40,7 @@ class StageConfig(Protocol):
     """
 
     steps: int
+    epoch_steps: int
     eval_every: int
     log_every: int
     batch_size: int
@@ -47,6 +50,10 @@ class StageConfig(Protocol):
 
 class TrainingError(RuntimeError):
     """Training cannot go on. One line: step, cause, mend."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended a run; its last step is saved."""
 
 
 def fit(
@@ -61,12 +68,15 @@ def fit(
     meta: Mapping[str, Any],
     mesh: Mesh,
     best: Best | None = BY_SRCC,
+    pictures: Pictures | None = None,
 ) -> TrainState:
     """Trains one stage to its last step, from its latest checkpoint if there is one.
 
     A stage that was finished returns at once. On CPU an interrupted and resumed run gives the
     bits of an uninterrupted one: draws depend on (seed, step, record) alone, and state and data
     position are saved together.
+
+    Ctrl-C and SIGTERM save the step that is done and leave; a second Ctrl-C leaves at once.
 
     Args:
       name: stage; its checkpoints and log.jsonl lie in `workdir/name`.
@@ -78,9 +88,10 @@ def fit(
         share of the global batch. Moved to the checkpoint's position on resume.
       evaluate: state → validation metrics, which must hold the one that `best` names; None: none.
       workdir: of the run.
-      meta: see checkpoints.make_meta.
+      meta: see meta.make_meta.
       mesh: devices, see mesh.make_mesh.
       best: which checkpoint to keep beside the latest.
+      pictures: state → name and RGB picture (H, W, 3) uint8, for TensorBoard at each evaluation.
 
     Returns:
       The state after the last step, replicated over the mesh.
@@ -89,22 +100,25 @@ def fit(
       ValueError: the batch does not divide over the devices.
       CheckpointError: the checkpoint is of another run, or unreadable.
       TrainingError: a loss that is not finite, or data that ends.
+      Interrupted: Ctrl-C or SIGTERM, once what is done is saved.
     """
     mesh_lib.check_divides(config.batch_size, mesh)
     folder = Path(workdir) / name
-    schedule = make_schedule(config.optim, config.steps)
-    tx = make_optimizer(config.optim, config.steps)
-    step_fn = mesh_lib.jit_train_step(make_train_step(task.loss, tx), mesh)
+    optim = config.optim
+    schedule = make_schedule(optim, config.steps, config.epoch_steps)
+    tx = make_optimizer(optim, config.steps, config.epoch_steps)
+    step_fn = mesh_lib.jit_train_step(make_train_step(task.loss, tx, optim.ema), mesh)
     key = jax.device_put(jax.random.key(config.seed), mesh_lib.replicated(mesh))
-    state = mesh_lib.replicate(state, mesh)
+    state = mesh_lib.replicate(state.with_average() if optim.ema else state, mesh)
     with Checkpoints(folder, best if evaluate is not None else None) as checkpoints:
         state = checkpoints.restore_latest(state, train_iter, meta) or state
         first = int(state.step)
         if first >= config.steps:
+            if checkpoints.latest_step is None:  # of no steps: the start is the result
+                checkpoints.save(first, state, train_iter, None, meta)
             return state
-        log = _Log(folder / "log.jsonl", name, first, config)
         pending: _Pending | None = None
-        try:
+        with RunLog(folder, name, first, config.steps, config.batch_size) as log, _Stop() as stop:
             for step in range(first + 1, config.steps + 1):
                 batch = _next_batch(train_iter, config.batch_size, step)
                 state, metrics = step_fn(state, mesh_lib.put_batch(batch, mesh), key)
@@ -113,23 +127,62 @@ def fit(
                 log.add(pending)
                 pending = _Pending(step, metrics, batch)
                 due = step % config.eval_every == 0 or step == config.steps
-                if not due and step % config.log_every:
+                logged = due or step % config.log_every == 0
+                leave = stop.asked(step, everywhere=logged)
+                if not logged and not leave:
                     continue
                 log.add(pending)
                 pending = None
-                rate = float(schedule((step - 1) // config.optim.accumulate))
-                line = log.averages(step, rate)
+                if logged:
+                    line = log.averages(step, float(schedule((step - 1) // optim.accumulate)))
+                measured = None
                 if due:
                     measured = None if evaluate is None else dict(evaluate(state))
                     for metric, value in finite_or_none(measured or {}).items():
                         line[f"val_{metric}"] = value
                 # The line first: a run killed before its save comes back and drops the line.
-                log.write(line)
-                if due:
+                if logged:
+                    log.write(line, pictures(state) if due and pictures is not None else {})
+                if due or leave:
                     checkpoints.save(step, state, train_iter, measured, meta)
-        finally:
-            log.close()
+                if leave and step < config.steps:
+                    raise Interrupted(f"{name}: interrupted, saved at step {step}/{config.steps}")
     return state
+
+
+class _Stop:
+    """Remembers Ctrl-C and SIGTERM until the step is done. A context manager."""
+
+    def __enter__(self) -> "_Stop":
+        self._asked = False
+        self._before: dict[int, Any] = {}
+        # Python delivers signals to the main thread alone.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: types.FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def asked(self, step: int, *, everywhere: bool) -> bool:
+        """Whether to save and leave after this step; with several hosts all leave at one step.
+
+        Args:
+          step: the step that is done, the same on all hosts.
+          everywhere: with several hosts, whether to ask them all now; else nobody leaves.
+        """
+        if jax.process_count() == 1:
+            return self._asked
+        if not everywhere:
+            return False
+        return bool(np.any(multihost_utils.process_allgather(np.array(self._asked))))
 
 
 @dataclasses.dataclass
@@ -184,103 +237,6 @@ def _next_batch(
             "build the loader with the same batch_size"
         )
     return batch
-
-
-class _Log:
-    """log.jsonl, and progress on stderr: a bar on a terminal, plain lines elsewhere."""
-
-    def __init__(self, path: Path, name: str, first: int, config: StageConfig) -> None:
-        self.path, self.name, self.config = path, name, config
-        self.sums: dict[str, float] = {}
-        self.steps = 0
-        self.writes = jax.process_index() == 0
-        terminal = sys.stderr.isatty()
-        self.lines = self.writes and not terminal
-        if self.writes:
-            self.before = _drop_lines_after(path, first)
-        else:
-            self.before = 0.0
-        self.bar = tqdm(
-            total=config.steps,
-            initial=first,
-            desc=name,
-            unit="step",
-            dynamic_ncols=True,
-            disable=not (terminal and self.writes),
-        )
-        self.begin = self.mark = time.perf_counter()
-        self.timed = 0  # steps since `mark`
-        self.warm = False
-
-    def add(self, pending: _Pending | None) -> None:
-        """Takes a finished step into the running averages."""
-        if pending is None:
-            return
-        for key, value in pending.read().items():
-            self.sums[key] = self.sums.get(key, 0.0) + value
-        self.steps += 1
-        self.timed += 1
-        self.bar.update()
-        if not self.warm:  # the first step compiles: it would spoil rate and ETA
-            self.warm, self.timed, self.mark = True, 0, time.perf_counter()
-
-    def averages(self, step: int, learning_rate: float) -> dict[str, float | None]:
-        """Means since the last line; the rate leaves out compilation and evaluation."""
-        now = time.perf_counter()
-        line: dict[str, float | None] = {"step": step}
-        line |= {key: total / self.steps for key, total in self.sums.items()}
-        line["learning_rate"] = learning_rate
-        rate = self.timed / (now - self.mark) if self.timed else None
-        line["steps_per_second"] = rate
-        line["clips_per_second"] = rate and rate * self.config.batch_size
-        line["seconds"] = self.before + now - self.begin
-        return line
-
-    def write(self, line: dict[str, float | None]) -> None:
-        """Appends the line, shows it, and starts the next interval."""
-        if self.writes:
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        scores = {k: v for k, v in line.items() if k == "loss" or k.startswith("val_")}
-        text = "  ".join(
-            f"{k} {'undefined' if v is None else f'{v:.4g}'}" for k, v in scores.items()
-        )
-        self.bar.set_postfix_str(text)
-        if self.lines:
-            rate, step = line["steps_per_second"], int(line["step"] or 0)
-            left = self.config.steps - step
-            if rate:
-                text += f"  {rate * self.config.batch_size:.3g} clips/s"
-                text += f"  ETA {tqdm.format_interval(left / rate)}"
-            print(f"{self.name} {step}/{self.config.steps}  {text}", file=sys.stderr, flush=True)
-        self.sums, self.steps, self.timed = {}, 0, 0
-        self.mark = time.perf_counter()
-
-    def close(self) -> None:
-        self.bar.close()
-
-
-def _drop_lines_after(path: Path, step: int) -> float:
-    """Removes what an interrupted run logged after the step it resumes from.
-
-    Returns:
-      Seconds trained up to there.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept, seconds = [], 0.0
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:  # the last line of a killed run may be torn
-            break
-        if line["step"] > step:
-            break
-        kept.append(text + "\n")
-        seconds = line["seconds"]
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(kept))
-    os.replace(fresh, path)
-    return seconds
 
 
 def predict_all(

@@ -4,8 +4,10 @@ Imports jax, flax and optax alone, so that a train step can be built where nothi
 installed.
 """
 
+import functools
 import math
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -24,23 +26,34 @@ class OptimConfig(Protocol):
         (decoupled weight decay).
       learning_rate: the peak rate.
       weight_decay: 0 switches it off.
-      schedule: 'cosine' (from the peak to `end_value`) or 'constant'.
+      schedule: 'cosine' (from the peak to `end_value`, over the whole run), 'torch_cosine'
+        (PyTorch's CosineAnnealingLR: it changes once an epoch and rises again after `period`
+        epochs) or 'constant'.
+      period: T_max of 'torch_cosine', in epochs; 0 elsewhere.
       warmup_steps: optimizer updates over which the rate rises linearly to the peak.
-      end_value: the rate at the end of the cosine.
+      end_value: the lowest rate of a cosine.
       b2: decay of Adam's second moments; its memory is about 1 / (1 − b2) updates.
       clip_norm: gradients are scaled down to this global L2 norm; 0 switches it off.
       accumulate: train steps whose gradients are averaged into one optimizer update.
+      ema: decay of the average of the weights, which is then what is evaluated, kept and used;
+        0 switches it off. It warms up: min(ema, (1 + t) / (10 + t)) at step t.
+      groups: rules (regular expression, rate, decay); the first that matches the whole of a
+        parameter's name, such as 'vqa/resnet/conv1/kernel', multiplies its learning rate and
+        its weight decay. A rate of 0 freezes. Empty: everything as it is.
     """
 
     name: str
     learning_rate: float
     weight_decay: float
     schedule: str
+    period: int
     warmup_steps: int
     end_value: float
     b2: float
     clip_norm: float
     accumulate: int
+    ema: float
+    groups: Sequence[tuple[str, float, float]]
 
 
 class TrainState(struct.PyTreeNode):
@@ -56,6 +69,8 @@ class TrainState(struct.PyTreeNode):
       batch_stats: running statistics of the trained part.
       opt_state: Optax state.
       frozen: {'params': …, 'batch_stats': …} of the untrained parts; both may be empty.
+      average: {'params': …, 'batch_stats': …}, the running average of the trained part; None
+        where none is kept.
     """
 
     step: jax.Array
@@ -63,14 +78,39 @@ class TrainState(struct.PyTreeNode):
     batch_stats: Tree
     opt_state: Tree
     frozen: Tree
+    average: Tree | None = None
 
     def variables(self, params: Tree | None = None) -> dict[str, Tree]:
-        """The complete variables for `Model.apply`, with `params` in place of the state's own."""
+        """The complete variables for a train step, with `params` in place of the state's own."""
         own = self.params if params is None else params
+        return self._complete(own, self.batch_stats)
+
+    def variables_to_use(self) -> dict[str, Tree]:
+        """The complete variables to evaluate, keep and score with: the average where one is."""
+        if self.average is None:
+            return self.variables()
+        return self._complete(self.average["params"], self.average["batch_stats"])
+
+    def _complete(self, params: Tree, batch_stats: Tree) -> dict[str, Tree]:
         return {
-            "params": {**self.frozen["params"], **own},
-            "batch_stats": {**self.frozen["batch_stats"], **self.batch_stats},
+            "params": {**self.frozen["params"], **params},
+            "batch_stats": {**self.frozen["batch_stats"], **batch_stats},
         }
+
+    def with_average(self) -> "TrainState":
+        """The same state, which also averages its weights from here on."""
+        return self.replace(average={"params": self.params, "batch_stats": self.batch_stats})
+
+    def averaged(self, decay: float) -> "TrainState":
+        """The state after its weights have entered their average."""
+        t = self.step.astype(jnp.result_type(float))
+        keep = jnp.minimum(decay, (1 + t) / (10 + t))
+        now = {"params": self.params, "batch_stats": self.batch_stats}
+
+        def mix(old: jax.Array, new: jax.Array) -> jax.Array:
+            return (keep * old + (1 - keep) * new).astype(old.dtype)
+
+        return self.replace(average=jax.tree.map(mix, self.average, now))
 
 
 def create_state(
@@ -108,16 +148,18 @@ def create_state(
     )
 
 
-def make_schedule(optim: OptimConfig, total_steps: int) -> optax.Schedule:
+def make_schedule(optim: OptimConfig, total_steps: int, epoch_steps: int = 1) -> optax.Schedule:
     """The learning rate as a function of optimizer updates done (REFERENCE.md §2, §3: cosine).
 
     Args:
       optim: see `OptimConfig`.
       total_steps: train steps of the whole run (micro-batches when accumulating); the cosine
         ends with the last update.
+      epoch_steps: train steps of an epoch, which 'torch_cosine' counts in.
 
     Raises:
-      ValueError: unknown schedule, or a warm-up that fills the whole run.
+      ValueError: unknown schedule, a warm-up that fills the whole run, or 'torch_cosine' without
+        a period.
     """
     updates = math.ceil(total_steps / optim.accumulate)
     peak, warmup = optim.learning_rate, optim.warmup_steps
@@ -129,10 +171,14 @@ def make_schedule(optim: OptimConfig, total_steps: int) -> optax.Schedule:
     if optim.schedule == "cosine":
         alpha = optim.end_value / peak if peak else 0.0
         main = optax.cosine_decay_schedule(peak, max(updates - warmup, 1), alpha)
+    elif optim.schedule == "torch_cosine":
+        main = _torch_cosine(optim, epoch_steps)
     elif optim.schedule == "constant":
         main = optax.constant_schedule(peak)
     else:
-        raise ValueError(f"optim.schedule={optim.schedule!r} is unknown; use cosine or constant")
+        raise ValueError(
+            f"optim.schedule={optim.schedule!r} is unknown; use cosine, torch_cosine or constant"
+        )
     if not warmup:
         return main
     # Starts one notch above zero: a first update at rate 0 would be a wasted batch.
@@ -140,27 +186,101 @@ def make_schedule(optim: OptimConfig, total_steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, main], [warmup])
 
 
-def make_optimizer(optim: OptimConfig, total_steps: int) -> optax.GradientTransformation:
-    """Clip, Adam or AdamW, schedule, and accumulation, from the config.
+def _torch_cosine(optim: OptimConfig, epoch_steps: int) -> optax.Schedule:
+    if optim.period < 1:
+        raise ValueError(
+            f"optim.period={optim.period}: torch_cosine wants its T_max, in epochs; set it"
+        )
+
+    def rate(update: jax.typing.ArrayLike) -> jax.Array:
+        epoch = jnp.asarray(update) * optim.accumulate // epoch_steps
+        swing = (1 + jnp.cos(jnp.pi * epoch / optim.period)) / 2
+        return optim.end_value + (optim.learning_rate - optim.end_value) * swing
+
+    return rate
+
+
+def make_optimizer(
+    optim: OptimConfig, total_steps: int, epoch_steps: int = 1
+) -> optax.GradientTransformation:
+    """Clip, Adam or AdamW, schedule, groups of parameters and accumulation, from the config.
 
     Raises:
-      ValueError: an unknown optimizer or schedule, or accumulate < 1.
+      ValueError: an unknown optimizer or schedule, or accumulate < 1; from `init`: a parameter
+        that no group covers, or a group that covers none.
     """
     if optim.accumulate < 1:
         raise ValueError(f"optim.accumulate={optim.accumulate} must be at least 1")
-    schedule = make_schedule(optim, total_steps)
-    parts = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
-    if optim.name == "adamw":
-        parts.append(optax.adamw(schedule, b2=optim.b2, weight_decay=optim.weight_decay))
-    elif optim.name == "adam":
-        if optim.weight_decay:
-            parts.append(optax.add_decayed_weights(optim.weight_decay))
-        parts.append(optax.adam(schedule, b2=optim.b2))
-    else:
+    if optim.name not in ("adam", "adamw"):
         raise ValueError(f"optim.name={optim.name!r} is unknown; use adam or adamw")
+    schedule = make_schedule(optim, total_steps, epoch_steps)
+
+    def adam(rate: float, decay: float) -> optax.GradientTransformation:
+        if not rate:
+            return optax.set_to_zero()
+
+        def scaled(update: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+            return rate * schedule(update)
+
+        own_rate = schedule if rate == 1 else scaled
+        weight_decay = decay * optim.weight_decay
+        if optim.name == "adamw":
+            return optax.adamw(own_rate, b2=optim.b2, weight_decay=weight_decay)
+        plain = optax.adam(own_rate, b2=optim.b2)
+        if not weight_decay:
+            return plain
+        return optax.chain(optax.add_decayed_weights(weight_decay), plain)
+
+    parts = []
+    if optim.clip_norm:
+        if any(not rate for _, rate, _ in optim.groups):
+            # What is frozen has no part in the norm.
+            parts.append(_by_group(optim, lambda rate, _: _pass_or_stop(rate)))
+        parts.append(optax.clip_by_global_norm(optim.clip_norm))
+    parts.append(_by_group(optim, adam) if optim.groups else adam(1.0, 1.0))
     tx = optax.chain(*parts)
     if optim.accumulate == 1:
         return tx
     # Clipping is inside: it acts on the averaged gradient, as on one large batch.
     multi = optax.MultiSteps(tx, optim.accumulate, accumulator_dtype=jnp.result_type(float))
     return multi.gradient_transformation()
+
+
+def _pass_or_stop(rate: float) -> optax.GradientTransformation:
+    return optax.identity() if rate else optax.set_to_zero()
+
+
+def _by_group(
+    optim: OptimConfig, make: Callable[[float, float], optax.GradientTransformation]
+) -> optax.GradientTransformation:
+    """One transformation for each group, made from its rate and decay."""
+    return optax.multi_transform(
+        {str(i): make(rate, decay) for i, (_, rate, decay) in enumerate(optim.groups)},
+        functools.partial(_labels, [pattern for pattern, _, _ in optim.groups]),
+    )
+
+
+def _labels(patterns: Sequence[str], params: Tree) -> Tree:
+    """The number of the first pattern that matches each parameter's whole name, as a string."""
+    uncovered, used = [], set()
+
+    def label(path: Sequence[Any], _: Any) -> str:
+        name = "/".join(str(part.key) for part in path)
+        for number, pattern in enumerate(patterns):
+            if re.fullmatch(pattern, name):
+                used.add(number)
+                return str(number)
+        uncovered.append(name)
+        return ""
+
+    labels = jax.tree_util.tree_map_with_path(label, params)
+    if uncovered:
+        raise ValueError(
+            f"optim.groups covers no {', '.join(uncovered)}; end it with ('.*', 1.0, 1.0)"
+        )
+    if idle := [p for number, p in enumerate(patterns) if number not in used]:
+        raise ValueError(
+            f"optim.groups: {', '.join(map(repr, idle))} matches no parameter that an earlier "
+            "rule has not; mend or drop it"
+        )
+    return labels

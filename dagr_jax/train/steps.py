@@ -41,7 +41,7 @@ class Task(Protocol):
 
 
 def make_train_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation
+    loss_fn: LossFn, tx: optax.GradientTransformation, ema: float = 0.0
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """Builds `step(state, batch, key) -> (state, metrics)`.
 
@@ -49,6 +49,7 @@ def make_train_step(
       loss_fn: (variables, batch, key) → (loss, (new batch_stats, metrics)); only `state.params`
         is differentiated, and of the new statistics only those of the trained part are kept.
       tx: the optimizer that made `state.opt_state`.
+      ema: decay of the weights' average; the state must have one then (`with_average`).
 
     Returns:
       A pure function. `key` is the run's base key, the same at every step: the step number is
@@ -70,6 +71,8 @@ def make_train_step(
             batch_stats={name: stats[name] for name in state.batch_stats},
             opt_state=opt_state,
         )
+        if ema:
+            new_state = new_state.averaged(ema)
         return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
 
     return step

@@ -8,13 +8,8 @@ import pytest
 
 from dagr_jax import __version__
 from dagr_jax.train import mesh as meshes
-from dagr_jax.train.checkpoints import (
-    BY_SRCC,
-    Best,
-    CheckpointError,
-    Checkpoints,
-    load_variables,
-)
+from dagr_jax.train.checkpoints import Checkpoints, load_variables
+from dagr_jax.train.meta import BY_SRCC, Best, CheckpointError
 
 from .tiny import batches, meta, same_bits, stage, tiny_state
 

@@ -1,15 +1,20 @@
 import json
 import math
+import os
+import signal
+import struct
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from dagr_jax.train import mesh as meshes
-from dagr_jax.train.checkpoints import CheckpointError, load_variables
-from dagr_jax.train.loop import TrainingError, fit, predict_all
+from dagr_jax.train.checkpoints import load_variables
+from dagr_jax.train.loop import Interrupted, TrainingError, fit, predict_all
+from dagr_jax.train.meta import CheckpointError
 
 from .tiny import batches, meta, optim, records, same_bits, stage, tiny_state
 
@@ -20,7 +25,7 @@ def evaluator(task):
     target = np.stack([r["target"] for r in data])
 
     def evaluate(state):
-        out = task.predict(state.variables(), {"x": x})
+        out = task.predict(state.variables_to_use(), {"x": x})
         return {"srcc": float(np.corrcoef(out, target)[0, 1])}
 
     return evaluate
@@ -215,3 +220,90 @@ def test_predict_all_gives_each_record_once(eight_devices):
     wanted = task.predict(state.variables(), {"x": jnp.stack([r["x"] for r in rows])})
     # The same matrix product in another batch size: float32 rounding.
     np.testing.assert_allclose(values, wanted, atol=1e-6)
+
+
+def test_the_average_is_what_is_measured_kept_and_resumed(tmp_path):
+    config = stage(steps=12, eval_every=4, log_every=4, optim=optim(ema=0.9))
+    plain = train(tmp_path / "plain", stage(steps=12, eval_every=4, log_every=4))
+    whole = train(tmp_path / "whole", config)
+    assert same_bits(whole.params, plain.params)  # averaging changes no step
+    kept = load_variables(tmp_path / "whole")[0]
+    assert same_bits(kept["params"], whole.average["params"])
+    assert not same_bits(kept["params"], whole.params)
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", config, data=killed_after(batches(), 9))
+    resumed = train(tmp_path / "killed", config)
+    assert same_bits((resumed.params, resumed.average), (whole.params, whole.average))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step_and_nothing_is_lost(tmp_path, whole, number):
+    data = batches()
+
+    class Signalling(type(data)):
+        def __next__(self):
+            self.given = getattr(self, "given", 0) + 1
+            if self.given == 9:
+                os.kill(os.getpid(), number)
+            return super().__next__()
+
+    data.__class__ = Signalling
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="vqa: interrupted, saved at step 9/16"):
+        train(tmp_path, SHORT, data=data)
+    assert signal.getsignal(number) is before
+    # The log's next line averages fewer steps; everything else is as it would have been.
+    assert same_bits(whole[1], train(tmp_path, SHORT))
+    ours, theirs = load_variables(tmp_path), load_variables(whole[0])
+    assert same_bits(ours[0], theirs[0]) and ours[1] == theirs[1]
+
+
+def test_a_run_of_no_steps_keeps_its_start(tmp_path):
+    config = stage(steps=0, optim=optim(warmup_steps=0))
+    _, state = tiny_state(config)
+    train(tmp_path, config)
+    variables, kept = load_variables(tmp_path)
+    assert same_bits(variables["params"], jax.device_get(state.params)) and kept["step"] == 0
+
+
+def events(folder):
+    """(step, tag, scalar or picture size) of TensorBoard's files, read as the records they are."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
+            at += 12 + length + 4  # length and its checksum before, checksum after
+            for value in event.summary.value:
+                picture = (value.image.height, value.image.width)
+                is_scalar = value.WhichOneof("value") == "simple_value"
+                found.append((event.step, value.tag, value.simple_value if is_scalar else picture))
+    return found
+
+
+def test_tensorboard_holds_the_log_and_the_pictures(tmp_path):
+    picture = np.zeros((4, 6, 3), np.uint8)
+    config = stage(steps=4, eval_every=4, log_every=2, optim=optim())
+    task, state = tiny_state(config)
+    fit(
+        name="vqa",
+        task=task,
+        config=config,
+        state=state,
+        train_iter=batches(),
+        evaluate=evaluator(task),
+        workdir=tmp_path,
+        meta=meta(),
+        mesh=meshes.make_mesh(jax.devices()[:1]),
+        pictures=lambda state: {f"at/{int(state.step)}": picture},
+    )
+    found = events(tmp_path / "vqa" / "tensorboard")
+    assert (4, "at/4", (4, 6)) in found
+    for line in log_of(tmp_path):
+        for key in set(line) - {"step"}:
+            # TensorBoard keeps float32.
+            assert (line["step"], key, pytest.approx(line[key], rel=1e-6)) in found
+    assert {"grad_norm", "learning_rate", "clips_per_second", "val_srcc"} <= {
+        t for _, t, _ in found
+    }

@@ -74,3 +74,72 @@ def test_frozen_parts_are_outside_the_optimizer_and_inside_the_variables():
     assert jax.tree.structure(state.variables()) == jax.tree.structure(variables)
     with pytest.raises(ValueError, match="cannot train quality: the parameters are saliency, vqa"):
         create_state(variables, tx, train_only=("quality",))
+
+
+def test_torch_cosine_rises_again_after_its_period_and_changes_once_an_epoch():
+    config = optim(
+        schedule="torch_cosine",
+        period=4,
+        learning_rate=1.0,
+        end_value=0.2,
+        warmup_steps=0,
+        accumulate=2,
+    )
+    schedule = make_schedule(config, 200, epoch_steps=6)  # three updates an epoch
+    rates = [float(schedule(update)) for update in range(30)]
+    # PyTorch's CosineAnnealingLR(T_max=4, eta_min=0.2) from 1: half-way 0.6, then back up.
+    epochs = [1.0, 0.2 + 0.4 * (1 + 2**-0.5), 0.6, 0.2 + 0.4 * (1 - 2**-0.5), 0.2]
+    wanted = [*epochs, *reversed(epochs[:-1]), epochs[1]]
+    np.testing.assert_allclose(rates, np.repeat(wanted, 3), rtol=1e-6)
+    with pytest.raises(ValueError, match="optim.period=0: torch_cosine wants its T_max"):
+        make_schedule(optim(schedule="torch_cosine"), 10)
+
+
+PARAMS = {"net": {"stem": {"kernel": jnp.array([3.0, 4.0])}, "head": {"bias": jnp.array([1.0])}}}
+GRADS = jax.tree.map(jnp.ones_like, PARAMS)
+
+
+def updates_of(groups, **changes):
+    fields = {"name": "adamw", "weight_decay": 0.5, "schedule": "constant", "warmup_steps": 0}
+    tx = make_optimizer(optim(groups=groups, **{"clip_norm": 0.0, **fields, **changes}), 10)
+    updates, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
+    return updates["net"]["stem"]["kernel"], updates["net"]["head"]["bias"], state
+
+
+def test_groups_scale_rate_and_decay_and_the_first_match_counts():
+    groups = ((r"net/stem/.*", 0.1, 1.0), (r".*/bias", 1.0, 0.0), (r".*", 5.0, 5.0))
+    with pytest.raises(ValueError, match="matches no parameter that an earlier rule has not"):
+        updates_of(groups)
+    kernel, bias, _ = updates_of(groups[:2])
+    # Adam's first step is the rate, 0.02; decoupled decay adds rate · decay · parameter.
+    np.testing.assert_allclose(kernel, -0.002 * (1 + 0.5 * np.array([3.0, 4.0])), rtol=1e-5)
+    np.testing.assert_allclose(bias, [-0.02], rtol=1e-5)
+    plain = updates_of(())[:2]
+    for ours, theirs in zip(updates_of(((".*", 1.0, 1.0),))[:2], plain, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_rate_of_zero_freezes_and_leaves_the_gradient_norm():
+    groups = ((r"net/stem/.*", 0.0, 1.0), (r".*", 1.0, 1.0))
+    kernel, _, state = updates_of(groups, clip_norm=0.5, name="adam", weight_decay=0.0)
+    np.testing.assert_array_equal(kernel, [0.0, 0.0])
+    # The norm is that of the bias alone, 1, so that 0.5 of it is left, and 0.1 of that in Adam.
+    mu = [x for x in jax.tree.leaves(optax.tree.get(state, "mu")) if x.shape == (1,)]
+    np.testing.assert_allclose(mu[0], [0.05], rtol=1e-6)
+
+
+def test_a_parameter_that_no_group_covers_is_an_error():
+    with pytest.raises(ValueError, match=r"covers no net/head/bias; end it with \('\.\*', 1.0"):
+        updates_of((("net/stem/.*", 1.0, 1.0),))
+
+
+def test_the_average_follows_the_weights_with_its_decay():
+    tx = make_optimizer(optim(), 10)
+    state = create_state({"params": {"w": jnp.zeros(1)}}, tx).with_average()
+    values, expected = [1.0, 2.0, 4.0], 0.0
+    for t, value in enumerate(values, start=1):
+        state = state.replace(params={"w": jnp.array([value])}, step=jnp.int32(t)).averaged(0.25)
+        keep = min(0.25, (1 + t) / (10 + t))
+        expected = keep * expected + (1 - keep) * value
+        assert state.variables_to_use()["params"]["w"] == pytest.approx(expected, rel=1e-6)
+        assert state.variables()["params"]["w"] == value

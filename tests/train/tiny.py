@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dagr_jax.train.checkpoints import make_meta
+from dagr_jax.train.meta import make_meta
 from dagr_jax.train.state import create_state, make_optimizer
 
 RECORDS = 24
@@ -65,18 +65,21 @@ def optim(**changes):
         "learning_rate": 0.02,
         "weight_decay": 0.0,
         "schedule": "cosine",
+        "period": 0,
         "warmup_steps": 2,
         "end_value": 0.0,
         "b2": 0.999,
         "clip_norm": 1.0,
         "accumulate": 1,
+        "ema": 0.0,
+        "groups": (),
     }
     return SimpleNamespace(**{**fields, **changes})
 
 
 def stage(**changes):
-    fields = {"steps": 40, "eval_every": 10, "log_every": 5, "batch_size": 8, "seed": 5}
-    return SimpleNamespace(**{**fields, "optim": optim(), **changes})
+    fields = {"steps": 40, "epoch_steps": 3, "eval_every": 10, "log_every": 5, "batch_size": 8}
+    return SimpleNamespace(**{**fields, "seed": 5, "optim": optim(), **changes})
 
 
 @functools.cache

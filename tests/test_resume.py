@@ -1,0 +1,163 @@
+"""The program killed in every stage, and stopped by Ctrl-C: what comes out is what would have."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dagr_jax.train.checkpoints import load_variables
+from tests.train.tiny import same_bits
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One compilation cache for all runs: compiling is nearly all of their time."""
+    return {
+        **os.environ,
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+@contextlib.contextmanager
+def program(workdir: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
+    """The main job at toy size, with a Grain worker, as leader of its own process group."""
+    command = [
+        *(sys.executable, "-m", "dagr_jax.main", "--config=tests/tiny_run.py"),
+        *(f"--workdir={workdir}", "--config.workers=1"),
+        *("--config.saliency.steps=12", "--config.vqa.steps=16"),
+    ]
+    with open(workdir.with_suffix(".log"), "a") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def finish(workdir: Path, environment: dict[str, str]) -> None:
+    with program(workdir, environment) as process:
+        assert process.wait(timeout=600) == 0, workdir.with_suffix(".log").read_text()[-2000:]
+
+
+def wait_for(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
+    until = time.monotonic() + 300
+    while not reached():
+        assert process.poll() is None, "the program ended before it could be stopped"
+        assert time.monotonic() < until, "the program does not get there"
+        time.sleep(0.01)
+
+
+def members(group: int) -> list[int]:
+    """Processes of a group that are alive (not zombies)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[2]) == group and fields[0] != "Z":
+                    found.append(int(entry.name))
+    return found
+
+
+def count(workdir: Path, pattern: str) -> int:
+    return sum(1 for _ in workdir.glob(pattern))
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def whole(environment, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    finish(workdir, environment)
+    return workdir
+
+
+def assert_same_run(workdir: Path, whole: Path) -> None:
+    for name in ("test/predictions.csv", "test/metrics.json", "data/labels.csv"):
+        assert (workdir / name).read_bytes() == (whole / name).read_bytes(), name
+    for stage in ("saliency", "vqa"):
+        ours, theirs = load_variables(workdir / stage), load_variables(whole / stage)
+        assert same_bits(ours[0], theirs[0]) and ours[1] == theirs[1]
+        steps = [sorted(p.name for p in (run / stage).iterdir()) for run in (workdir, whole)]
+        assert steps[0] == steps[1]  # no leftovers either
+    assert not list(workdir.glob(".*")) and not list(workdir.glob("*/.*.partial*"))
+
+
+def test_killed_inside_every_stage_and_restarted(whole, environment, tmp_path):
+    workdir = tmp_path / "run"
+    draw = random.Random(3)
+    videos, steps, shards = draw.randint(5, 40), draw.randint(3, 10), draw.randint(1, 20)
+    later, delay = draw.randint(3, 14), draw.uniform(0, 1)
+    log = workdir.with_suffix(".log")
+    points = {
+        "prepare": lambda: count(workdir, ".data.partial/videos/*.mp4") >= videos,
+        "saliency": lambda: lines(workdir / "saliency" / "log.jsonl") >= steps,
+        "maps": lambda: count(workdir, ".maps.partial/*.npz") >= shards,
+        "vqa": lambda: lines(workdir / "vqa" / "log.jsonl") >= later,
+        "test": lambda: "[vqa]" in log.read_text(),
+    }
+    for stage, reached in points.items():
+        with program(workdir, environment) as process:
+            wait_for(process, reached)
+            if stage == "test":
+                time.sleep(delay)
+            os.kill(process.pid, signal.SIGKILL)  # the program alone, not its workers
+            process.wait()
+            artifact = {"prepare": "data"}.get(stage, stage)
+            if stage in ("prepare", "maps", "test"):
+                assert not (workdir / artifact).exists(), f"{stage} was over"
+            else:
+                assert f"[{stage}]" not in log.read_text(), f"{stage} was over"
+            # Workers leave by themselves: none may write into what the next run begins.
+            until = time.monotonic() + 20
+            while members(process.pid):
+                assert time.monotonic() < until, (stage, members(process.pid))
+                time.sleep(0.05)
+    finish(workdir, environment)
+    assert_same_run(workdir, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_step_that_is_done(whole, environment, tmp_path, number):
+    workdir = tmp_path / "run"
+    log = workdir.with_suffix(".log")
+    with program(workdir, environment) as process:
+        wait_for(process, lambda: lines(workdir / "vqa" / "log.jsonl") >= 5)
+        # A terminal sends Ctrl-C to the whole group; a scheduler may send SIGTERM to it too.
+        os.killpg(process.pid, number)
+        assert process.wait(timeout=60) == 130
+    said = log.read_text().strip().splitlines()
+    assert said[-1].startswith("vqa: interrupted, saved at step ")
+    assert said[-1].endswith("; the same command goes on from here")
+    assert not any("Traceback" in line for line in said)
+    done = int(said[-1].split("step ")[1].split("/")[0])
+    assert max(int(p.name) for p in (workdir / "vqa").iterdir() if p.name.isdigit()) == done
+    finish(workdir, environment)
+    predictions = [run / "test" / "predictions.csv" for run in (workdir, whole)]
+    assert predictions[0].read_bytes() == predictions[1].read_bytes()
+    assert same_bits(load_variables(workdir)[0], load_variables(whole)[0])
+    assert np.isfinite(load_variables(workdir)[1]["metrics"]["srcc"])
