@@ -17,6 +17,9 @@ arithmetic is another field, `preset`.
 
 from ml_collections import config_dict
 
+# torchvision's IMAGENET1K_V1 weights of ResNet-50.
+IMAGENET = "timm/resnet50.tv_in1k"
+
 
 def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
     """The configuration of a run.
@@ -101,6 +104,9 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
     config.vqa = {
         "seed": seed,
         "init": "",
+        # ImageNet start of the ResNet-50: a .pth or .safetensors file with torchvision's names, or
+        # a Hugging Face id; "": random.
+        "backbone": "",
         "steps": 0,
         "epochs": 300,
         "batch_size": 5,
@@ -119,7 +125,10 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
         },
         "optim": _adam(learning_rate=1e-5),
     }
-    config.maps = {"batch_size": 4}
+    # window 0: the sampled frames are one window of the saliency net. Otherwise the net runs over
+    # every frame of the source file in windows of so many, and choice picks the maps that go with
+    # the sampled frames: "matched", "linspace" or "first" (`dagr_jax.video.sampling.map_indices`).
+    config.maps = {"window": 0, "choice": "matched", "batch_size": 4}
     config.test = {"batch_size": 4, "bootstrap": 1000}
     # Processes that read records beside the training process; 0: threads of it.
     config.workers = 2
@@ -149,7 +158,9 @@ def _adam(learning_rate: float) -> dict:
 
 
 def _paper(config: config_dict.ConfigDict) -> None:
-    """The paper's recipe: the fields as they stand above."""
+    """The paper's recipe: the fields as they stand above, and a backbone from ImageNet."""
+    config.vqa.backbone = IMAGENET
+    config.model.args.vqa.normalize = True
 
 
 def _release(config: config_dict.ConfigDict) -> None:
@@ -158,8 +169,12 @@ def _release(config: config_dict.ConfigDict) -> None:
     config.saliency.optim.update(
         {"schedule": "torch_cosine", "period": 20, "clip_norm": 1.0, "accumulate": 4}
     )
+    config.maps.update(
+        {"window": 8, "choice": "first" if config.dataset.name == "lsvq" else "linspace"}
+    )
     config.model.args.alpha = 0.0
     config.model.args.vqa.head = "spatial"
+    config.vqa.backbone = IMAGENET
     config.vqa.batch_size = 16
     config.vqa.augment.jitter = 0.2
     config.vqa.optim.update(

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,13 @@ import numpy as np
 
 from dagr_jax.registry import model_module
 from dagr_jax.train.checkpoints import load_variables
-from dagr_jax.video.decode import VideoInfo, read_clip
+from dagr_jax.train.meta import CheckpointError
+from dagr_jax.video.decode import VideoInfo, decode_frames, read_clip
 from dagr_jax.video.resize import resize_bilinear
-from dagr_jax.video.sampling import sample_indices
+from dagr_jax.video.sampling import map_indices, sample_indices, windows_of
+
+# (frame indices, whether antialiased) → those frames of a video, resized
+Read = Callable[[np.ndarray, bool], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +66,53 @@ class Result:
         return {**dataclasses.asdict(self), "mos_range": list(self.mos_range)}
 
 
+@dataclasses.dataclass(frozen=True)
+class MapPlan:
+    """How the saliency maps of a video's sampled frames are made.
+
+    Attributes:
+        window: 0: the sampled frames are one window of the saliency net, each map is of its frame.
+            Otherwise the net runs over every frame of the video, in consecutive windows of so
+            many, as the PyTorch release does, and `choice` picks the maps.
+        choice: See `video.sampling.map_indices`.
+        antialias: How the frames of these windows are resized.
+    """
+
+    window: int
+    choice: str
+    antialias: bool
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> "MapPlan":
+        """The plan of a checkpoint: the release's maps are made of antialiased frames."""
+        return cls(**meta["maps"], antialias=meta["preset"] == "release")
+
+    def maps(
+        self,
+        look: Callable[[np.ndarray], Any],
+        read: Read,
+        frames: np.ndarray,
+        length: int,
+    ) -> np.ndarray:
+        """Maps for the sampled frames; of every frame's windows only those are computed that count.
+
+        Args:
+            look: (1, window, H, W, 3) uint8 frames → their maps.
+            read: Of the video.
+            frames: (n,) indices of the sampled frames.
+            length: Frames of the video.
+
+        Returns:
+            (n, h, w) float32 in [0, 1].
+        """
+        chosen = map_indices(frames, length, self.choice)
+        windows, place = windows_of(chosen, length, self.window)
+        pictures = read(windows.reshape(-1), self.antialias)
+        pictures = pictures.reshape(*windows.shape, *pictures.shape[1:])
+        maps = np.concatenate([np.asarray(look(window[None])[0]) for window in pictures])
+        return maps[place]
+
+
 class Scorer:
     """A model with its weights, ready to score.
 
@@ -74,20 +125,31 @@ class Scorer:
         self.meta = dict(meta)
         self.model = model_module(meta["model"]).Model(**meta["model_args"])
         self._variables = variables
+        self._size = tuple(meta["resize"]["size"])
+        self._plan = MapPlan.from_meta(meta)
         self._apply = jax.jit(self.model.apply)
         self._maps = jax.jit(lambda v, frames: self.model.apply(v, frames, method="maps"))
+        self._score = jax.jit(
+            lambda v, frames, maps: self.model.apply(v, frames, maps, method="score")
+        )
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike[str]) -> "Scorer":
         """Loads the best checkpoint of a run.
 
         Args:
-            path: The run's workdir or its `vqa/`.
+            path: The run's workdir or its `vqa/`, or a folder that `dagr convert` made.
 
         Raises:
-            CheckpointError: There is no complete checkpoint of a quality model.
+            CheckpointError: There is no complete checkpoint of a model that scores.
         """
-        return cls(*load_variables(Path(path)))
+        variables, meta = load_variables(Path(path))
+        if meta["mos_range"] is None:
+            raise CheckpointError(
+                f"{path}: holds one network, which gives no score by itself; name a run's workdir, "
+                "or join two networks with dagr convert --saliency A --vqa B --alpha 0.5"
+            )
+        return cls(variables, meta)
 
     def score(self, video: str | os.PathLike[str] | np.ndarray) -> Result:
         """Scores one video.
@@ -100,14 +162,9 @@ class Scorer:
             ValueError: Frames of another shape or type.
         """
         begin = time.perf_counter()
-        if isinstance(video, np.ndarray):
-            name, frames, facts = "", self._sample(video), _facts_of_frames(video)
-        else:
-            name = os.fspath(video)
-            sampling, size = self.meta["sampling"], self.meta["resize"]["size"]
-            frames, info = read_clip(video, sampling["num_frames"], sampling["rule"], tuple(size))
-            facts = _facts_of_file(info)
-        prediction = float(self._apply(self._variables, frames[None])[0])
+        name = "" if isinstance(video, np.ndarray) else os.fspath(video)
+        frames, facts, read = self._look_at(video)
+        prediction = self._predict(frames, facts["total_frames"], read)
         low, high = self.meta["mos_range"]
         return Result(
             file=name,
@@ -124,22 +181,53 @@ class Scorer:
             version=self.meta["version"],
         )
 
-    def maps(self, frames: np.ndarray) -> np.ndarray:
+    def maps(self, video: str | os.PathLike[str] | np.ndarray) -> np.ndarray:
         """Saliency maps, (T, h, w) in [0, 1], of the frames that `score` would look at.
 
         Args:
-            frames: (T, H, W, 3) uint8 RGB, all frames of a video.
+            video: As in `score`.
         """
-        return np.asarray(self._maps(self._variables, self._sample(frames)[None])[0])
+        frames, facts, read = self._look_at(video)
+        if not self._plan.window:
+            return np.asarray(self._maps(self._variables, frames[None])[0])
+        return self._maps_of_windows(facts["total_frames"], read)
 
-    def _sample(self, frames: np.ndarray) -> np.ndarray:
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            raise ValueError(
-                f"frames are {frames.dtype} of shape {frames.shape}; give uint8 (T, H, W, 3), RGB"
-            )
+    def _predict(self, frames: np.ndarray, length: int, read: Read) -> float:
+        """The prediction on the [0, 1] scale."""
+        if self._plan.window and self.meta["model_args"]["alpha"]:
+            maps = self._maps_of_windows(length, read)
+            return float(self._score(self._variables, frames[None], maps[None])[0])
+        return float(self._apply(self._variables, frames[None])[0])
+
+    def _maps_of_windows(self, length: int, read: Read) -> np.ndarray:
+        frames = sample_indices(length, **self._sampling())
+        return self._plan.maps(lambda x: self._maps(self._variables, x), read, frames, length)
+
+    def _look_at(
+        self, video: str | os.PathLike[str] | np.ndarray
+    ) -> tuple[np.ndarray, dict[str, Any], Read]:
+        """The sampled frames, what is known of the video, and how to read more of it."""
+        if isinstance(video, np.ndarray):
+            if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
+                raise ValueError(
+                    f"frames are {video.dtype} of shape {video.shape}; give uint8 (T, H, W, 3), RGB"
+                )
+
+            def pick(indices: np.ndarray, antialias: bool) -> np.ndarray:
+                return resize_bilinear(video[indices], self._size, antialias=antialias)
+
+            chosen = sample_indices(len(video), **self._sampling())
+            return pick(chosen, False), _facts_of_frames(video), pick
+
+        def decode(indices: np.ndarray, antialias: bool) -> np.ndarray:
+            return decode_frames(video, indices, self._size, antialias=antialias)
+
+        frames, info = read_clip(video, **self._sampling(), size=self._size)
+        return frames, _facts_of_file(info), decode
+
+    def _sampling(self) -> dict[str, Any]:
         sampling = self.meta["sampling"]
-        chosen = sample_indices(len(frames), sampling["num_frames"], sampling["rule"])
-        return resize_bilinear(frames[chosen], tuple(self.meta["resize"]["size"]))
+        return {"n": sampling["num_frames"], "rule": sampling["rule"]}
 
 
 def _facts_of_file(info: VideoInfo) -> dict[str, Any]:

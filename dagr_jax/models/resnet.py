@@ -1,6 +1,6 @@
 """ResNet backbone with bottleneck blocks, torchvision's V1.5 (REFERENCE section 3)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from dagr_jax.models.conv3d import max_pool
 from dagr_jax.models.norm import BatchNorm
+from dagr_jax.models.torch_names import Arrays, Layer, numbers
 
 # torchvision's initialisation: normal, variance 2 / fan_out.
 _KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -133,3 +134,26 @@ class ResNet(nn.Module):
                     name=f"layer{stage + 1}_{block}",
                 )(x, train=train)
         return x
+
+
+def torch_layers(stage_sizes: Sequence[int]) -> Iterator[Layer]:
+    """torchvision's layers of a ResNet (`torch_names`); timm names them the same."""
+    yield "conv1", "conv1", "conv2d"
+    yield "bn1", "bn1", "batchnorm"
+    for stage, blocks in enumerate(stage_sizes, start=1):
+        for block in range(blocks):
+            name, path = f"layer{stage}.{block}", f"layer{stage}_{block}"
+            for i in (1, 2, 3):
+                yield f"{name}.conv{i}", f"{path}/conv{i}", "conv2d"
+                yield f"{name}.bn{i}", f"{path}/bn{i}", "batchnorm"
+            if block == 0:
+                yield f"{name}.downsample.0", f"{path}/downsample_conv", "conv2d"
+                yield f"{name}.downsample.1", f"{path}/downsample_bn", "batchnorm"
+
+
+def torch_stage_sizes(arrays: Arrays, prefix: str = "layer", first: int = 1) -> tuple[int, ...]:
+    """Blocks in each stage of a state_dict: those named <prefix><first>, <prefix><first + 1>, …"""
+    sizes: list[int] = []
+    while blocks := numbers(arrays, rf"{prefix}{first + len(sizes)}\.(\d+)\."):
+        sizes.append(1 + max(blocks))
+    return tuple(sizes)

@@ -3,7 +3,7 @@
 96,243,333 parameters with the default widths and four registers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +15,9 @@ from dagr_jax.models.conv3d import Conv3D, adaptive_avg_pool, max_pool
 from dagr_jax.models.layout import saliency_layout
 from dagr_jax.models.linear import Linear
 from dagr_jax.models.norm import BatchNorm
+from dagr_jax.models.torch_names import Arrays, Layer, numbers, size
+
+TORCH_KEYS = ("encoder1.",)
 
 
 class Registers(nn.Module):
@@ -123,3 +126,42 @@ class Model(nn.Module):
 
     def _block(self, features: int, name: str) -> Block:
         return Block(features, self.conv_form, self.dtype, name=name)
+
+
+def of_torch(arrays: Arrays) -> Model:
+    """The model of the PyTorch release that a state_dict belongs to, of its sizes."""
+    levels = max(numbers(arrays, r"encoder([1-9]\d*)\."))
+    registers = any(key == "register_tokens" or key.startswith("token_proj.") for key in arrays)
+    paper = Model()
+    widths = (*paper.widths, *[64] * levels)[:levels]
+    return Model(
+        widths=tuple(
+            size(arrays, f"encoder{i}.0.weight", 0, width) for i, width in enumerate(widths, 1)
+        ),
+        bottleneck=size(arrays, "bottleneck.0.weight", 0, paper.bottleneck),
+        num_registers=size(arrays, "register_tokens", 1, paper.num_registers) if registers else 0,
+        register_dim=size(arrays, "register_tokens", 2, paper.register_dim),
+        preset="release",
+    )
+
+
+def torch_layers(model: Model) -> Iterator[Layer]:
+    """PyTorch's layers of a model (`torch_names`)."""
+    if model.num_registers:
+        yield "register_tokens", "registers", "tokens"
+        yield "token_proj", "registers/proj", "conv1x1x1"
+    levels = range(1, len(model.widths) + 1)
+    encoders, decoders = [f"encoder{i}" for i in levels], [f"decoder{i}" for i in reversed(levels)]
+    for block in (*encoders, "bottleneck", *decoders):
+        for i, (conv, norm) in enumerate(((0, 1), (3, 4)), start=1):
+            yield f"{block}.{conv}", f"{block}/conv{i}", "conv3d"
+            yield f"{block}.{norm}", f"{block}/bn{i}", "batchnorm"
+    yield "attention.0", "attention1", "conv1x1x1"
+    yield "attention.2", "attention2", "conv1x1x1"
+    yield "final_conv", "final_conv", "conv1x1x1"
+
+
+def describe(model: Model) -> str:
+    """The network in words, for messages."""
+    registers = f"with {model.num_registers}" if model.num_registers else "without"
+    return f"the saliency net {registers} registers"

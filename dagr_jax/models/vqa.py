@@ -4,7 +4,8 @@
 temporal head alone (which has one attention head there).
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,14 +15,29 @@ from jaxtyping import Array, Float
 
 from dagr_jax.models.layout import check_preset, frame_layout
 from dagr_jax.models.linear import Linear
-from dagr_jax.models.resnet import ResNet
+from dagr_jax.models.resnet import ResNet, torch_stage_sizes
+from dagr_jax.models.resnet import torch_layers as resnet_layers
 from dagr_jax.models.temporal import TemporalTransformer
+from dagr_jax.models.torch_names import Arrays, Layer, numbers, size
 
 HEADS = ("full", "spatial", "temporal")
 
 # Channel statistics of ImageNet in [0, 1], with which ImageNet backbones were trained.
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+# Head → PyTorch's name of its linear map; the full head's comes first, as the release's shipped
+# full model also holds the temporal one.
+_PROJECTORS = {
+    "full": "combined_projector",
+    "spatial": "spatial_projector",
+    "temporal": "temporal_analyzer.proj",
+}
+TORCH_KEYS = tuple(f"{name}." for name in _PROJECTORS.values())
+_ENCODER = "temporal_analyzer.transformer_encoder.layers"
+# The release's ResNet is a Sequential of torchvision's children: 2 is the ReLU, 3 the pooling.
+_BACKBONE = "spatial_analyzer.features"
+_CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
 
 
 class Regressor(nn.Module):
@@ -133,3 +149,61 @@ class Model(nn.Module):
             both = [features.mean(axis=1), self.temporal(features, train=train)]
             x = self.projector(jnp.concatenate(both, axis=-1))  # (B, projection_dim)
         return self.regress(x, train=train)
+
+
+def of_torch(arrays: Arrays) -> Model:
+    """The model of the PyTorch release that a state_dict belongs to, of its sizes.
+
+    The number of attention heads cannot be read from arrays: it is the release's, 4 in the full
+    net and 1 in the temporal-only one.
+    """
+    head = next(
+        head
+        for head, name in _PROJECTORS.items()
+        if any(key.startswith(f"{name}.") for key in arrays)
+    )
+    paper = Model()
+    stages = torch_stage_sizes(arrays, re.escape(f"{_BACKBONE}."), _CHILDREN["layer1"])
+    layers = 1 + max(numbers(arrays, re.escape(_ENCODER) + r"\.(\d+)\."), default=-1)
+    projection = size(arrays, f"{_PROJECTORS[head]}.weight", 0, paper.projection_dim)
+    return Model(
+        head=head,
+        stage_sizes=stages[:4] or paper.stage_sizes,
+        width=size(arrays, f"{_BACKBONE}.0.weight", 0, paper.width),
+        num_layers=layers or paper.num_layers,
+        num_heads=1 if head == "temporal" else paper.num_heads,
+        mlp_dim=size(arrays, f"{_ENCODER}.0.linear1.weight", 0, paper.mlp_dim),
+        projection_dim=projection,
+        temporal_dim=projection,
+        regressor=tuple(
+            size(arrays, f"regressor.regressor.{3 * i}.weight", 0, width)
+            for i, width in enumerate(paper.regressor)
+        ),
+        preset="release",
+    )
+
+
+def torch_layers(model: Model) -> Iterator[Layer]:
+    """PyTorch's layers of a model (`torch_names`)."""
+    if model.head != "temporal":
+        for name, path, kind in resnet_layers(model.stage_sizes):
+            child, dot, rest = name.partition(".")
+            yield f"{_BACKBONE}.{_CHILDREN[child]}{dot}{rest}", f"resnet/{path}", kind
+    if model.head != "spatial":
+        for i in range(model.num_layers):
+            here, there = f"{_ENCODER}.{i}", f"temporal/layer{i}"
+            yield f"{here}.self_attn.in_proj", f"{there}/self_attn/in_proj", "in_proj"
+            yield f"{here}.self_attn.out_proj", f"{there}/self_attn/out_proj", "linear"
+            for name in ("linear1", "linear2"):
+                yield f"{here}.{name}", f"{there}/{name}", "linear"
+            for name in ("norm1", "norm2"):
+                yield f"{here}.{name}", f"{there}/{name}", "layernorm"
+    yield _PROJECTORS[model.head], "projector", "linear"
+    # Between the linear layers of the regressor stand a ReLU and a dropout.
+    for i in range(len(model.regressor) + 1):
+        yield f"regressor.regressor.{3 * i}", f"regress/linear{i}", "linear"
+
+
+def describe(model: Model) -> str:
+    """The network in words, for messages."""
+    return f"the quality net with the head {model.head!r}"

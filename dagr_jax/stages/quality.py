@@ -23,7 +23,7 @@ from dagr_jax.stages.run import (
     whole_model,
     write_json,
 )
-from dagr_jax.stages.saliency import saliency_report
+from dagr_jax.stages.saliency import saliency_report, write_maps
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.augment import Augment
 from dagr_jax.train.checkpoints import load_variables
@@ -172,8 +172,19 @@ def test_stage(run: Run) -> Path:
         return folder
     variables, _ = load_variables(run.workdir / "vqa")
     variables = jax.device_put(variables, meshes.replicated(run.mesh))
-    source = loader.QualitySource(run.data, "test", run.mos_range, maps=None)
-    predict = meshes.jit_predict(lambda v, b: run.model.apply(v, b["frames"]), run.mesh)
+    partial = folder.with_name(".test.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    stored = None
+    if run.uses_saliency and run.config.maps.window:
+        stored = partial / "maps"
+        stored.mkdir()
+        write_maps(run, variables, stored, ("test",))
+    source = loader.QualitySource(run.data, "test", run.mos_range, stored)
+    task = QualityTask(run.model, run.config.preset)
+    predict = meshes.jit_predict(
+        lambda v, b: task.predict(v, b) if stored else task.predict_frames(v, b["frames"]), run.mesh
+    )
     batches = loader.eval_batches(source, batch_size=run.config.test.batch_size)
     with tqdm(total=len(source), desc="test: scoring", unit="video", disable=None) as bar:
 
@@ -205,9 +216,6 @@ def test_stage(run: Run) -> Path:
     result["config_digest"] = digest(plain(run.config))
     result["version"] = __version__
 
-    partial = folder.with_name(".test.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     rows = [
         {"video": fact["video"].decode(), "mos": f"{m:.6f}", "prediction": f"{p:.7f}"}
         for fact, m, p in zip(facts, mos, predictions, strict=True)
@@ -215,14 +223,18 @@ def test_stage(run: Run) -> Path:
     (partial / "predictions.csv").write_text(tables.render(rows, "csv"))
     write_json(partial / "metrics.json", result)
     chosen = plots.spread(mos)
-    shown = [source[int(first[i])]["frames"] for i in chosen]
+    items = [source[int(first[i])] for i in chosen]
     maps = None
-    if run.uses_saliency:
+    if stored:
+        maps = [item["maps"] / 255.0 for item in items]
+        # They were needed for the scores alone.
+        shutil.rmtree(stored)
+    elif run.uses_saliency:
         look = jax.jit(lambda v, frames: run.model.apply(v, frames, method="maps"))
-        maps = [np.asarray(look(variables, frames[None])[0]) for frames in shown]
+        maps = [np.asarray(look(variables, item["frames"][None])[0]) for item in items]
     plots.overview(
         partial / "overview.png",
-        frames=shown,
+        frames=[item["frames"] for item in items],
         maps=maps,
         chosen=chosen,
         mos=mos,

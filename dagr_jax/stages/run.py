@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from ml_collections import config_dict
 
+from dagr_jax.convert import load_resnet
 from dagr_jax.data.prepare import Sampling
 from dagr_jax.models import unet3d
 from dagr_jax.registry import dataset_module, model_module
@@ -85,6 +86,7 @@ class Run:
             mos_range=self.mos_range,
             sampling={"num_frames": self.sampling.num_frames, "rule": self.sampling.rule},
             resize={"size": list(self.sampling.size), "antialias": False},
+            maps={"window": self.config.maps.window, "choice": self.config.maps.choice},
             config_digest=digest(chosen),
             worker_count=self.config.workers,
         )
@@ -207,5 +209,9 @@ def whole_model(run: Run) -> dict[str, Any]:
     else:
         fresh = initial(run.model, run.config.seed, frames)
     quality = {kind: tree["vqa"] for kind, tree in fresh.items() if "vqa" in tree}
+    if run.config.vqa.backbone and "resnet" in quality["params"] and not run.config.vqa.init:
+        backbone = {kind: tree["resnet"] for kind, tree in quality.items()}
+        backbone = load_resnet(run.config.vqa.backbone, backbone)
+        quality = {kind: {**tree, "resnet": backbone[kind]} for kind, tree in quality.items()}
     quality = start_from(run.config.vqa.init, "vqa", quality, run.config.preset)
     return {kind: {**tree, "vqa": quality[kind]} for kind, tree in fresh.items()}

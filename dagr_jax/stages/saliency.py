@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ from tqdm import tqdm
 from dagr_jax import saliency_metrics
 from dagr_jax.data import loader, prepare
 from dagr_jax.report.plots import overlay
+from dagr_jax.score import MapPlan
 from dagr_jax.stages.run import Run, initial, pretrained_saliency, resolve_steps, start_from
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.augment import Augment
 from dagr_jax.train.loop import fit, predict_all
-from dagr_jax.train.meta import Best, is_finished
+from dagr_jax.train.meta import Best, finite_or_none, is_finished
 from dagr_jax.train.state import TrainState, make_optimizer
 from dagr_jax.train.steps import SaliencyTask
+from dagr_jax.video.decode import decode_frames, probe
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 
@@ -131,8 +133,13 @@ def frame_scores(
 def mean_scores(videos: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, float]:
     """The mean of each metric over all frames of all videos."""
     frames = [frame for video in videos for frame in video]
-    # A frame without fixations has no NSS: it is left out of the mean, not counted as zero.
-    return {name: float(np.nanmean([frame[name] for frame in frames])) for name in frames[0]}
+    return {name: _mean_of_defined([frame[name] for frame in frames]) for name in frames[0]}
+
+
+def _mean_of_defined(values: Sequence[float]) -> float:
+    """A frame without fixations has no NSS: it is left out of the mean, not counted as zero."""
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
 
 
 def maps_stage(run: Run) -> Path | None:
@@ -145,32 +152,70 @@ def maps_stage(run: Run) -> Path | None:
     folder = run.workdir / "maps"
     if folder.exists():
         return folder
-    variables = pretrained_saliency(run)
-    apply = meshes.jit_predict(
-        lambda v, batch: run.model.apply(v, batch["frames"], method="maps"), run.mesh
-    )
-    variables = jax.device_put(variables, meshes.replicated(run.mesh))
     partial = folder.with_name(".maps.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    write_maps(run, pretrained_saliency(run), partial, ("train", "val"))
+    os.replace(partial, folder)
+    return folder
+
+
+def write_maps(run: Run, variables: Mapping[str, Any], folder: Path, splits: Sequence[str]) -> None:
+    """Predicts the maps of the videos of some splits: the record set `maps` in `folder`.
+
+    Args:
+        run: Its `config.maps` says which frames the saliency network sees.
+        variables: Of the whole model; of the quality network nothing is needed.
+        folder: Exists.
+        splits: Of the prepared set.
+    """
+    variables = jax.device_put(variables, meshes.replicated(run.mesh))
+    predicted = _maps_of_windows if run.config.maps.window else _maps_of_sampled
     shards: dict[str, list[Path]] = {}
-    for split in ("train", "val"):
+    for split in splits:
         source = loader.QualitySource(run.data, split, run.mos_range, maps=None)
         names = [fact["video"] for fact in source.facts]
-        shards[split] = [partial / f"{split}{i}.npz" for i in range(len(source))]
-        batches = loader.eval_batches(source, batch_size=run.config.maps.batch_size)
+        shards[split] = [folder / f"{split}{i}.npz" for i in range(len(source))]
         with tqdm(total=len(source), desc=f"maps: {split}", unit="video", disable=None) as bar:
-            for index, maps in predict_all(apply, variables, batches, run.mesh):
+            for index, maps in predicted(run, variables, source):
                 for i, m in zip(index, maps, strict=True):
                     stored = np.floor(m * 255 + 0.5).astype(np.uint8)
                     record = {"video": names[i].decode(), "maps": stored}
                     prepare.write_shard(shards[split][i], record)
                     bar.update()
-    prepare.pack(prepare.Maps, partial, shards)
+    prepare.pack(prepare.Maps, folder, shards)
     for path in (path for paths in shards.values() for path in paths):
         path.unlink()
-    os.replace(partial, folder)
-    return folder
+
+
+def _maps_of_sampled(
+    run: Run, variables: Mapping[str, Any], source: loader.QualitySource
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(record numbers, their maps): the sampled frames of a record are one window."""
+    apply = meshes.jit_predict(
+        lambda v, batch: run.model.apply(v, batch["frames"], method="maps"), run.mesh
+    )
+    batches = loader.eval_batches(source, batch_size=run.config.maps.batch_size)
+    yield from predict_all(apply, variables, batches, run.mesh)
+
+
+def _maps_of_windows(
+    run: Run, variables: Mapping[str, Any], source: loader.QualitySource
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(record number, its maps): windows over every frame, from the source files."""
+    look = jax.jit(lambda v, frames: run.model.apply(v, frames, method="maps"))
+    plan = MapPlan.from_meta(run.meta())
+    for i, fact in enumerate(source.facts):
+        path = run.data / "videos" / fact["video"].decode()
+        length = probe(path).num_frames
+
+        def read(indices: np.ndarray, antialias: bool, path: Path = path) -> np.ndarray:
+            return decode_frames(path, indices, run.sampling.size, antialias=antialias)
+
+        maps = plan.maps(
+            lambda frames: look(variables, frames), read, run.sampling.indices(length), length
+        )
+        yield np.array([i]), maps[None]
 
 
 def saliency_report(run: Run, params: Any, stats: Any) -> dict[str, Any]:
@@ -193,8 +238,10 @@ def saliency_report(run: Run, params: Any, stats: Any) -> dict[str, Any]:
     }
 
 
-def _report_on(source: loader.SaliencySource, maps: Sequence[np.ndarray]) -> dict[str, float]:
-    """All metrics of the maps of each record, (T, h, w) each."""
+def _report_on(
+    source: loader.SaliencySource, maps: Sequence[np.ndarray]
+) -> dict[str, float | None]:
+    """All metrics of the maps of each record, (T, h, w) each; None where one is undefined."""
     looked = {c: np.zeros(maps[0].shape[1:]) for c in source.contents}
     for index, content in enumerate(source.contents):
         looked[content] += source[index]["fixations"].sum(0)
@@ -205,7 +252,8 @@ def _report_on(source: loader.SaliencySource, maps: Sequence[np.ndarray]) -> dic
         scorers = {**ALL, "auc_shuffled": _shuffled(others)}
         videos.append(frame_scores(item, maps[index], scorers))
         steady.append(saliency_metrics.temporal_consistency(maps[index], item["frames"]))
-    return {**mean_scores(videos), "temporal_consistency": float(np.nanmean(steady))}
+    means = {**mean_scores(videos), "temporal_consistency": _mean_of_defined(steady)}
+    return finite_or_none(means)
 
 
 def _shuffled(others: np.ndarray) -> Metric:

@@ -11,6 +11,8 @@ Kept are the latest step, to go on from, and the best by one validation metric, 
 
 import dataclasses
 import logging
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -203,6 +205,38 @@ def _progress(state: TrainState) -> dict[str, Tree]:
     if state.average is not None:
         progress |= {"params": state.params, "batch_stats": state.batch_stats}
     return progress
+
+
+def write_variables(
+    directory: str | Path, variables: Mapping[str, Tree], meta: Mapping[str, Any]
+) -> None:
+    """Writes weights that no run here trained as step 0 of a new folder, whole or not at all.
+
+    Args:
+      directory: `load_variables` reads it again.
+      variables: {'params', 'batch_stats'}; 'batch_stats' may lack.
+      meta: see `make_meta`.
+
+    Raises:
+      CheckpointError: the folder exists.
+    """
+    directory = Path(directory).resolve()
+    if directory.exists():
+        raise CheckpointError(f"{directory}: exists; delete it, or take another folder")
+    _silence_orbax()
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with ocp.CheckpointManager(partial) as manager:
+            items = {
+                "variables": ocp.args.StandardSave({"batch_stats": {}, **variables}),
+                "meta": ocp.args.JsonSave({**meta, "step": 0, "metrics": None, "best": None}),
+            }
+            manager.save(0, args=ocp.args.Composite(**items), force=True)
+        os.replace(partial, directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:

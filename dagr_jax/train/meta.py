@@ -33,6 +33,7 @@ def make_meta(
     mos_range: tuple[float, float] | None,
     sampling: Mapping[str, Any],
     resize: Mapping[str, Any],
+    maps: Mapping[str, Any],
     config_digest: str,
     worker_count: int,
 ) -> dict[str, Any]:
@@ -46,6 +47,8 @@ def make_meta(
       mos_range: (lowest, highest) MOS, the ends of the [0, 1] scale; None for a saliency stage.
       sampling: how frames are chosen, e.g. {'num_frames': 8, 'rule': 'linspace'}.
       resize: how they are resized, e.g. {'size': [224, 398], 'antialias': False}.
+      maps: how saliency maps come to the frames, e.g. {'window': 0, 'choice': 'matched'}
+        (`score.MapPlan`).
       config_digest: digest of the stage's config; another digest is refused on resume.
       worker_count: Grain worker processes; the iterator's state depends on it.
     """
@@ -57,6 +60,7 @@ def make_meta(
         "mos_range": None if mos_range is None else list(mos_range),
         "sampling": dict(sampling),
         "resize": dict(resize),
+        "maps": dict(maps),
         "config_digest": config_digest,
         "worker_count": worker_count,
         "version": __version__,

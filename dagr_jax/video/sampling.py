@@ -7,6 +7,7 @@ frame rate varies (REFERENCE section 6, "frame choice").
 import numpy as np
 
 RULES = ("linspace", "segments")
+MAP_CHOICES = ("matched", "linspace", "first")
 
 
 def linspace_indices(length: int, n: int) -> np.ndarray:
@@ -61,6 +62,52 @@ def sample_indices(length: int, n: int, rule: str = "linspace") -> np.ndarray:
     if rule == "segments":
         return segments_indices(length, n)
     raise ValueError(f"sampling rule {rule!r} is unknown; use one of: {', '.join(RULES)}")
+
+
+def map_indices(frames: np.ndarray, num_maps: int, choice: str) -> np.ndarray:
+    """Which of a video's saliency maps go with its sampled frames (REFERENCE section 1).
+
+    Args:
+        frames: (n,) indices of the sampled frames, as `sample_indices` gives them.
+        num_maps: maps of the video, one for each of its frames where none was lost.
+        choice: "matched", each frame's own map; "linspace", the release's rule for KoNViD-1k,
+            LIVE-VQC and YouTube-UGC, evenly over the maps whatever the frames; "first", its rule
+            for LSVQ, the first n maps (a defect: they do not belong to the frames). Beyond the
+            last map the last one is repeated.
+
+    Returns:
+        (n,) int64 from 0 to num_maps - 1.
+
+    Raises:
+        ValueError: unknown choice, or num_maps is below 1.
+    """
+    n = len(frames)
+    if choice not in MAP_CHOICES:
+        raise ValueError(f"choice of maps {choice!r} is unknown; use one of {MAP_CHOICES}")
+    wanted = {
+        "matched": np.asarray(frames, np.int64),
+        "linspace": linspace_indices(num_maps, n),
+        "first": np.arange(n, dtype=np.int64),
+    }
+    return np.minimum(wanted[choice], num_maps - 1)
+
+
+def windows_of(chosen: np.ndarray, length: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """The windows that hold chosen frames, of a video cut into consecutive windows.
+
+    Args:
+        chosen: (n,) frame indices.
+        length: number of frames of the video.
+        window: frames in a window; the last one is filled up with the last frame.
+
+    Returns:
+        frames: (k, window) int64, the frames of each window that holds a chosen one, in order.
+        place: (n,) where each chosen frame stands in the k · window frames.
+    """
+    _check(length, window)
+    numbers, which = np.unique(np.asarray(chosen, np.int64) // window, return_inverse=True)
+    frames = np.minimum(numbers[:, None] * window + np.arange(window), length - 1)
+    return frames, which * window + chosen % window
 
 
 def _check(length: int, n: int) -> None:

@@ -100,6 +100,7 @@ def meta(**changes):
         dataset="synthetic",
         mos_range=(1.0, 5.0),
         sampling={"num_frames": 8, "rule": "linspace"},
+        maps={"window": 0, "choice": "matched"},
         resize={"size": [8, 8], "antialias": False},
         config_digest="abc",
         worker_count=0,

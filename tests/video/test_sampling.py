@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dagr_jax.video.sampling import linspace_indices, sample_indices, segments_indices
+from dagr_jax.video.sampling import (
+    MAP_CHOICES,
+    linspace_indices,
+    map_indices,
+    sample_indices,
+    segments_indices,
+    windows_of,
+)
 
 lengths = st.integers(1, 100_000)
 counts = st.integers(1, 64)
@@ -54,3 +61,29 @@ def test_bad_input(rule):
         sample_indices(8, 0, rule)
     with pytest.raises(ValueError, match="use one of: linspace, segments"):
         sample_indices(8, 8, "random")
+
+
+def test_maps_that_go_with_the_frames():
+    frames = sample_indices(20, 4)  # 0, 6, 12, 19
+    assert map_indices(frames, 20, "matched").tolist() == [0, 6, 12, 19]
+    assert map_indices(frames, 20, "linspace").tolist() == [0, 6, 12, 19]
+    assert map_indices(frames, 20, "first").tolist() == [0, 1, 2, 3]
+    # Fewer maps than frames.
+    assert map_indices(frames, 10, "matched").tolist() == [0, 6, 9, 9]
+    assert map_indices(frames, 10, "linspace").tolist() == [0, 3, 6, 9]
+    assert map_indices(frames, 2, "first").tolist() == [0, 1, 1, 1]
+    with pytest.raises(ValueError, match="choice of maps 'best' is unknown; use one of"):
+        map_indices(frames, 20, "best")
+
+
+@given(lengths, counts, st.integers(1, 9), st.sampled_from(MAP_CHOICES))
+def test_windows_hold_the_chosen_frames_and_no_window_more(length, n, window, choice):
+    chosen = map_indices(sample_indices(length, n), length, choice)
+    frames, place = windows_of(chosen, length, window)
+    np.testing.assert_array_equal(frames.reshape(-1)[place], chosen)
+    assert len(frames) == len(set((chosen // window).tolist()))
+    # Each is the video's own window: it starts at a multiple and is filled up with the last frame.
+    for row in frames.tolist():
+        start = row[0]
+        assert start % window == 0
+        assert row == [min(start + i, length - 1) for i in range(window)]

@@ -1,4 +1,4 @@
-"""Conversion: the five networks, and every way a state_dict can be wrong."""
+"""State_dicts: the five networks, both ways, and every way one can be wrong."""
 
 import re
 
@@ -7,33 +7,7 @@ import pytest
 
 from dagr_jax import convert
 from dagr_jax.models import unet3d, vqa
-
-SMALL = {"encoder1": (7, 4), "encoder2": (4, 8), "bottleneck": (8, 16)}
-SMALL |= {"decoder2": (24, 8), "decoder1": (12, 4)}
-
-
-def small_unet_shapes(registers: bool = True) -> dict[str, tuple[int, ...]]:
-    """Shapes of a saliency net of two levels, written out as PyTorch would name them."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    if registers:
-        shapes |= {"register_tokens": (1, 4, 5, 1, 1), "token_proj.weight": (4, 5, 1, 1, 1)}
-        shapes["token_proj.bias"] = (4,)
-    for block, (cin, cout) in SMALL.items():
-        cin = 3 if block == "encoder1" and not registers else cin
-        for conv, norm, c in ((0, 1, cin), (3, 4, cout)):
-            shapes[f"{block}.{conv}.weight"] = (cout, c, 3, 3, 3)
-            shapes[f"{block}.{conv}.bias"] = (cout,)
-            for name in ("weight", "bias", "running_mean", "running_var"):
-                shapes[f"{block}.{norm}.{name}"] = (cout,)
-            shapes[f"{block}.{norm}.num_batches_tracked"] = ()
-    for i in (0, 2):
-        shapes |= {f"attention.{i}.weight": (16, 16, 1, 1, 1), f"attention.{i}.bias": (16,)}
-    return shapes | {"final_conv.weight": (1, 4, 1, 1, 1), "final_conv.bias": (1,)}
-
-
-def arrays_of(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {key: rng.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
+from tests.convert.small import arrays_of, small_unet_shapes
 
 
 @pytest.fixture
@@ -99,7 +73,7 @@ def test_same_key_twice_is_refused(arrays):
 
 @pytest.mark.parametrize("arrays", [{}, {"model_state_dict": np.zeros(1)}])
 def test_unknown_network_says_what_it_looked_for(arrays):
-    with pytest.raises(convert.StateDictError, match=re.escape("none of the five networks")):
+    with pytest.raises(convert.StateDictError, match=re.escape("none of the known networks")):
         convert.from_state_dict(arrays)
 
 
@@ -120,3 +94,75 @@ def test_one_lost_key_of_a_quality_net(golden_weights, lost):
     del weights[lost]
     with pytest.raises(convert.StateDictError, match=f"'temporal': missing: {lost}$"):
         convert.from_state_dict(weights)
+
+
+@pytest.mark.parametrize("registers", [True, False])
+def test_there_and_back_is_exact(registers):
+    arrays = arrays_of(small_unet_shapes(registers))
+    network = convert.read_network({f"module.{key}": value for key, value in arrays.items()})
+    back = convert.to_state_dict(network.name, network.model, network.variables, network.counters)
+    same_arrays(back, arrays)
+
+
+@pytest.mark.parametrize("name", ["simple_fusion", "spatial_only", "temporal_only"])
+def test_there_and_back_of_the_quality_nets(golden_weights, name):
+    arrays = golden_weights(name)
+    network = convert.read_network(arrays)
+    back = convert.to_state_dict(network.name, network.model, network.variables, network.counters)
+    same_arrays(back, arrays)
+
+
+def same_arrays(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert (a[key].dtype, a[key].shape) == (b[key].dtype, b[key].shape), key
+        assert a[key].tobytes() == b[key].tobytes(), key
+
+
+def test_counters_come_back_as_they_were_and_as_zero_where_nothing_counted(arrays):
+    network = convert.read_network(arrays)
+    key = "encoder2.4.num_batches_tracked"
+    assert network.counters[key] == int(arrays[key]) > 0
+    fresh = convert.to_state_dict(network.name, network.model, network.variables)
+    assert fresh[key] == 0 and fresh[key].dtype == np.int64
+    assert fresh.keys() == arrays.keys()
+
+
+@pytest.mark.parametrize("container", ["model_state_dict", "state_dict"])
+def test_containers_of_training_scripts(arrays, container):
+    expected, _ = convert.from_state_dict(arrays)
+    model, _ = convert.from_state_dict({"epoch": 3, container: arrays})
+    assert model == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("final_conv.bias", np.zeros(1), "final_conv.bias float64 instead of float32"),
+        ("final_conv.bias", np.zeros(1, np.float16), "final_conv.bias float16 instead"),
+        ("encoder1.0.bias", np.zeros(4, np.int32), "encoder1.0.bias int32 instead of float32"),
+        (
+            "encoder1.1.num_batches_tracked",
+            np.array(0.5, np.float32),
+            "encoder1.1.num_batches_tracked float32 instead of int64",
+        ),
+    ],
+)
+def test_a_wrong_type_is_named(arrays, key, value, said):
+    arrays[key] = value
+    with pytest.raises(convert.StateDictError, match=f"wrong type: {re.escape(said)}"):
+        convert.from_state_dict(arrays)
+
+
+def test_a_counter_of_no_batchnorm_is_unexpected(arrays):
+    arrays["encoder1.0.num_batches_tracked"] = np.array(0)
+    arrays["encoder1.1.num_batches_tracked"] = np.zeros(2, np.int64)
+    with pytest.raises(convert.StateDictError) as error:
+        convert.from_state_dict(arrays)
+    assert "unexpected: encoder1.0.num_batches_tracked" in str(error.value)
+    assert "encoder1.1.num_batches_tracked (2,) instead of ()" in str(error.value)
+
+
+def test_what_is_no_array_is_named():
+    with pytest.raises(convert.StateDictError, match="encoder1.note is of type str"):
+        convert.from_state_dict({"encoder1.note": "hello"})

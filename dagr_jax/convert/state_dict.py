@@ -1,0 +1,133 @@
+"""PyTorch state_dicts of the release ↔ Flax models and variables (REFERENCE sections 2 and 3).
+
+Five networks are known, by their keys: the saliency net with and without registers, and the full,
+spatial-only and temporal-only quality nets. Sizes are read from the arrays.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dagr_jax.convert import layers
+from dagr_jax.convert.layers import StateDictError
+from dagr_jax.models.torch_names import Arrays
+from dagr_jax.registry import MODELS, model_module
+
+# Where training scripts put the state_dict in what they save.
+CONTAINERS = ("model_state_dict", "state_dict")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A converted network.
+
+    Attributes:
+      name: of the model, in `registry.MODELS`.
+      model: the Flax module.
+      variables: {'params', 'batch_stats'}, float32; without 'batch_stats' where there are none.
+      counters: PyTorch's 'num_batches_tracked', so that the way back is exact.
+    """
+
+    name: str
+    model: nn.Module
+    variables: dict[str, Any]
+    counters: dict[str, int]
+
+
+def from_state_dict(arrays: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """Converts a state_dict of the PyTorch release.
+
+    Keys may carry the prefix 'module.', and the state_dict may lie in a checkpoint's entry
+    'model_state_dict' or 'state_dict'; 'num_batches_tracked' is not needed. The number of
+    attention heads cannot be read from arrays: it is the release's, 4 in the full net and 1 in the
+    temporal-only one.
+
+    Args:
+      arrays: name → float32 array.
+
+    Returns:
+      model: `unet3d.Model` or `vqa.Model` with preset 'release' and the sizes of the arrays.
+      variables: {'params', 'batch_stats'}, float32; without 'batch_stats' where there are none.
+
+    Raises:
+      StateDictError: the network is none of the five, or keys are missing, unexpected, or of the
+        wrong shape or type; all of them are listed.
+    """
+    network = read_network(arrays)
+    return network.model, network.variables
+
+
+def read_network(arrays: Mapping[str, Any]) -> Network:
+    """As `from_state_dict`, with all that is found."""
+    stripped = strip(arrays)
+    name, module = _recognise(stripped)
+    model = module.of_torch(stripped)
+    video = jax.ShapeDtypeStruct((1, 2, 32, 32, 3), jnp.float32)
+    try:
+        template = jax.eval_shape(model.init, jax.random.key(0), video)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise StateDictError(f"the sizes in the state_dict fit no network: {error}") from error
+    variables, counters = layers.to_flax(
+        module.torch_layers(model), template, stripped, module.describe(model)
+    )
+    return Network(name, model, variables, counters)
+
+
+def to_state_dict(
+    name: str,
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    counters: Mapping[str, int] | None = None,
+) -> dict[str, np.ndarray]:
+    """The inverse of `from_state_dict`, to the bit, under the release's key names.
+
+    Args:
+      name: of the model, in `registry.MODELS`.
+      model: `unet3d.Model` or `vqa.Model`.
+      variables: {'params', 'batch_stats'}.
+      counters: 'num_batches_tracked' by key; None writes 0 for every BatchNorm.
+    """
+    return layers.to_torch(model_module(name).torch_layers(model), variables, counters)
+
+
+def strip(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The state_dict of a checkpoint: numpy arrays, names without parallel wrappers' 'module.'.
+
+    Raises:
+      StateDictError: an entry is no array, or two have the same name.
+    """
+    for container in CONTAINERS:
+        if isinstance(arrays.get(container), Mapping):
+            arrays = arrays[container]
+            break
+    stripped: dict[str, np.ndarray] = {}
+    for key, value in arrays.items():
+        name = key
+        while name.startswith("module."):
+            name = name.removeprefix("module.")
+        if name in stripped:
+            raise StateDictError(f"the state_dict holds {name} twice, with and without 'module.'")
+        if not hasattr(value, "shape"):
+            raise StateDictError(f"{key} is of type {type(value).__name__}, not an array")
+        stripped[name] = np.asarray(value)
+    return stripped
+
+
+def _recognise(arrays: Arrays) -> tuple[str, ModuleType]:
+    """Name and module of the model that the keys are of."""
+    modules = {name: model_module(name) for name in MODELS}
+    known = {name: module for name, module in modules.items() if hasattr(module, "TORCH_KEYS")}
+    for name, module in known.items():
+        if any(key.startswith(module.TORCH_KEYS) for key in arrays):
+            return name, module
+    wanted = ", ".join(f"{key}*" for module in known.values() for key in module.TORCH_KEYS)
+    some = ", ".join(list(arrays)[:3]) or "no key at all"
+    raise StateDictError(
+        f"the state_dict is none of the known networks: it has none of {wanted} but {some}"
+    )
