@@ -193,7 +193,9 @@ def _torch_cosine(optim: OptimConfig, epoch_steps: int) -> optax.Schedule:
         )
 
     def rate(update: jax.typing.ArrayLike) -> jax.Array:
-        epoch = jnp.asarray(update) * optim.accumulate // epoch_steps
+        # PyTorch sets the rate at the end of an epoch: an update has that of its last batch.
+        last = (jnp.asarray(update) + 1) * optim.accumulate - 1
+        epoch = last // epoch_steps
         swing = (1 + jnp.cos(jnp.pi * epoch / optim.period)) / 2
         return optim.end_value + (optim.learning_rate - optim.end_value) * swing
 
@@ -236,7 +238,7 @@ def make_optimizer(
         if any(not rate for _, rate, _ in optim.groups):
             # What is frozen has no part in the norm.
             parts.append(_by_group(optim, lambda rate, _: _pass_or_stop(rate)))
-        parts.append(optax.clip_by_global_norm(optim.clip_norm))
+        parts.append(_clip(optim.clip_norm))
     parts.append(_by_group(optim, adam) if optim.groups else adam(1.0, 1.0))
     tx = optax.chain(*parts)
     if optim.accumulate == 1:
@@ -244,6 +246,16 @@ def make_optimizer(
     # Clipping is inside: it acts on the averaged gradient, as on one large batch.
     multi = optax.MultiSteps(tx, optim.accumulate, accumulator_dtype=jnp.result_type(float))
     return multi.gradient_transformation()
+
+
+def _clip(max_norm: float) -> optax.GradientTransformation:
+    """Scales gradients down to a global L2 norm, with the 1e-6 of PyTorch's clip_grad_norm_."""
+
+    def update(updates: Tree, state: Tree, params: Tree | None = None) -> tuple[Tree, Tree]:
+        scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + 1e-6))
+        return jax.tree.map(lambda g: (g * scale).astype(g.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _pass_or_stop(rate: float) -> optax.GradientTransformation:

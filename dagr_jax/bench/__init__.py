@@ -1,0 +1,1 @@
+"""Measurements, and the PyTorch twin that they compare with."""
