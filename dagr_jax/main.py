@@ -5,6 +5,7 @@ python -m dagr_jax.main --config=configs/vqa.py --workdir=runs/embedded [STAGE â
 
 import ctypes
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -41,10 +42,12 @@ def _keep_freed_memory() -> None:
 def main(argv: list[str]) -> None:
     """Runs the stages named after the flags, or all.
 
-    An error is one line and exit code 1. After Ctrl-C or SIGTERM what is done is saved, and the
-    exit code is 130, as shells report Ctrl-C.
+    An error is one line and exit code 1. After Ctrl-C or SIGTERM training saves the step that is
+    done, the other stages leave nothing half-written, and the exit code is 130, as shells report
+    Ctrl-C.
     """
     _keep_freed_memory()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Ctrl-C leaves batches in Grain's queue to Python's resource tracker, which frees them; that
     # it had to is no news for the user.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
@@ -58,7 +61,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError, TrainingError) as error:
         said, code = f"error: {error}", 1
     except KeyboardInterrupt as stop:
-        said, code = f"{stop or 'interrupted'}; the same command goes on from here", 130
+        said, code = f"{str(stop) or 'interrupted'}; the same command goes on from here", 130
     # Not inside the handlers, which would keep the last batch and its shared memory alive.
     if code:
         print(said, file=sys.stderr)

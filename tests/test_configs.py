@@ -1,8 +1,11 @@
 """The recipes that `configs/vqa.py` knows."""
 
+from pathlib import Path
+
 import pytest
 
 from configs import saliency, vqa
+from dagr_jax.stages import Run
 
 
 def test_the_recipe_is_apart_from_data_set_and_preset():
@@ -13,7 +16,9 @@ def test_the_recipe_is_apart_from_data_set_and_preset():
     assert config.dataset.args.contents == vqa.get_config().dataset.args.contents
     with pytest.raises(ValueError, match="recipe 'quick' is unknown; one of paper, release, embe"):
         vqa.get_config("lsvq,quick")
-    assert saliency.get_config("dhf1k,release").stages == ("prepare", "saliency")
+    only = saliency.get_config("dhf1k,release")
+    assert only.stages == ("prepare", "saliency") and only.saliency.optim.accumulate == 4
+    assert Run(only, Path("unused")).uses_saliency  # whatever α the quality recipe has
 
 
 def test_recipes_of_paper_and_release():
@@ -29,6 +34,8 @@ def test_recipes_of_paper_and_release():
         optim = section.optim
         assert (optim.name, optim.schedule, optim.learning_rate) == ("adam", "cosine", rate)
     assert paper.model.args.vqa.head == "full" and paper.model.args.alpha == 0.5
+    assert paper.vqa.backbone == vqa.IMAGENET and paper.model.args.vqa.normalize
+    assert (paper.maps.window, paper.maps.choice) == (0, "matched")
 
     release = vqa.get_config("lsvq,release")
     first, second = release.saliency.optim, release.vqa.optim
@@ -39,6 +46,9 @@ def test_recipes_of_paper_and_release():
     assert (second.name, second.learning_rate, second.weight_decay) == ("adamw", 5e-6, 5e-4)
     assert (second.schedule, second.period, second.end_value) == ("torch_cosine", 50, 1e-8)
     assert (release.model.args.alpha, release.model.args.vqa.head) == (0.0, "spatial")
+    assert release.vqa.backbone == vqa.IMAGENET and not release.model.args.vqa.normalize
+    assert (release.maps.window, release.maps.choice) == (8, "first")
+    assert vqa.get_config("konvid1k,release").maps.choice == "linspace"
     assert (release.vqa.augment.flip, release.vqa.augment.jitter) == (True, 0.2)
 
 

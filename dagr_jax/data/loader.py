@@ -1,6 +1,7 @@
 """Grain pipelines: prepared records → batches of numpy arrays."""
 
 import functools
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,11 +122,11 @@ class SaliencySource:
 def train_iterator(
     source: Source, *, batch_size: int, seed: int, workers: int, frames: int = 0
 ) -> grain.DatasetIterator:
-    """Endless batches in a fresh order every epoch; the remainder of the epochs is never padded.
+    """Endless batches in a fresh order every epoch, of which the remainder is dropped.
 
     Args:
         source: `QualitySource` or `SaliencySource`.
-        batch_size: Global batch; each host takes its contiguous slice of it.
+        batch_size: Global batch.
         seed: The order follows from it and from nothing else.
         workers: Processes that read and decode; 0 reads in threads of this process.
         frames: How many frames of a video are used, with their maps: each epoch another random
@@ -145,25 +146,35 @@ def train_iterator(
             f"the training part has {len(source)} records, fewer than the batch of {batch_size}; "
             "lower batch_size"
         )
-    order = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+    order = grain.MapDataset.range(len(source)).shuffle(seed=seed)
     if not frames:
         dataset = order.map(source.__getitem__)
     elif isinstance(source, FrameSource):
         dataset = order.random_map(_frame_chooser(source, frames), seed=seed)
     else:
         raise TypeError(f"frames={frames}: a {type(source).__name__} has only whole records")
-    iterable = dataset.batch(batch_size, drop_remainder=True).to_iter_dataset(
-        grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
-    )
+    # Repeated after batching: no batch reaches over the end of an epoch and holds a record twice.
+    batches = dataset.batch(batch_size, drop_remainder=True).repeat()
+    iterable = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
     if workers:
         if not flags.FLAGS.is_parsed():
             # Grain's workers are handed the flags; a library has no command line to parse.
             flags.FLAGS(sys.argv[:1])
         iterable = iterable.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-            worker_init_fn=begin_worker,
+            worker_init_fn=_begin_reader,
         )
     return iter(iterable)
+
+
+def _begin_reader(*_: int) -> None:
+    """First act of a reading process: it outlives the signals that ask the trainer to leave.
+
+    The trainer needs its data position, and perhaps one more batch, to save what is done; then it
+    ends its readers itself.
+    """
+    begin_worker()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _frame_chooser(source: FrameSource, frames: int) -> Callable[[int, np.random.Generator], Batch]:

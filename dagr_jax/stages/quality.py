@@ -19,14 +19,13 @@ from dagr_jax.stages.run import (
     StageError,
     digest,
     plain,
-    resolve_steps,
+    trained,
     whole_model,
     write_json,
 )
 from dagr_jax.stages.saliency import saliency_report, write_maps
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.augment import Augment
-from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.loop import fit, predict_all
 from dagr_jax.train.meta import BY_SRCC, is_finished
 from dagr_jax.train.state import TrainState, make_optimizer
@@ -40,9 +39,8 @@ def vqa_stage(run: Run) -> Path:
     """Trains the quality network on frames and stored maps: checkpoints and log in `vqa/`."""
     maps = run.workdir / "maps" if run.uses_saliency else None
     source = loader.QualitySource(run.data, "train", run.mos_range, maps)
-    section = resolve_steps(run.config.vqa, len(source))
     folder = run.workdir / "vqa"
-    meta = run.meta("seed", "preset", "dataset", "sampling", "model", "saliency", "vqa")
+    section, meta = run.section("vqa"), run.meta("vqa")
     if is_finished(folder, section.steps, meta):
         return folder
     task = QualityTask(
@@ -61,7 +59,8 @@ def vqa_stage(run: Run) -> Path:
 
     def evaluate(state: TrainState) -> dict[str, float]:
         variables = jax.device_put(state.variables_to_use(), meshes.replicated(run.mesh))
-        batches = loader.eval_batches(validation, batch_size=run.config.test.batch_size)
+        batch_size = run.eval_batch(run.config.test.batch_size)
+        batches = loader.eval_batches(validation, batch_size=batch_size)
         predictions = gather(predict_all(predict, variables, batches, run.mesh), len(targets))
         return quality_scores(to_mos(predictions, run.mos_range), targets)
 
@@ -170,8 +169,7 @@ def test_stage(run: Run) -> Path:
     folder = run.workdir / "test"
     if folder.exists():
         return folder
-    variables, _ = load_variables(run.workdir / "vqa")
-    variables = jax.device_put(variables, meshes.replicated(run.mesh))
+    variables = jax.device_put(trained(run, "vqa"), meshes.replicated(run.mesh))
     partial = folder.with_name(".test.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -185,7 +183,7 @@ def test_stage(run: Run) -> Path:
     predict = meshes.jit_predict(
         lambda v, b: task.predict(v, b) if stored else task.predict_frames(v, b["frames"]), run.mesh
     )
-    batches = loader.eval_batches(source, batch_size=run.config.test.batch_size)
+    batches = loader.eval_batches(source, batch_size=run.eval_batch(run.config.test.batch_size))
     with tqdm(total=len(source), desc="test: scoring", unit="video", disable=None) as bar:
 
         def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,16 +15,24 @@ import numpy as np
 from ml_collections import config_dict
 
 from dagr_jax.convert import load_resnet
-from dagr_jax.data.prepare import Sampling
+from dagr_jax.data.prepare import Sampling, open_records
 from dagr_jax.models import unet3d
 from dagr_jax.registry import dataset_module, model_module
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables, tree_shapes
-from dagr_jax.train.meta import make_meta
+from dagr_jax.train.meta import complete_steps, is_finished, make_meta
 
 
 class StageError(ValueError):
     """A stage cannot run; one line that names the folder and the mend."""
+
+
+# What the weights of a training stage depend on, and the records that it trains on.
+SECTIONS = {
+    "saliency": ("seed", "preset", "dataset", "sampling", "model", "saliency"),
+    "vqa": ("seed", "preset", "dataset", "sampling", "model", "saliency", "vqa"),
+}
+RECORDS = {"saliency": "saliency", "vqa": "quality"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +69,18 @@ class Run:
     def model(self) -> Any:
         return model_module(self.config.model.name).Model(**self.model_args)
 
+    @property
+    def saliency_args(self) -> dict[str, Any]:
+        args = self.model_args
+        return {"preset": args["preset"], "dtype": args["dtype"], **args["saliency"]}
+
     @functools.cached_property
     def saliency_model(self) -> unet3d.Model:
-        args = self.model_args
-        shared = {"preset": args["preset"], "dtype": args["dtype"]}
-        return unet3d.Model(**{**shared, **args["saliency"]})
+        return unet3d.Model(**self.saliency_args)
+
+    def eval_batch(self, batch_size: int) -> int:
+        """A batch size of an evaluation, which pads, raised to what divides over the devices."""
+        return -(-batch_size // self.mesh.size) * self.mesh.size
 
     @property
     def uses_saliency(self) -> bool:
@@ -75,15 +91,21 @@ class Run:
     def saliency_size(self) -> tuple[int, int]:
         return tuple(self.config.model.args.saliency_size or self.config.sampling.size)
 
-    def meta(self, *sections: str) -> dict[str, Any]:
-        """What a checkpoint says of itself; its digest covers the named config sections."""
-        chosen = {name: plain(self.config[name]) for name in sections}
+    def section(self, stage: str) -> config_dict.ConfigDict:
+        """The resolved section of a training stage, `resolve_steps`."""
+        records = open_records(self.data, RECORDS[stage], "train")
+        return resolve_steps(self.config[stage], len(records))
+
+    def meta(self, stage: str) -> dict[str, Any]:
+        """What a training stage's checkpoint says of itself; its digest is of `SECTIONS`."""
+        chosen = {name: plain(self.config[name]) for name in SECTIONS[stage]}
+        alone = stage == "saliency"
         return make_meta(
-            model=self.config.model.name,
-            model_args=self.model_args,
+            model="unet3d" if alone else self.config.model.name,
+            model_args=self.saliency_args if alone else self.model_args,
             preset=self.config.preset,
             dataset=self.config.dataset.name,
-            mos_range=self.mos_range,
+            mos_range=None if alone else self.mos_range,
             sampling={"num_frames": self.sampling.num_frames, "rule": self.sampling.rule},
             resize={"size": list(self.sampling.size), "antialias": False},
             maps={"window": self.config.maps.window, "choice": self.config.maps.choice},
@@ -123,10 +145,18 @@ def digest(config: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, whole or not at all."""
+    """Writes JSON, whole or not at all; it has no NaN: what is undefined becomes null."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.write_text(json.dumps(_defined(value), indent=2, allow_nan=False) + "\n")
     os.replace(partial, path)
+
+
+def _defined(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _defined(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_defined(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def claim(path: Path, wanted: Any, what: str) -> None:
@@ -173,12 +203,14 @@ def start_from(path: str, part: str, fresh: dict[str, Any], preset: str) -> dict
         return fresh
     variables, meta = load_variables(path)
     if part in variables["params"]:
-        variables = {kind: tree[part] for kind, tree in variables.items()}
+        variables = {kind: tree.get(part, {}) for kind, tree in variables.items()}
     if meta["preset"] != preset:
         raise StageError(
             f"{path}: its preset is {meta['preset']} and this run's {preset}; "
             "take the same preset, or another init"
         )
+    # A network without BatchNorm has no statistics, said by an empty tree or by none.
+    variables = {kind: tree for kind, tree in variables.items() if tree}
     there, here = tree_shapes(variables), tree_shapes(fresh)
     differing = [
         f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
@@ -193,9 +225,25 @@ def start_from(path: str, part: str, fresh: dict[str, Any], preset: str) -> dict
     return variables
 
 
+def trained(run: Run, stage: str) -> dict[str, Any]:
+    """The best variables of a training stage that has come to its end.
+
+    Raises:
+        StageError: It has not.
+        CheckpointError: Its folder is of another run, or unreadable.
+    """
+    folder, steps = run.workdir / stage, run.section(stage).steps
+    if not is_finished(folder, steps, run.meta(stage)):
+        done = max(complete_steps(folder), default=0)
+        raise StageError(
+            f"{folder}: saved at step {done} of {steps}; run the stage {stage} to its end first"
+        )
+    return load_variables(folder)[0]
+
+
 def pretrained_saliency(run: Run) -> dict[str, Any]:
     """The best variables of the `saliency` stage, in their place in the whole model's."""
-    variables, _ = load_variables(run.workdir / "saliency")
+    variables = trained(run, "saliency")
     return {kind: {"saliency": tree} for kind, tree in variables.items()}
 
 
@@ -205,7 +253,8 @@ def whole_model(run: Run) -> dict[str, Any]:
     if run.uses_saliency:
         maps = np.zeros((1, 2, *run.saliency_size), np.float32)
         fresh = initial(run.model, run.config.seed, frames, maps, method="score")
-        fresh = {kind: {**fresh[kind], **tree} for kind, tree in pretrained_saliency(run).items()}
+        there = pretrained_saliency(run)
+        fresh = {kind: {**fresh.get(kind, {}), **tree} for kind, tree in there.items()}
     else:
         fresh = initial(run.model, run.config.seed, frames)
     quality = {kind: tree["vqa"] for kind, tree in fresh.items() if "vqa" in tree}
@@ -214,4 +263,7 @@ def whole_model(run: Run) -> dict[str, Any]:
         backbone = load_resnet(run.config.vqa.backbone, backbone)
         quality = {kind: {**tree, "resnet": backbone[kind]} for kind, tree in quality.items()}
     quality = start_from(run.config.vqa.init, "vqa", quality, run.config.preset)
-    return {kind: {**tree, "vqa": quality[kind]} for kind, tree in fresh.items()}
+    return {
+        kind: {**tree, "vqa": quality[kind]} if kind in quality else tree
+        for kind, tree in fresh.items()
+    }

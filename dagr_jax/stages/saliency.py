@@ -15,11 +15,11 @@ from dagr_jax import saliency_metrics
 from dagr_jax.data import loader, prepare
 from dagr_jax.report.plots import overlay
 from dagr_jax.score import MapPlan
-from dagr_jax.stages.run import Run, initial, pretrained_saliency, resolve_steps, start_from
+from dagr_jax.stages.run import Run, initial, pretrained_saliency, start_from
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.augment import Augment
 from dagr_jax.train.loop import fit, predict_all
-from dagr_jax.train.meta import Best, finite_or_none, is_finished
+from dagr_jax.train.meta import Best, is_finished
 from dagr_jax.train.state import TrainState, make_optimizer
 from dagr_jax.train.steps import SaliencyTask
 from dagr_jax.video.decode import decode_frames, probe
@@ -33,8 +33,7 @@ def saliency_stage(run: Run) -> Path | None:
         return None
     folder = run.workdir / "saliency"
     source = loader.SaliencySource(run.data, "train")
-    section = resolve_steps(run.config.saliency, len(source))
-    meta = run.meta("seed", "preset", "dataset", "sampling", "model", "saliency")
+    section, meta = run.section("saliency"), run.meta("saliency")
     if is_finished(folder, section.steps, meta):
         return folder
     task = SaliencyTask(
@@ -195,7 +194,8 @@ def _maps_of_sampled(
     apply = meshes.jit_predict(
         lambda v, batch: run.model.apply(v, batch["frames"], method="maps"), run.mesh
     )
-    batches = loader.eval_batches(source, batch_size=run.config.maps.batch_size)
+    batch_size = run.eval_batch(run.config.maps.batch_size)
+    batches = loader.eval_batches(source, batch_size=batch_size)
     yield from predict_all(apply, variables, batches, run.mesh)
 
 
@@ -204,7 +204,8 @@ def _maps_of_windows(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(record number, its maps): windows over every frame, from the source files."""
     look = jax.jit(lambda v, frames: run.model.apply(v, frames, method="maps"))
-    plan = MapPlan.from_meta(run.meta())
+    chosen = run.config.maps
+    plan = MapPlan(chosen.window, chosen.choice, antialias=run.config.preset == "release")
     for i, fact in enumerate(source.facts):
         path = run.data / "videos" / fact["video"].decode()
         length = probe(path).num_frames
@@ -225,7 +226,8 @@ def saliency_report(run: Run, params: Any, stats: Any) -> dict[str, Any]:
     predict = meshes.jit_predict(task.predict, run.mesh)
     variables = {"params": params["saliency"], "batch_stats": stats["saliency"]}
     variables = jax.device_put(variables, meshes.replicated(run.mesh))
-    batches = loader.eval_batches(source, batch_size=run.config.saliency.batch_size)
+    batch_size = run.eval_batch(run.config.saliency.batch_size)
+    batches = loader.eval_batches(source, batch_size=batch_size)
     predicted = [m for _, maps in predict_all(predict, variables, batches, run.mesh) for m in maps]
     training = loader.SaliencySource(run.data, "train")
     mean_map = np.mean([training[i]["maps"].mean(0) for i in range(len(training))], axis=0)
@@ -238,10 +240,8 @@ def saliency_report(run: Run, params: Any, stats: Any) -> dict[str, Any]:
     }
 
 
-def _report_on(
-    source: loader.SaliencySource, maps: Sequence[np.ndarray]
-) -> dict[str, float | None]:
-    """All metrics of the maps of each record, (T, h, w) each; None where one is undefined."""
+def _report_on(source: loader.SaliencySource, maps: Sequence[np.ndarray]) -> dict[str, float]:
+    """All metrics of the maps of each record, (T, h, w) each; NaN where one is undefined."""
     looked = {c: np.zeros(maps[0].shape[1:]) for c in source.contents}
     for index, content in enumerate(source.contents):
         looked[content] += source[index]["fixations"].sum(0)
@@ -252,8 +252,7 @@ def _report_on(
         scorers = {**ALL, "auc_shuffled": _shuffled(others)}
         videos.append(frame_scores(item, maps[index], scorers))
         steady.append(saliency_metrics.temporal_consistency(maps[index], item["frames"]))
-    means = {**mean_scores(videos), "temporal_consistency": _mean_of_defined(steady)}
-    return finite_or_none(means)
+    return {**mean_scores(videos), "temporal_consistency": _mean_of_defined(steady)}
 
 
 def _shuffled(others: np.ndarray) -> Metric:

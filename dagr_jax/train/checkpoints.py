@@ -181,8 +181,8 @@ class Checkpoints:
         try:
             _refuse_shapes(where, whole)
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-        except CheckpointError:
-            raise
+        except (CheckpointError, jax.errors.JaxRuntimeError):
+            raise  # the latter: the device is at fault (its memory), not the file
         except READ_ERRORS as error:
             raise unreadable(where, error) from error
         # A restored buffer may be shared with the reader; the train step donates its input.
@@ -245,7 +245,7 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
     Reads no optimizer state and needs no config: parameters and running statistics alone.
 
     Args:
-      path: a workdir (its `vqa/` is taken), or a stage folder such as `vqa/` or `saliency/`.
+      path: a workdir (its `vqa/` is taken; `saliency/` where there is none), or a stage folder.
 
     Returns:
       ({'params', 'batch_stats'} on the default device, meta); meta as `make_meta` gives it, and
@@ -257,13 +257,13 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
     """
     _silence_orbax()
     given = Path(path).resolve()
-    for folder in (given / "vqa", given):
+    for folder in (given / "vqa", given, given / "saliency"):
         if best_step(folder) is not None:
             break
     else:
         raise CheckpointError(
-            f"{path}: no complete checkpoint in it or in its vqa/; "
-            "name the workdir of a finished run, or its vqa/ or saliency/ folder"
+            f"{path}: no complete checkpoint in it, its vqa/ or its saliency/; "
+            "name the workdir of a finished run, or one of these folders"
         )
     where = folder / str(best_step(folder))
     meta = read_meta(where)
@@ -276,6 +276,8 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
         )
         with ocp.StandardCheckpointer() as reader:
             return reader.restore(where / "variables", template), meta
+    except jax.errors.JaxRuntimeError:
+        raise
     except READ_ERRORS as error:
         raise unreadable(where, error) from error
 

@@ -83,9 +83,9 @@ def fit(
       task: loss and what is trained.
       config: see StageConfig.
       state: at step 0, from `task.init_state(variables, make_optimizer(config.optim,
-        config.steps))`; not consumed.
-      train_iter: an endless Grain iterator of host batches (dicts with 'index'), each this host's
-        share of the global batch. Moved to the checkpoint's position on resume.
+        config.steps, config.epoch_steps))`; not consumed.
+      train_iter: an endless Grain iterator of host batches (dicts with 'index'). Moved to the
+        checkpoint's position on resume.
       evaluate: state → validation metrics, which must hold the one that `best` names; None: none.
       workdir: of the run.
       meta: see meta.make_meta.
@@ -145,7 +145,8 @@ def fit(
                     log.write(line, pictures(state) if due and pictures is not None else {})
                 if due or leave:
                     checkpoints.save(step, state, train_iter, measured, meta)
-                if leave and step < config.steps:
+                # Evaluating and saving take a while: who asked meanwhile is heard as well.
+                if leave or (due and stop.asked(step, everywhere=True)):
                     raise Interrupted(f"{name}: interrupted, saved at step {step}/{config.steps}")
     return state
 

@@ -95,10 +95,14 @@ def finite_or_none(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def complete_steps(directory: Path) -> Iterator[int]:
-    """Steps whose write was finished: Orbax renames a folder into place as its last act."""
+    """Steps whose write was finished, and whose deletion was not begun.
+
+    Orbax renames a folder into place as its last act; what a kill left of deleting one lacks parts.
+    """
     if directory.is_dir():
         for child in directory.iterdir():
-            if child.name.isdigit() and (child / "_CHECKPOINT_METADATA").exists():
+            parts = (child / "_CHECKPOINT_METADATA", child / "meta" / "metadata")
+            if child.name.isdigit() and all(part.exists() for part in parts):
                 yield int(child.name)
 
 

@@ -5,7 +5,6 @@ installed.
 """
 
 import functools
-import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
@@ -39,7 +38,8 @@ class OptimConfig(Protocol):
         0 switches it off. It warms up: min(ema, (1 + t) / (10 + t)) at step t.
       groups: rules (regular expression, rate, decay); the first that matches the whole of a
         parameter's name, such as 'vqa/resnet/conv1/kernel', multiplies its learning rate and
-        its weight decay. A rate of 0 freezes. Empty: everything as it is.
+        its weight decay. A rate of 0 freezes parameters; the running statistics of a BatchNorm
+        among them still follow the data. Empty: everything as it is.
     """
 
     name: str
@@ -153,15 +153,15 @@ def make_schedule(optim: OptimConfig, total_steps: int, epoch_steps: int = 1) ->
 
     Args:
       optim: see `OptimConfig`.
-      total_steps: train steps of the whole run (micro-batches when accumulating); the cosine
-        ends with the last update.
+      total_steps: train steps of the whole run (micro-batches when accumulating; those at the end
+        that fill no update change nothing); the cosine ends with the last update.
       epoch_steps: train steps of an epoch, which 'torch_cosine' counts in.
 
     Raises:
       ValueError: unknown schedule, a warm-up that fills the whole run, or 'torch_cosine' without
         a period.
     """
-    updates = math.ceil(total_steps / optim.accumulate)
+    updates = total_steps // optim.accumulate
     peak, warmup = optim.learning_rate, optim.warmup_steps
     if warmup >= updates > 0 and warmup > 0:
         raise ValueError(
@@ -275,11 +275,17 @@ def _by_group(
 def _labels(patterns: Sequence[str], params: Tree) -> Tree:
     """The number of the first pattern that matches each parameter's whole name, as a string."""
     uncovered, used = [], set()
+    try:
+        compiled = [re.compile(pattern) for pattern in patterns]
+    except re.error as error:
+        raise ValueError(
+            f"optim.groups: {error.pattern!r} is no regular expression ({error}); mend it"
+        ) from error
 
     def label(path: Sequence[Any], _: Any) -> str:
         name = "/".join(str(part.key) for part in path)
-        for number, pattern in enumerate(patterns):
-            if re.fullmatch(pattern, name):
+        for number, pattern in enumerate(compiled):
+            if pattern.fullmatch(name):
                 used.add(number)
                 return str(number)
         uncovered.append(name)

@@ -1,6 +1,10 @@
 """Grain pipelines, on a plain list of records."""
 
+import contextlib
+import signal
+
 import numpy as np
+import psutil
 import pytest
 
 from dagr_jax.data import loader
@@ -26,6 +30,35 @@ def test_an_epoch_holds_every_record_once_and_the_next_has_another_order():
     first, second = sum(batches[:3], []), sum(batches[3:], [])
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
+
+
+def test_the_remainder_of_an_epoch_is_dropped():
+    batches = loader.train_iterator(Records(), batch_size=5, seed=0, workers=0)
+    for _ in range(6):
+        epoch = np.concatenate([next(batches)["index"] for _ in range(2)])
+        assert len(set(epoch.tolist())) == 10  # a batch over the epochs' end would repeat some
+
+
+def test_a_reading_process_outlives_the_signals_that_end_a_run():
+    """The trainer may need one more batch to save what is done."""
+    known = set(psutil.Process().children(recursive=True))
+    with contextlib.closing(
+        loader.train_iterator(Records(), batch_size=4, seed=0, workers=1)
+    ) as batches:
+        got = [next(batches)["index"].tolist()]
+        readers = [
+            child
+            for child in set(psutil.Process().children(recursive=True)) - known
+            if "resource_tracker" not in " ".join(child.cmdline())
+        ]
+        assert readers
+        for reader in readers:
+            reader.send_signal(signal.SIGTERM)
+            reader.send_signal(signal.SIGINT)
+        got += [next(batches)["index"].tolist() for _ in range(11)]
+    assert got == order(0, count=12)
+    gone, alive = psutil.wait_procs(readers, timeout=20)
+    assert not alive
 
 
 def test_the_order_follows_from_the_seed():

@@ -239,6 +239,21 @@ def test_the_average_is_what_is_measured_kept_and_resumed(tmp_path):
     assert same_bits((resumed.params, resumed.average), (whole.params, whole.average))
 
 
+def test_a_signal_during_the_last_evaluation_stops_the_run_there(tmp_path, whole):
+    task, _ = tiny_state(SHORT)
+    plain = evaluator(task)
+
+    def interrupted(state):
+        if int(state.step) == SHORT.steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(state)
+
+    with pytest.raises(Interrupted, match="vqa: interrupted, saved at step 16/16"):
+        train(tmp_path, SHORT, evaluate=interrupted)
+    state = train(tmp_path, SHORT)
+    assert same_bits(state.params, whole[1].params)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_the_step_and_nothing_is_lost(tmp_path, whole, number):
     data = batches()

@@ -106,6 +106,17 @@ def updates_of(groups, **changes):
     return updates["net"]["stem"]["kernel"], updates["net"]["head"]["bias"], state
 
 
+def test_a_pattern_that_is_no_regular_expression_is_named():
+    with pytest.raises(ValueError, match=r"optim.groups: '\*bias' is no regular expression"):
+        updates_of((("*bias", 1.0, 1.0),))
+
+
+def test_the_cosine_ends_with_the_last_update():
+    """Of 10 steps with 4 accumulated, 2 updates come out; the last 2 batches change nothing."""
+    schedule = make_schedule(optim(accumulate=4, warmup_steps=0), 10)
+    assert schedule(0) > schedule(1) > schedule(2) == pytest.approx(0.0, abs=1e-12)
+
+
 def test_groups_scale_rate_and_decay_and_the_first_match_counts():
     groups = ((r"net/stem/.*", 0.1, 1.0), (r".*/bias", 1.0, 0.0), (r".*", 5.0, 5.0))
     with pytest.raises(ValueError, match="matches no parameter that an earlier rule has not"):
