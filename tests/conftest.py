@@ -58,6 +58,28 @@ def golden_weights() -> Callable[[str], dict[str, np.ndarray]]:
     return weights
 
 
+@pytest.fixture(scope="session")
+def gradient_errors() -> Callable[..., dict[str, float]]:
+    """(golden arrays, gradients by PyTorch's keys) → the error of each gradient.
+
+    The larger one of its norm's and its first values', in units of 1e-3 of the norm plus 1e-5.
+    """
+
+    def errors(
+        expected: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        off = {}
+        for name, want in expected.items():
+            if name.startswith("grad/"):
+                key = name.removeprefix("grad/")
+                mine = gradients[key].ravel()
+                difference = [np.linalg.norm(mine) - want[0], *(mine[:8] - want[1 : 1 + mine.size])]
+                off[key] = float(np.abs(difference).max() / (1e-3 * want[0] + 1e-5))
+        return off
+
+    return errors
+
+
 def golden_weight(key: str, shape: tuple[int, ...], seed: int = 7) -> np.ndarray:
     """The value of one state_dict entry (golden/README.md)."""
     rng = np.random.default_rng([seed, zlib.crc32(key.encode())])

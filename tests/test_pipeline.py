@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dagr_jax import cli, metrics, stages
+from dagr_jax import cli, convert, metrics, stages
 from dagr_jax.data import scenes, synthetic
 from dagr_jax.score import Scorer
 from dagr_jax.stages.quality import gather, per_video
@@ -18,6 +18,7 @@ from dagr_jax.stages.run import write_json
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.meta import CheckpointError
 from dagr_jax.video.decode import VideoError, iter_frames
+from tests.convert.small import arrays_of, small_resnet_shapes
 from tests.tiny_run import tiny_config
 
 
@@ -167,6 +168,28 @@ def test_the_temporal_head_which_has_no_statistics(workdir, tmp_path, alpha):
     stages.run_stages(config, tmp_path / "again")
     again = rows_of(tmp_path / "again" / "test" / "predictions.csv")
     assert again == predictions
+
+
+def test_the_backbone_starts_from_a_file(workdir, tmp_path):
+    """torchvision's names; everything else keeps its fresh start."""
+    sizes = tiny_config().model.args.vqa
+    arrays = arrays_of(small_resnet_shapes(tuple(sizes.stage_sizes), sizes.width))
+    path = tmp_path / "resnet.safetensors"
+    convert.write_safetensors(path, arrays, {})
+    config = tiny_config()
+    config.data_dir = str(workdir / "data")
+    config.model.args.alpha = 0.0
+    config.vqa.update({"steps": 0, "epochs": 0})
+    starts = []
+    for backbone in ("", str(path)):
+        config.vqa.backbone = backbone
+        home = tmp_path / f"run{len(starts)}"
+        stages.run_stages(config, home, ["prepare", "vqa"])
+        starts.append(load_variables(home)[0]["params"]["vqa"])
+    fresh, started = starts
+    kernel = started["resnet"]["layer3_0"]["conv2"]["kernel"]
+    np.testing.assert_array_equal(kernel, arrays["layer3.0.conv2.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(started["projector"]["kernel"], fresh["projector"]["kernel"])
 
 
 def test_a_workdir_of_saliency_alone_is_a_start_and_gives_no_score(workdir, tmp_path):
