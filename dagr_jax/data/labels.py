@@ -1,0 +1,220 @@
+"""Label files: who was rated how, in the formats that data sets of video quality come with.
+
+A reader gives one `Label` for each row that names a video. What a row means is never guessed: a
+column that is not there, or a value that is no number, is an error that names file and line.
+"""
+
+import csv
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.io
+
+SHEETS = (".xlsx", ".xls")
+
+
+@dataclass(frozen=True)
+class Label:
+    """One row of a label file.
+
+    Attributes:
+        video: The video as the file names it, stripped.
+        mos: Mean opinion score on the data set's own scale; NaN where the cell is empty.
+        row: The other columns by their header, as text.
+        line: Number of the line (of a sheet: row), from 1; 0 where the format has none.
+    """
+
+    video: str
+    mos: float
+    row: Mapping[str, str]
+    line: int = 0
+
+
+class LabelError(ValueError):
+    """A label file that cannot be used: `<file>: <what is wrong>; <mend>`, one line."""
+
+    def __init__(self, path: Path, problem: str, mend: str):
+        super().__init__(f"{path}: {problem}; {mend}")
+
+
+def read_list(path: Path) -> list[Label]:
+    """The field's common list: `path, x, x, mos` without a header; the last column counts.
+
+    The columns between (duration and frame rate, or −1) are ignored.
+
+    Raises:
+        LabelError: A row has fewer than two columns, or its MOS is no number.
+    """
+    labels = []
+    for number, cells in _rows(path):
+        if len(cells) < 2:
+            raise LabelError(path, f"line {number} has one column", "write 'path, x, x, mos'")
+        labels.append(Label(cells[0], _mos(path, number, cells[-1]), {}, number))
+    return _some(path, labels)
+
+
+def is_list(path: Path) -> bool:
+    """Whether a text file is a list without a header: its first row ends with a number."""
+    if path.suffix.lower() in (*SHEETS, ".mat"):
+        return False
+    first = next(_rows(path), None)
+    return first is not None and len(first[1]) > 1 and _number(first[1][-1]) is not None
+
+
+def read_columns(path: Path, video: Sequence[str], mos: Sequence[str]) -> list[Label]:
+    """A table with a header: .csv (comma, semicolon or tab; decimal comma or point) or .xlsx.
+
+    Args:
+        path: The file.
+        video, mos: Names that the columns may have, in order of preference; case and surrounding
+            space do not count.
+
+    Raises:
+        LabelError: There is no such column, or a MOS is no number.
+    """
+    rows = _sheet(path) if path.suffix.lower() in SHEETS else list(_rows(path))
+    if not rows:
+        raise LabelError(path, "it is empty", "copy or download it again")
+    header = [cell.strip() for cell in rows[0][1]]
+    at = [_column(path, header, names) for names in (video, mos)]
+    labels = []
+    for number, cells in rows[1:]:
+        cells = [*cells, *[""] * (len(header) - len(cells))]
+        if cells[at[0]]:
+            value = _mos(path, number, cells[at[1]])
+            row = dict(zip(header, cells, strict=False))
+            labels.append(Label(cells[at[0]], value, row, number))
+    return _some(path, labels)
+
+
+def read_mat(path: Path) -> dict[str, Any]:
+    """The variables of a MATLAB file; structs as dicts, cells as lists, singleton axes dropped.
+
+    Raises:
+        LabelError: It is no MATLAB file of version 7 or older.
+    """
+    try:
+        held = scipy.io.loadmat(path, squeeze_me=True, simplify_cells=True)
+    except (
+        scipy.io.matlab.MatReadError,
+        zlib.error,
+        ValueError,
+        TypeError,
+        OSError,
+        NotImplementedError,
+    ) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LabelError(
+            path, f"it is no readable MATLAB file ({said})", "copy it again, or save it as -v7"
+        ) from error
+    return {name: value for name, value in held.items() if not name.startswith("__")}
+
+
+def pair(path: Path, videos: Any, scores: Any) -> list[Label]:
+    """Labels of two lists of a MATLAB file.
+
+    Raises:
+        LabelError: Their lengths differ.
+    """
+    names, values = np.atleast_1d(videos).ravel(), np.atleast_1d(scores).ravel()
+    if len(names) != len(values):
+        raise LabelError(path, f"it has {len(names)} videos and {len(values)} scores", "copy again")
+    return _some(
+        path, [Label(str(n).strip(), float(v), {}) for n, v in zip(names, values, strict=True)]
+    )
+
+
+def field(path: Path, tree: Mapping[str, Any], *names: str) -> Any:
+    """A variable of a MATLAB file, or a field of one.
+
+    Raises:
+        LabelError: It is not there.
+    """
+    for i, name in enumerate(names):
+        if not isinstance(tree, Mapping) or name not in tree:
+            wanted = ".".join(names[: i + 1])
+            raise LabelError(path, f"it has no {wanted}", "give the data set's own file")
+        tree = tree[name]
+    return tree
+
+
+def _rows(path: Path) -> Any:
+    """(line number, stripped cells) of the rows of a text file that are not empty."""
+    text = _text(path)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    separator = max(",;\t", key=first.count)
+    for number, cells in enumerate(csv.reader(text.splitlines(), delimiter=separator), start=1):
+        cells = [cell.strip() for cell in cells]
+        if any(cells):
+            yield number, cells
+
+
+def _text(path: Path) -> str:
+    """The text of a file in UTF-8, or in the encoding that LSVQ's official files have."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise LabelError(path, f"it cannot be read ({error.strerror})", "check the path") from error
+    for encoding in ("utf-8-sig", "gbk"):
+        try:
+            return raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise LabelError(path, "it is no text in UTF-8 or GBK", "save it as UTF-8")
+
+
+def _sheet(path: Path) -> list[tuple[int, list[str]]]:
+    """(row number, cells as text) of the first sheet of a workbook."""
+    try:
+        table = pd.read_excel(path, header=None, dtype=object)
+    except (ValueError, OSError, KeyError, ImportError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LabelError(
+            path, f"it cannot be read as a sheet ({said})", "save it as .csv"
+        ) from error
+    rows = []
+    for number, row in enumerate(table.itertuples(index=False), start=1):
+        cells = ["" if pd.isna(cell) else str(cell).strip() for cell in row]
+        if any(cells):
+            rows.append((number, cells))
+    return rows
+
+
+def _column(path: Path, header: Sequence[str], names: Sequence[str]) -> int:
+    folded = [name.casefold() for name in header]
+    for name in names:
+        if name.casefold() in folded:
+            return folded.index(name.casefold())
+    raise LabelError(
+        path, f"it has no column {' or '.join(map(repr, names))}", f"it has {', '.join(header)}"
+    )
+
+
+def _mos(path: Path, line: int, cell: str) -> float:
+    if not cell:
+        return math.nan
+    value = _number(cell)
+    if value is None:
+        raise LabelError(path, f"line {line}: MOS is {cell!r}, not a number", "mend the line")
+    return value
+
+
+def _number(cell: str) -> float | None:
+    """A finite number, with a decimal point or comma."""
+    try:
+        value = float(cell.replace(",", "."))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _some(path: Path, labels: list[Label]) -> list[Label]:
+    if not labels:
+        raise LabelError(path, "it names no video", "give the data set's label file")
+    return labels

@@ -1,0 +1,172 @@
+"""Which videos train, validate and test: protocols of the field, split by content.
+
+Videos of one content never stand in two parts. A split follows from the contents, the protocol and
+the seed alone, and not from the order of the videos. There is always a validation part, so that
+nothing is chosen on the test part.
+"""
+
+import collections
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+PARTS = ("train", "val", "test")
+PROTOCOLS = ("random", "repeated", "official", "kfold", "train", "test")
+
+
+class SplitError(ValueError):
+    """A split that cannot be made or is not one; one line."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a data set is split.
+
+    Attributes:
+        name: "random": `test` and `val` of all videos, the rest trains (the paper: 80:10:10).
+            "repeated": the `fold`-th of any number of random splits into train and test, of which
+            `val` of the training videos validate (the field's ten 80/20 are folds 0 to 9 with
+            test 0.2). "official": the data set's own test list; `val` of the rest validate.
+            "kfold": the `fold`-th of `folds` equal parts tests. "train": nothing tests, for
+            training on a whole data set; "test": everything does, for testing on another one.
+        test, val: Shares, in (0, 1).
+        folds, fold: For "kfold" and "repeated".
+        seed: Of the drawing.
+    """
+
+    name: str = "random"
+    test: float = 0.1
+    val: float = 0.1
+    folds: int = 5
+    fold: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in PROTOCOLS:
+            raise SplitError(f"protocol {self.name!r} is unknown; one of {', '.join(PROTOCOLS)}")
+        if not (0 < self.val < 1 and 0 < self.test < 1 and self.val + self.test < 1):
+            raise SplitError(f"test {self.test} and val {self.val} must be shares that leave some")
+        if self.fold < 0 or (self.name == "kfold" and not 0 <= self.fold < self.folds >= 2):
+            raise SplitError(f"fold {self.fold} of {self.folds} is none; folds count from 0")
+
+    def assign(self, contents: Sequence[str], parts: Sequence[str] = ()) -> list[str]:
+        """The part of each video: "train", "val" or "test".
+
+        Args:
+            contents: Content key of each video.
+            parts: For "official": what the data set's files say of each, "train" or "test".
+
+        Raises:
+            SplitError: There are too few contents, or the official lists share a content or do not
+                name every video.
+        """
+        if self.name == "test":
+            return ["test"] * len(contents)
+        rest = sorted(set(contents))
+        if self.name == "official":
+            testing = self._official(contents, parts)
+        elif self.name == "train":
+            testing = set()
+        elif self.name == "kfold":
+            order = self._shuffled(rest, "kfold")
+            testing = set(order[self.fold :: self.folds])
+        else:
+            stream = f"repeated {self.fold}" if self.name == "repeated" else "random"
+            testing = self._take(rest, contents, self.test * len(contents), stream)
+        rest = [content for content in rest if content not in testing]
+        left = sum(content not in testing for content in contents)
+        # A share of what is left to train and validate on; of the paper's 80:10:10, of everything.
+        wanted = self.val * (len(contents) if self.name == "random" else left)
+        validating = self._take(rest, contents, wanted, "val")
+        chosen = [
+            "test" if c in testing else "val" if c in validating else "train" for c in contents
+        ]
+        needed = PARTS if self.name != "train" else PARTS[:2]
+        if empty := [part for part in needed if part not in chosen]:
+            raise SplitError(
+                f"{len(set(contents))} contents leave nothing for {', '.join(empty)}; "
+                "add videos, or take another protocol"
+            )
+        return chosen
+
+    def _official(self, contents: Sequence[str], parts: Sequence[str]) -> set[str]:
+        unnamed = sum(part not in ("train", "test") for part in parts)
+        if len(parts) != len(contents) or unnamed:
+            raise SplitError(
+                "the data set has no official split of all its videos; take protocol random"
+            )
+        sides = {
+            part: {c for c, p in zip(contents, parts, strict=True) if p == part}
+            for part in ("train", "test")
+        }
+        if both := sorted(sides["train"] & sides["test"]):
+            raise SplitError(f"content {both[0]} stands in the official training and test list")
+        return sides["test"]
+
+    def _shuffled(self, contents: Sequence[str], stream: str) -> list[str]:
+        """Contents in a random order of their own for each use, `stream`."""
+        rng = np.random.default_rng([self.seed, *stream.encode()])
+        return [contents[i] for i in rng.permutation(len(contents))]
+
+    def _take(
+        self, pool: Sequence[str], contents: Sequence[str], videos: float, stream: str
+    ) -> set[str]:
+        """Random contents of the pool until they hold about so many videos; at least one."""
+        sizes = collections.Counter(contents)
+        taken: set[str] = set()
+        held = 0
+        for content in self._shuffled(pool, stream):
+            # Nearest to the wanted number: the last content counts if it brings us closer.
+            if taken and held + sizes[content] - videos > videos - held:
+                break
+            taken.add(content)
+            held += sizes[content]
+            if held >= videos:
+                break
+        return taken
+
+
+def write_split(
+    path: Path, videos: Sequence[str], contents: Sequence[str], parts: Sequence[str]
+) -> None:
+    """Writes `video,content,part`, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("video", "content", "part"))
+        writer.writerows(zip(videos, contents, parts, strict=True))
+    os.replace(partial, path)
+
+
+def read_split(path: Path) -> dict[str, tuple[str, str]]:
+    """video → (content, part) of a file that `write_split` wrote, or a person.
+
+    Raises:
+        SplitError: It has other columns or parts, a video twice, or a content in two parts.
+    """
+    with open(path, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    found: dict[str, tuple[str, str]] = {}
+    part_of: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        try:
+            video, content, part = row["video"], row["content"], row["part"]
+        except KeyError as error:
+            raise SplitError(
+                f"{path}: it has no column {error}; write video,content,part"
+            ) from None
+        if part not in PARTS:
+            raise SplitError(f"{path}: line {number}: part {part!r} is none of {', '.join(PARTS)}")
+        if video in found:
+            raise SplitError(f"{path}: line {number}: {video} stands there twice; drop one line")
+        if part_of.setdefault(content, part) != part:
+            raise SplitError(
+                f"{path}: line {number}: content {content} stands in {part_of[content]} and "
+                f"{part}; keep it in one"
+            )
+        found[video] = (content, part)
+    return found
