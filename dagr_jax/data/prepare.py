@@ -69,6 +69,7 @@ def quality_record(path: Path, clip: Clip, sampling: Sampling) -> dict[str, Any]
         "height": np.int32(info.height),
         "width": np.int32(info.width),
         "fps": np.float32(info.fps),
+        "length": np.int32(info.num_frames),
     }
 
 

@@ -43,6 +43,7 @@ class VideoError(ValueError):
 
     def __init__(self, path: str | os.PathLike, problem: str, mend: str):
         super().__init__(f"{os.fspath(path)}: {problem}; {mend}")
+        self.problem = problem
 
 
 @dataclasses.dataclass(frozen=True)

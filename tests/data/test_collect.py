@@ -1,0 +1,144 @@
+"""From a folder of rated videos to records: what is used, what is not and why, killed or not."""
+
+import csv
+import filecmp
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dagr_jax.data import collect, konvid1k
+from dagr_jax.data.collect import CollectError
+from dagr_jax.data.prepare import Sampling, open_records
+from dagr_jax.data.splits import Protocol, read_split
+from dagr_jax.video.decode import read_clip
+from tests.video.clips import moving_bar, write
+
+SAMPLING = Sampling(4, "linspace", (24, 32))
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make_source(folder: Path, count: int) -> Path:
+    """KoNViD-1k in small: `count` clips under both kinds of official names, and 3 bad ones."""
+    videos = folder / "KoNViD_1k_videos"
+    videos.mkdir(parents=True)
+    lines = ["flickr_id,mos"]
+    for i in range(count):
+        suffix = "_original_centercrop_960x540_8s" if i % 3 == 0 else ""
+        frames = moving_bar(6 + i % 5, height=32, width=48) // (1 + i % 3)
+        write(videos / f"{3000 + i}{suffix}.mp4", frames)
+        lines.append(f"{3000 + i},{1 + 4 * i / count:.3f}")
+    (videos / "4000.mp4").write_text("no video\n" * 100)
+    write(videos / "4001.mp4", moving_bar(1, height=32, width=48))
+    lines += ["4000,3.0", "4001,3.0", "4002,3.0", "3001,2.0", "3002,"]
+    (folder / "KoNViD_1k_mos.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def run(source: Path, out: Path, max_failures: int | None = 5) -> collect.Collected:
+    return collect.collect(
+        konvid1k.DATASET,
+        out,
+        source=source,
+        label_file=konvid1k.DATASET.find_labels(source),
+        sampling=SAMPLING,
+        protocol=Protocol(test=0.25, val=0.25),
+        workers=2,
+        max_failures=max_failures,
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return make_source(tmp_path_factory.mktemp("konvid"), 12)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, source):
+    out = tmp_path_factory.mktemp("out") / "data"
+    return out, run(source, out)
+
+
+def test_used_videos_are_records_of_their_frames(source, prepared):
+    out, result = prepared
+    assert (result.named, result.used) == (17, 12)
+    assert result.parts == {"train": 6, "val": 3, "test": 3}
+    split = read_split(out / "split.csv")
+    seen = 0
+    for part in ("train", "val", "test"):
+        facts, frames = open_records(out, "quality", part), open_records(out, "frames", part)
+        for i, fact in enumerate(facts):
+            name = fact["video"].decode()
+            assert split[name] == (fact["content"].decode(), part)
+            wanted, _ = read_clip(source / name, 4, "linspace", (24, 32))
+            stored = np.stack([frames[4 * i + t]["frame"] for t in range(4)])
+            np.testing.assert_array_equal(stored, wanted)
+            number = int(fact["content"]) - 3000
+            assert fact["mos"] == pytest.approx(1 + 4 * number / 12, abs=1e-3)
+            seen += 1
+    assert seen == 12 and not (out / "shards").exists()
+
+
+def test_the_report_names_every_row_and_why_it_is_not_used(prepared):
+    out, result = prepared
+    with open(out / "report.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 17 and [row["status"] for row in rows[:12]] == ["used"] * 12
+    assert all(row["reason"] == "" for row in rows[:12])
+    said = [(Path(row["file"]).stem, row["status"], row["reason"]) for row in rows[12:]]
+    assert said[0][:2] == ("4000", "unreadable") and said[0][2].startswith("unreadable: FFmpeg")
+    assert said[1:] == [
+        ("4001", "too short", "too short: it has one frame"),
+        ("4002", "missing", "missing: no file of this name"),
+        ("3001", "duplicate", "duplicate: of row 2"),
+        ("3002", "unlabelled", "unlabelled: its MOS is empty"),
+    ]
+    assert result.reasons == dict.fromkeys(
+        ("unreadable", "too short", "missing", "duplicate", "unlabelled"), 1
+    )
+
+
+def test_more_than_a_hundredth_fails_and_the_report_stays(tmp_path, source):
+    with pytest.raises(CollectError) as error:
+        run(source, tmp_path, max_failures=None)
+    said = str(error.value)
+    assert "5 of 17 videos cannot be used (" in said and "0 may fail" in said
+    assert "1 missing" in said and said.startswith(str(tmp_path / "report.csv"))
+    assert (tmp_path / "report.csv").exists() and not (tmp_path / "quality").exists()
+    # What was decoded is not decoded again.
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "shards").iterdir()}
+    assert len(before) == 12
+    assert run(source, tmp_path).used == 12
+
+
+def test_killed_twice_and_restarted_it_gives_the_same_records(tmp_path, source, prepared):
+    out = tmp_path / "data"
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom tests.data import test_collect\n"
+        "if __name__ == '__main__':\n    test_collect.run(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+    )
+    for shards in (2, 6):
+        with subprocess.Popen(
+            [sys.executable, str(script), str(source), str(out)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            until = time.monotonic() + 60
+            while len(list(out.glob("shards/*.npz"))) < shards:
+                assert process.poll() is None and time.monotonic() < until
+                time.sleep(0.005)
+            os.kill(process.pid, signal.SIGKILL)
+        assert not (out / "quality").exists(), "it was over"
+    run(source, out)
+    whole, _ = prepared
+    files = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file())
+    assert files == sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
+    _, differing, errors = filecmp.cmpfiles(whole, out, [str(f) for f in files], shallow=False)
+    assert not differing and not errors
