@@ -49,7 +49,7 @@ def clips() -> list[Path]:
 def test_unseen_contents_are_ranked_and_their_saliency_is_more_than_a_centre_bias(run):
     result = json.loads((run / "test" / "metrics.json").read_text())
     assert result["n"] == 120
-    # Seeds 0 and 1 gave 0.835 and 0.830; another machine's rounding is like another seed.
+    # Seeds 0, 1 and 2 gave 0.824, 0.832 and 0.827; another machine's rounding is like another seed.
     assert result["srcc"]["value"] >= 0.8
     assert result["srcc"]["value"] > max(map(abs, result["baselines"].values()))
     saliency, bias = result["saliency"], result["saliency"]["centre_bias"]
