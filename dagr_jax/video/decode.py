@@ -4,8 +4,11 @@ Rules, the same for every function here:
 
 * A frame's index is its rank by presentation time among the frames that the decoder gives out;
   where a time is missing, the order in which the decoder gives them out (it reorders B-frames).
-* The number of frames is counted by decoding. What the container promises is never trusted: edit
-  lists hide frames, and of a cut file only the part that decodes counts.
+* What the container promises is never trusted. Where its packets tell frames apart (`index`), they
+  are counted, and of the file is decoded what the chosen frames need: from the key frame before
+  each, without frames that no other refers to. Where they do not, or what comes out is not what
+  they said, all is decoded and counted: edit lists hide frames, and of a cut file only the part
+  that decodes counts.
 * Pictures are turned and mirrored as the display matrix says, in quarter turns. Pixel aspect
   ratio is not applied (the release resizes to one fixed size whatever the aspect), and neither is
   HDR tone mapping; more than 8 bits a sample are reduced to 8.
@@ -13,37 +16,31 @@ Rules, the same for every function here:
   rest differently from run to run. Whoever has many files decodes them in parallel processes.
 """
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.sidedata.sidedata import SideData
-from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
-from dagr_jax.video.resize import resize_bilinear
+from dagr_jax.video.index import Packets, read_packets
 from dagr_jax.video.sampling import sample_indices
+from dagr_jax.video.stream import (
+    Packet,
+    Size,
+    VideoError,
+    clockwise,
+    decoded,
+    open_stream,
+    orientation,
+    picture,
+)
 
-Size = tuple[int, int]
 Choice = Sequence[int] | np.ndarray | Callable[[int], Sequence[int] | np.ndarray]
 
-# FFmpeg draws text files as pictures of a terminal; a score of those would mean nothing.
-_TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}
 _ITER_CHUNK = 16  # frames held at once where a file must be read again to sort its frames
-
-
-class VideoError(ValueError):
-    """A file that cannot be used as a video; one line: ``<file>: <what is wrong>; <mend>``."""
-
-    def __init__(self, path: str | os.PathLike, problem: str, mend: str):
-        super().__init__(f"{os.fspath(path)}: {problem}; {mend}")
-        self.problem = problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +58,8 @@ class VideoInfo:
         pix_fmt: FFmpeg's name of the stored pixel format, as 'yuv420p'.
         bit_rate: bits per second of the video stream alone, its packets summed (0 without fps).
         bit_depth: bits per stored sample.
-        damaged: packets that could not be read or decoded plus frames marked as corrupt.
+        damaged: packets that could not be read or decoded plus frames marked as corrupt, of what
+            was decoded.
     """
 
     path: str
@@ -145,10 +143,10 @@ def iter_frames(
     """
     order = _read(path, frozenset(), None).order()
     if np.array_equal(order, np.arange(len(order))):
-        with _open(path) as (container, stream):
-            for item in _decoded(container, stream):
+        with open_stream(path) as (container, stream):
+            for item in decoded(container, stream):
                 if isinstance(item, VideoFrame):
-                    yield _picture(item, size, antialias)
+                    yield picture(item, size, antialias)
         return
     for start in range(0, len(order), _ITER_CHUNK):
         chunk = order[start : start + _ITER_CHUNK]
@@ -161,27 +159,44 @@ def _decode(
     path: str | os.PathLike, choose: Choice, size: Size | None, antialias: bool
 ) -> tuple[np.ndarray, VideoInfo]:
     """Frames and info; the work of `decode_frames` and `read_clip`."""
-    # Ranks are certain only after the last frame. So guess from the packets, which are cheap to
-    # count, keep what the guess asks for, and read again in the rare case that it was wrong.
-    wanted = frozenset(_ranks(choose, _count_packets(path)).tolist())
+    packets = read_packets(path)
+    if packets.tell:
+        ranks = _ranks(choose, packets.count)
+        _refuse_outside(path, ranks, packets.count)
+        run = _read_chosen(path, packets, frozenset(ranks.tolist()), size, antialias)
+        if run is not None:
+            return _stack(path, [run.pictures[rank] for rank in ranks.tolist()], run, size)
+    # Ranks are certain only after the last frame. So guess from the packets, keep what the guess
+    # asks for, and read again in the rare case that it was wrong.
+    wanted = frozenset(_ranks(choose, packets.count).tolist())
     run = _read(path, wanted, size, antialias)
     ranks = _ranks(choose, len(run.times))
-    if ranks.size and (ranks.min() < 0 or ranks.max() >= len(run.times)):
-        asked = ranks.min() if ranks.min() < 0 else ranks.max()
-        raise VideoError(
-            path,
-            f"frame {asked} was asked for and it has {len(run.times)}",
-            f"choose indices from 0 to {len(run.times) - 1}",
-        )
+    _refuse_outside(path, ranks, len(run.times))
     positions = run.order()[ranks].tolist()
     if not run.pictures.keys() >= set(positions):
         run = _read(path, frozenset(positions), size, antialias)
-    pictures = [run.pictures[position] for position in positions]
-    shapes = {picture.shape for picture in pictures}
+    return _stack(path, [run.pictures[position] for position in positions], run, size)
+
+
+def _refuse_outside(path: str | os.PathLike, ranks: np.ndarray, count: int) -> None:
+    if ranks.size and (ranks.min() < 0 or ranks.max() >= count):
+        asked = ranks.min() if ranks.min() < 0 else ranks.max()
+        raise VideoError(
+            path,
+            f"frame {asked} was asked for and it has {count}",
+            f"choose indices from 0 to {count - 1}",
+        )
+
+
+def _stack(
+    path: str | os.PathLike, pictures: Sequence[np.ndarray], run: "_Run", size: Size | None
+) -> tuple[np.ndarray, VideoInfo]:
+    shapes = {chosen.shape for chosen in pictures}
     if len(shapes) > 1:
         raise VideoError(path, f"its frames have {len(shapes)} sizes", "give a size to resize to")
     height, width = size or (run.height, run.width)
-    return np.stack(pictures) if pictures else np.zeros((0, height, width, 3), np.uint8), run.info()
+    stacked = np.stack(pictures) if pictures else np.zeros((0, height, width, 3), np.uint8)
+    return stacked, run.info()
 
 
 def _ranks(choose: Choice, length: int) -> np.ndarray:
@@ -207,6 +222,22 @@ class _Run:
     time_base: float = 0.0
     packet_bytes: int = 0
     damaged: int = 0
+
+    def note_stream(self, stream: VideoStream) -> None:
+        rate = stream.average_rate or stream.guessed_rate
+        self.nominal_fps = float(rate) if rate else 0.0
+        self.codec = stream.codec_context.codec.canonical_name
+        self.time_base = float(stream.time_base) if stream.time_base else 0.0
+
+    def note_frame(self, frame: VideoFrame) -> None:
+        """How the file is displayed, of its first frame."""
+        swap, flip_x, flip_y = orientation(frame)
+        self.height, self.width = frame.height, frame.width
+        if swap:
+            self.height, self.width = frame.width, frame.height
+        self.rotation = clockwise(swap, flip_x, flip_y)
+        self.pix_fmt = frame.format.name
+        self.bit_depth = max(component.bits for component in frame.format.components)
 
     def order(self) -> np.ndarray:
         """Decoder position of every presentation rank, (num_frames,)."""
@@ -245,26 +276,17 @@ def _read(
 ) -> _Run:
     """Decodes the whole file and keeps the pictures at the decoder positions ``keep``."""
     run = _Run(os.fspath(path))
-    with _open(path) as (container, stream):
-        rate = stream.average_rate or stream.guessed_rate
-        run.nominal_fps = float(rate) if rate else 0.0
-        run.codec = stream.codec_context.codec.canonical_name
-        run.time_base = float(stream.time_base) if stream.time_base else 0.0
-        for item in _decoded(container, stream):
-            if isinstance(item, _Packet):
+    with open_stream(path) as (container, stream):
+        run.note_stream(stream)
+        for item in decoded(container, stream):
+            if isinstance(item, Packet):
                 run.packet_bytes += item.size
                 run.damaged += item.refused
                 continue
             if not run.times:
-                swap, flip_x, flip_y = _orientation(item)
-                run.height, run.width = item.height, item.width
-                if swap:
-                    run.height, run.width = item.width, item.height
-                run.rotation = _clockwise(swap, flip_x, flip_y)
-                run.pix_fmt = item.format.name
-                run.bit_depth = max(component.bits for component in item.format.components)
+                run.note_frame(item)
             if len(run.times) in keep:
-                run.pictures[len(run.times)] = _picture(item, size, antialias)
+                run.pictures[len(run.times)] = picture(item, size, antialias)
             run.damaged += item.is_corrupt
             run.times.append(item.pts)
     if not run.times:
@@ -272,109 +294,60 @@ def _read(
     return run
 
 
-@dataclasses.dataclass(frozen=True)
-class _Packet:
-    """A packet on its way through the decoder."""
+def _read_chosen(
+    path: str | os.PathLike,
+    packets: Packets,
+    ranks: frozenset[int],
+    size: Size | None,
+    antialias: bool,
+) -> _Run | None:
+    """Decodes only what the frames of these ranks need; pictures by rank.
 
-    size: int
-    refused: bool
-
-
-@contextlib.contextmanager
-def _open(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and the video stream that a player would show."""
-    name = os.fspath(path)
-    if not os.path.exists(name):
-        raise VideoError(path, "there is no such file", "check the path")
-    if not os.path.isfile(name):
-        raise VideoError(path, "it is not a file", "give the path of a video file")
-    if os.path.getsize(name) == 0:
-        raise VideoError(path, "the file is empty", "copy or download it again")
-    try:
-        # 'file:' keeps a colon in the name from being read as a protocol; the whitelist keeps a
-        # playlist from reaching for the network.
-        container = av.open(f"file:{name}", options={"protocol_whitelist": "file"})
-    except PermissionError as error:
-        raise VideoError(path, "it may not be read", "change its permissions") from error
-    except av.FFmpegError as error:
-        raise VideoError(
-            path, f"FFmpeg cannot read it ({error.strerror})", "give a video file that plays"
-        ) from error
-    with container:
-        streams = [
-            stream
-            for stream in container.streams.video
-            if not stream.disposition & Disposition.attached_pic  # the cover of a sound file
-        ]
-        best = container.streams.best("video")
-        stream = best if best in streams else next(iter(streams), None)
-        if stream is None:
-            raise VideoError(path, "it holds no video stream", "give a file with pictures")
-        if stream.codec_context is None:
-            raise VideoError(path, "its video codec is unknown", "re-encode it, as H.264")
-        if stream.codec_context.name in _TEXT_CODECS:
-            raise VideoError(path, "it is text, not video", "give a video file")
-        stream.codec_context.thread_count = 1
-        yield container, stream
-
-
-def _count_packets(path: str | os.PathLike) -> int:
-    """Packets that an edit list does not hide: a cheap guess of the number of frames."""
-    count = 0
-    with _open(path) as (container, stream), contextlib.suppress(av.FFmpegError):
-        for packet in container.demux(stream):
-            count += packet.size > 0 and not packet.is_discard
-    return count
-
-
-def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame | _Packet]:
-    """Everything that decodes, in the decoder's order, with a note of each packet."""
-    # An empty packet would flush the decoder; some containers hold them between full ones.
-    packets = (packet for packet in container.demux(stream) if packet.size)
-    reading = True
-    while reading:
-        packet, refused = None, False
-        frames: list[VideoFrame] = []
+    Returns:
+        None where anything is not as the packets said, or is damaged: then all must be decoded.
+    """
+    run = _Run(os.fspath(path), packet_bytes=packets.bytes)
+    run.times = [packets.times[i] for i in packets.shown.tolist()]
+    rank_of = {run.times[rank]: rank for rank in ranks}
+    # The first frame too: it says how the file is displayed.
+    chosen = {int(packets.shown[rank]) for rank in (*ranks, 0)}
+    spans = packets.spans(chosen)
+    with open_stream(path) as (container, stream):
+        run.note_stream(stream)
+        numbered = enumerate(packet for packet in container.demux(stream) if packet.size)
         try:
-            packet = next(packets, None)  # after a read error: None, the end of what is readable
-            reading = packet is not None
-            frames = stream.codec_context.decode(packet)  # None flushes
-        except av.FFmpegError as error:
-            if isinstance(error, MemoryError):
-                raise
-            refused = True
-        yield _Packet(packet.size if packet else 0, refused)
-        yield from frames
+            for first, last in spans:
+                seen = set()
+                for frame in _decoded_span(numbered, stream, first, last, chosen):
+                    if frame.is_corrupt:
+                        return None
+                    if not run.height:
+                        run.note_frame(frame)
+                    seen.add(frame.pts)
+                    if frame.pts in rank_of:
+                        rank = rank_of[frame.pts]
+                        run.pictures[rank] = picture(frame, size, antialias)
+                if not seen <= {packets.times[i] for i in range(first, last + 1)}:
+                    return None
+        except av.FFmpegError:
+            return None
+    return run if run.height and run.pictures.keys() == ranks else None
 
 
-def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """How a stored picture is turned for display: swap the axes, then mirror x, then mirror y."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if not isinstance(data, SideData):
-        return False, False, False
-    # FFmpeg's matrix (libavutil/display.h) sends a stored (x, y) to (a x + c y, b x + d y). Odd
-    # angles, which no camera writes, go to the nearest quarter turn.
-    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(data), "=i4")[:5])
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        return True, c < 0, b < 0
-    return False, a < 0, d < 0
-
-
-def _clockwise(swap: bool, flip_x: bool, flip_y: bool) -> int:
-    """Clockwise degrees of an orientation, a mirror image counting as its unmirrored turn."""
-    if swap:
-        return 270 if flip_y else 90
-    return 180 if flip_y else 0
-
-
-def _picture(frame: VideoFrame, size: Size | None, antialias: bool) -> np.ndarray:
-    """A frame as it is displayed, RGB uint8 (height, width, 3)."""
-    # swscale's default path, without ACCURATE_RND: what OpenCV and decord give, and so the release.
-    rgb = frame.reformat(format="rgb24", dst_color_range=ColorRange.JPEG, threads=1).to_ndarray()
-    swap, flip_x, flip_y = _orientation(frame)
-    if swap:
-        rgb = rgb.transpose(1, 0, 2)
-    rgb = rgb[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-    if size is None:
-        return np.ascontiguousarray(rgb)
-    return resize_bilinear(rgb, size, antialias=antialias)
+def _decoded_span(
+    numbered: Iterator[tuple[int, av.Packet]],
+    stream: VideoStream,
+    first: int,
+    last: int,
+    chosen: Collection[int],
+) -> Iterator[VideoFrame]:
+    """The frames of some packets, the chosen ones among them; those before are not decoded."""
+    for number, packet in numbered:
+        if number >= first:
+            # What no other frame refers to and nobody wants to see need not be decoded.
+            stream.codec_context.skip_frame = "DEFAULT" if number in chosen else "NONREF"
+            yield from stream.codec_context.decode(packet)
+        if number == last:
+            break
+    yield from stream.codec_context.decode(None)
+    stream.codec_context.flush_buffers()

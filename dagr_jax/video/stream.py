@@ -1,0 +1,129 @@
+"""A video file opened: its stream, what its decoder gives, and a decoded frame as a picture."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import SideData
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange
+from av.video.stream import VideoStream
+
+from dagr_jax.video.resize import resize_bilinear
+
+Size = tuple[int, int]
+
+# FFmpeg draws text files as pictures of a terminal; a score of those would mean nothing.
+_TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}
+
+
+class VideoError(ValueError):
+    """A file that cannot be used as a video; one line: ``<file>: <what is wrong>; <mend>``."""
+
+    def __init__(self, path: str | os.PathLike, problem: str, mend: str):
+        super().__init__(f"{os.fspath(path)}: {problem}; {mend}")
+        self.problem = problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Packet:
+    """A packet on its way through the decoder."""
+
+    size: int
+    refused: bool
+
+
+@contextlib.contextmanager
+def open_stream(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and the video stream that a player would show."""
+    name = os.fspath(path)
+    if not os.path.exists(name):
+        raise VideoError(path, "there is no such file", "check the path")
+    if not os.path.isfile(name):
+        raise VideoError(path, "it is not a file", "give the path of a video file")
+    if os.path.getsize(name) == 0:
+        raise VideoError(path, "the file is empty", "copy or download it again")
+    try:
+        # 'file:' keeps a colon in the name from being read as a protocol; the whitelist keeps a
+        # playlist from reaching for the network.
+        container = av.open(f"file:{name}", options={"protocol_whitelist": "file"})
+    except PermissionError as error:
+        raise VideoError(path, "it may not be read", "change its permissions") from error
+    except av.FFmpegError as error:
+        raise VideoError(
+            path, f"FFmpeg cannot read it ({error.strerror})", "give a video file that plays"
+        ) from error
+    with container:
+        streams = [
+            stream
+            for stream in container.streams.video
+            if not stream.disposition & Disposition.attached_pic  # the cover of a sound file
+        ]
+        best = container.streams.best("video")
+        stream = best if best in streams else next(iter(streams), None)
+        if stream is None:
+            raise VideoError(path, "it holds no video stream", "give a file with pictures")
+        if stream.codec_context is None:
+            raise VideoError(path, "its video codec is unknown", "re-encode it, as H.264")
+        if stream.codec_context.name in _TEXT_CODECS:
+            raise VideoError(path, "it is text, not video", "give a video file")
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame | Packet]:
+    """Everything that decodes, in the decoder's order, with a note of each packet."""
+    # An empty packet would flush the decoder; some containers hold them between full ones.
+    packets = (packet for packet in container.demux(stream) if packet.size)
+    reading = True
+    while reading:
+        packet, refused = None, False
+        frames: list[VideoFrame] = []
+        try:
+            packet = next(packets, None)  # after a read error: None, the end of what is readable
+            reading = packet is not None
+            frames = stream.codec_context.decode(packet)  # None flushes
+        except av.FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise
+            refused = True
+        yield Packet(packet.size if packet else 0, refused)
+        yield from frames
+
+
+def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """How a stored picture is turned for display: swap the axes, then mirror x, then mirror y."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(data, SideData):
+        return False, False, False
+    # FFmpeg's matrix (libavutil/display.h) sends a stored (x, y) to (a x + c y, b x + d y). Odd
+    # angles, which no camera writes, go to the nearest quarter turn.
+    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(data), "=i4")[:5])
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return True, c < 0, b < 0
+    return False, a < 0, d < 0
+
+
+def clockwise(swap: bool, flip_x: bool, flip_y: bool) -> int:
+    """Clockwise degrees of an orientation, a mirror image counting as its unmirrored turn."""
+    if swap:
+        return 270 if flip_y else 90
+    return 180 if flip_y else 0
+
+
+def picture(frame: VideoFrame, size: Size | None, antialias: bool) -> np.ndarray:
+    """A frame as it is displayed, RGB uint8 (height, width, 3)."""
+    # swscale's default path, without ACCURATE_RND: what OpenCV and decord give, and so the release.
+    rgb = frame.reformat(format="rgb24", dst_color_range=ColorRange.JPEG, threads=1).to_ndarray()
+    swap, flip_x, flip_y = orientation(frame)
+    if swap:
+        rgb = rgb.transpose(1, 0, 2)
+    rgb = rgb[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+    if size is None:
+        return np.ascontiguousarray(rgb)
+    return resize_bilinear(rgb, size, antialias=antialias)
