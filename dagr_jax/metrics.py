@@ -9,10 +9,11 @@ PLCC and RMSE are plain; `fit_logistic` maps predictions onto the MOS scale firs
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 
 def srcc(predictions: ArrayLike, mos: ArrayLike) -> float:
@@ -76,7 +77,8 @@ class LogisticFit:
     Attributes:
         fitted: (n,) the predictions after the fit, in units of MOS; nan where there is none.
         parameters: β of the curve, as `fit_logistic` writes it; empty where `converged` is False.
-        converged: whether the curve was found. If not, `fitted` is the least-squares line.
+        converged: whether the curve was found, as `fit_logistic` defines it. If not, `fitted` is
+            the curve where the search ended, or the least-squares line if that is as good.
         reason: why it was not; "" where it was.
     """
 
@@ -86,10 +88,14 @@ class LogisticFit:
     reason: str
 
     def scores(self, mos: ArrayLike) -> tuple[float, float]:
-        """(PLCC, RMSE) of the fitted predictions; nan where there are none."""
+        """(PLCC, RMSE) of the fitted predictions; nan where there are none.
+
+        Where they are a level line, the line through uncorrelated predictions, PLCC is 0.
+        """
         if np.isnan(self.fitted).any():
             return float("nan"), float("nan")
-        return plcc(self.fitted, mos), rmse(self.fitted, mos)
+        level = len(self.fitted) > 1 and np.ptp(self.fitted) == 0 < np.ptp(np.asarray(mos))
+        return 0.0 if level else plcc(self.fitted, mos), rmse(self.fitted, mos)
 
 
 def fit_logistic(predictions: ArrayLike, mos: ArrayLike, parameters: int = 4) -> LogisticFit:
@@ -102,12 +108,28 @@ def fit_logistic(predictions: ArrayLike, mos: ArrayLike, parameters: int = 4) ->
     A scale that runs the other way only changes the signs of β1 − β2 or β1.
 
     Only centre and width are searched; the other parameters are linear and solved exactly for each
-    (variable projection). The search starts from the best of a grid over the predictions'
-    quantiles, so that it depends neither on guessed start values nor on a few outliers.
+    (variable projection). Both are measured in interquartile ranges from the median, and Newton's
+    method starts at several widths, each at the best of several quantiles: neither guessed start
+    values nor a few far predictions matter.
 
-    The straight line is the limit of either curve. Where it is as good as the best curve, the data
-    does not determine one: `converged` is False and the line is taken. The correlation after the
-    fit is therefore never below |PLCC| before it.
+    Least squares alone often has no best curve: the error falls for ever, by next to nothing,
+    towards an exponential (centre at infinity), a polynomial (infinite width) or a step that suits
+    the noise of two neighbouring videos (width 0). The search therefore minimises
+        ln(squared error) + 1e-5·(asinh²(centre) + ln²(width)) + 2·ln(n) / (n·r²).
+    Of curves that fit alike, the second term takes the one in the midst of the predictions. The
+    third charges a rise across few of them, r = Σ 4·s·(1 − s) of the logistic s in (0, 1), summed
+    over distinct predictions: the best of n places for a step gains ln(n) of log likelihood by
+    chance. Where the data determines a curve, both move it by far less than its uncertainty;
+    points on a logistic give back that logistic.
+
+    `converged` is True where the search settled and the lowest minimum that it found is a curve of
+    the family: its rise is across at least two predictions (r ≥ 2, or every point met), its width
+    under ten ranges of the predictions, and its squared error below the straight line's by over
+    1e-9 of the variance of MOS. It does not say that β is certain: with noise, distant β may fit
+    alike. If it is False, `reason` says why, and `fitted` is the curve where the search ended if
+    that beats the line by as much, else the line. Where no more predictions are distinct than
+    there are parameters, nothing is searched and the line is taken. The correlation after the fit
+    is therefore never below |PLCC| before it.
 
     Args:
         predictions, mos: (n,).
@@ -120,78 +142,175 @@ def fit_logistic(predictions: ArrayLike, mos: ArrayLike, parameters: int = 4) ->
         raise ValueError(f"parameters={parameters}: the logistic has 4 or 5")
     x, y = _pair(predictions, mos)
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        nothing = np.full(len(x), np.nan)
-        return LogisticFit(
-            nothing, (), False, "one side is constant, or there are under two videos"
-        )
-    line = _line(x, y)
-    if len(x) <= parameters:
-        reason = f"{len(x)} videos do not determine {parameters} parameters"
+        reason = "one side is constant, or there are under two videos"
+        return LogisticFit(np.full(len(x), np.nan), (), False, reason)
+    # The largest is brought to 1 first: squares of very small differences would underflow.
+    mean, scale = y.mean(), np.ptp(y)
+    scale *= np.linalg.norm((y - mean) / scale)
+    v = (y - mean) / scale
+    across = (x - x.mean()) / np.ptp(x)
+    across /= np.linalg.norm(across)
+    r = np.dot(across, v)
+    r *= abs(r) > 1e-12  # less is rounding alone
+    line = mean + scale * r * across
+
+    distinct, which, count = np.unique(x, return_inverse=True, return_counts=True)
+    if len(distinct) <= parameters:
+        reason = f"{len(distinct)} distinct predictions do not determine {parameters} parameters"
         return LogisticFit(line, (), False, reason)
+    grid = np.quantile(x, [0.25, 0.5, 0.75, *_CENTRES])
+    if grid[0] == grid[2]:  # half of the videos share one prediction
+        grid = np.quantile(distinct, [0.25, 0.5, 0.75, *_CENTRES])
+    median, spread = grid[1], grid[2] - grid[0]
+    u = (x - median) / spread
+    far = np.abs(u).max()
+    straight = [np.ones_like(u), u / far][: parameters - 3]
+    basis, triangle = np.linalg.qr(np.stack(straight, axis=1))
+    target = v - basis @ (basis.T @ v)
+    videos = _Videos(u, target, basis, 1 / count[which], 2 * np.log(len(u)) / len(u))
+    place, reason = _search(videos, (grid[3:] - median) / spread)
 
-    # Predictions in half ranges: the search does not depend on their scale.
-    centre, spread = x.mean(), np.ptp(x) / 2
-    u = (x - centre) / spread
-    straight = [np.ones_like(u), u] if parameters == 5 else [np.ones_like(u)]
-    basis = np.linalg.qr(np.stack(straight, axis=1))[0]
-
-    def beside(values: np.ndarray) -> np.ndarray:
-        """What the straight part cannot explain."""
-        return values - basis @ (basis.T @ values)
-
-    target = beside(y) / np.linalg.norm(y - y.mean())
-
-    def unexplained(place: np.ndarray) -> float:
-        """Share of the variance that the best curve with this centre and log width leaves."""
-        curve = beside(special.expit((u - place[0]) / np.exp(place[1])))
-        size = np.linalg.norm(curve)
-        if size < 1e-9:  # straight all over the data
-            return float(np.dot(target, target))
-        return float(np.dot(target, target) - np.dot(curve / size, target) ** 2)
-
-    # Not by derivatives: a steep curve steps from video to video, and Gauss-Newton is lost where
-    # the correlation is low. Two dimensions are few enough for a simplex.
-    found = optimize.minimize(
-        unexplained,
-        min(_starts(u), key=unexplained),
-        method="Nelder-Mead",
-        bounds=[(-3.0, 3.0), (np.log(0.01), np.log(30.0))],
-        options={"xatol": 1e-5, "fatol": 1e-10, "maxfev": 1000},
-    )
-    if not found.success:
-        return LogisticFit(line, (), False, "the search did not settle")
-    place, width = centre + spread * found.x[0], spread * float(np.exp(found.x[1]))
-    curve = special.expit((x - place) / width)
-    columns = np.stack([curve, *straight], axis=1)
-    height, low, *slope = np.linalg.lstsq(columns, y, rcond=None)[0]
-    fitted = columns @ np.array([height, low, *slope])
-    gain = np.sum((line - y) ** 2) - np.sum((fitted - y) ** 2)
-    if not gain > 1e-9 * np.sum((y - y.mean()) ** 2):
+    _, sign, curve = (part[0] for part in _logistic(u, place[None]))
+    curve = sign * curve  # less 1 if sign is -1
+    beside = curve - basis @ (basis.T @ curve)
+    height = np.dot(beside, v) / np.dot(beside, beside)
+    flat, *slope = np.linalg.solve(triangle, basis.T @ (v - height * curve))
+    fitted = height * beside + basis @ (basis.T @ v)
+    if not 1 - r**2 - np.sum((v - fitted) ** 2) > 1e-9:
         return LogisticFit(line, (), False, "a straight line fits as well, the curve's limit")
-    beta: tuple[float, ...]
+    fitted = mean + scale * fitted
+    if reason:
+        return LogisticFit(fitted, (), False, reason)
+    height = scale * height
+    low = mean + scale * flat - (height if sign < 0 else 0.0)
+    centre, width = median + spread * place[0], spread * np.exp(place[1])
+    beta = [low + height, low, centre, width]
     if parameters == 5:
-        per_unit = slope[0] / spread
-        beta = (height, 1 / width, place, per_unit, low - per_unit * centre + height / 2)
-    else:
-        beta = (low + height, low, place, width)
-    return LogisticFit(fitted, tuple(float(b) for b in beta), True, "")
+        per_unit = scale * slope[0] / far / spread
+        beta = [height, 1 / width, centre, per_unit, low - per_unit * median + height / 2]
+    return LogisticFit(fitted, tuple(map(float, beta)), True, "")
 
 
-def _line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The least-squares line through (x, y), at x."""
-    dx = x - x.mean()
-    return y.mean() + dx * (np.dot(dx, y - y.mean()) / np.dot(dx, dx))
+# Where the search starts: quantiles, and interquartile ranges.
+_CENTRES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
+_WIDTHS = (0.1, 0.3, 1.0, 3.0)
+_TWICE = np.array([[2, 3], [3, 4]])  # where a symmetric matrix finds its three entries
 
 
-def _starts(u: np.ndarray) -> list[np.ndarray]:
-    """Centres at quantiles; widths from a fraction of the middle half to beyond the range."""
-    quartile = np.quantile(u, 0.75) - np.quantile(u, 0.25)
-    unit = np.clip(quartile if quartile > 0 else u.std(), 1e-2, 1.0)
-    return [
-        np.array([c, np.log(np.clip(unit * w, 0.01, 30.0))])
-        for c in np.quantile(u, [0.02, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 0.98])
-        for w in (0.05, 0.15, 0.4, 1.0, 3.0, 10.0)
-    ]
+class _Videos(NamedTuple):
+    """What the search sees; MOS has the mean 0 and the sum of squares 1."""
+
+    u: np.ndarray  # (n,) predictions, in interquartile ranges from the median
+    target: np.ndarray  # (n,) what the straight part of the curve cannot explain of MOS
+    basis: np.ndarray  # (n, 1 or 2) orthonormal: a constant, and with five parameters a line
+    share: np.ndarray  # (n,) 1 / how many videos have this prediction
+    charge: float  # for a rise across one prediction
+
+
+def _logistic(u: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """z = (u − centre) / width (k, n), a sign (k, 1), and 1 / (1 + exp(−sign·z)), (k, n).
+
+    The sign makes the videos lie on the tail towards 0, which float64 resolves.
+    """
+    z = (u - place[:, :1]) / np.exp(place[:, 1:])
+    sign = np.where(place[:, :1] < 0, -1.0, 1.0)
+    return z, sign, special.expit(sign * z)
+
+
+def _search(videos: _Videos, centres: np.ndarray) -> tuple[np.ndarray, str]:
+    """(centre, ln width) of the lowest minimum, and why it is no curve of the family, or ""."""
+    u = videos.u
+    grid = np.stack(np.meshgrid(centres, np.log(_WIDTHS)), axis=-1)
+    _, _, s = _logistic(u, grid.reshape(-1, 2))
+    rise = np.maximum(4 * (s * (1 - s)) @ videos.share, 1e-9)
+    s -= (s @ videos.basis) @ videos.basis.T
+    gain = (s @ videos.target) ** 2 / np.maximum(np.sum(s * s, axis=1), 1e-300)
+    error = np.maximum(np.sum(videos.target**2) - gain, 1e-300)
+    value = np.log(error) + videos.charge / rise**2
+    best = np.argmin(value.reshape(grid.shape[:2]), axis=1)
+    place = grid[np.arange(len(best)), best]
+
+    state = [place, *_objective(videos, place)]
+    radius, settled = np.ones(len(place)), np.zeros(len(place), bool)
+    live = np.arange(len(place))
+    for _ in range(60):
+        place, value, gradient, hessian, error, _ = (part[live] for part in state)
+        curvature, axes = np.linalg.eigh(hessian)
+        along = np.einsum("kij,ki->kj", axes, gradient)
+        size = np.maximum(np.abs(curvature), 1e-12)
+        promise = np.sum(along**2 / size, axis=1) / 2
+        # A radius this small says that rounding hides what is left.
+        least = promise < np.where(radius[live] < 1e-6, 1e-6, 1e-11)
+        done = (least & (curvature[:, 0] > 0)) | (error < 1e-18)
+        settled[live] = done
+        if done.all():
+            break
+        live, place, value = live[~done], place[~done], value[~done]
+        step = np.einsum("kij,kj->ki", axes, -along / size)[~done]
+        length = np.linalg.norm(step, axis=1)
+        step *= np.minimum(1, radius[live] / length)[:, None]
+        # Steps of the centre are in widths.
+        place = place + step * np.exp(place[:, 1:] * [1, 0])
+        tried = [place, *_objective(videos, place)]
+        better = tried[1] < value
+        for part, new in zip(state, tried, strict=True):
+            part[live[better]] = new[better]
+        length = np.minimum(length, radius[live])
+        radius[live] = np.where(better, np.minimum(2 * radius[live], 2), length / 4)
+
+    place, value, _, _, error, rise = state
+    k = np.argmin(value)
+    if place[k, 1] > np.log(10 * np.ptp(u)):
+        return place[k], "the width runs away: the best curve is a polynomial"
+    if rise[k] < 2 and error[k] > 1e-18:
+        if u.min() < place[k, 0] < u.max():
+            return place[k], "the width runs to 0: the best curve is a step"
+        return place[k], "the centre runs away: the best curve is an exponential"
+    return place[k], "" if settled[k] else "the search did not settle"
+
+
+def _objective(videos: _Videos, place: np.ndarray) -> list[np.ndarray]:
+    """What `fit_logistic` minimises, at k places.
+
+    Returns:
+        [value (k,), gradient (k, 2), Hessian (k, 2, 2), squared error (k,), r (k,)], the
+        derivatives by the centre in units of the width, and by the log width. The Hessian is the
+        squared error's own over the error, not its logarithm's: the same at a minimum, and
+        positive further around it.
+    """
+    u, target, basis, share, charge = videos
+    z, sign, s = _logistic(u, place)
+    s1 = s * (1 - s)
+    s2 = sign * s1 * (1 - 2 * s)
+    # By z, of the curve and of r; then by the place: two first derivatives, three second.
+    first, second = np.stack([s1, s2]), np.stack([s2, s1 * (1 - 6 * s1)])
+    mixed = z * second + first
+    bends = np.stack([-first, -z * first, second, mixed, z * mixed])  # (5, 2, k, n)
+    curve = np.concatenate([(sign * s)[None], bends[:2, 0]])
+    curve -= (curve @ basis) @ basis.T
+    rise, rises = np.maximum(4 * s1 @ share, 1e-9), 4 * bends[:, 1] @ share
+
+    norm = np.maximum(np.einsum("kn,kn->k", curve[0], curve[0]), 1e-300)
+    height = curve[0] @ target / norm
+    left = target - height[:, None] * curve[0]
+    error = np.maximum(np.einsum("kn,kn->k", left, left), 1e-300)
+    slopes = np.einsum("ikn,kn->ik", bends[:, 0], left)
+    products = np.einsum("ikn,jkn->ijk", curve, curve[1:])
+    cross = height * products[0] - slopes[:2]  # half the error's derivative by height and place
+    error1 = -2 * height / error * slopes[:2]
+    error2 = height**2 * products[1:] - height * slopes[_TWICE] - cross[:, None] * cross / norm
+    error2 = 2 / error * error2
+
+    centre, log_width = place.T
+    asinh, root = np.arcsinh(centre), np.hypot(1, centre)
+    unit = np.exp(log_width) / root
+    few, lean = charge / rise**2, rises[:2] / rise
+    value = np.log(error) + 1e-5 * (asinh**2 + log_width**2) + few
+    gradient = error1 + 2e-5 * np.stack([asinh * unit, log_width]) - 2 * few * lean
+    hessian = error2 + 2 * few * (3 * lean[:, None] * lean - rises[_TWICE] / rise)
+    hessian[0, 0] += 2e-5 * unit**2 * (1 - asinh * centre / root)
+    hessian[1, 1] += 2e-5
+    return [value, gradient.T, hessian.transpose(2, 0, 1), error, rise]
 
 
 def bootstrap(
