@@ -50,6 +50,23 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
         # The corpus is fixed by its own seed, so that runs with other seeds can share it.
         corpus = {"seed": 5, "contents": (200, 24, 24), "frames": 24, "fixations": 20}
         config.dataset.args = corpus
+    else:
+        config.dataset.args = {
+            # Folder of the videos, and the label file ("": the official one in that folder).
+            "source": "",
+            "labels": "",
+            # Videos that may be missing or unreadable; -1: one in a hundred.
+            "max_failures": -1,
+            # `dagr_jax.data.splits.Protocol`.
+            "protocol": {
+                "name": "random",
+                "test": 0.1,
+                "val": 0.1,
+                "folds": 5,
+                "fold": 0,
+                "seed": 0,
+            },
+        }
     # A prepared set that several runs share; "": <workdir>/data.
     config.data_dir = ""
     # Which frames of a video are used, and the size (height, width) they are resized to.
@@ -92,6 +109,8 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
     config.saliency = {
         "seed": seed,
         "init": "",
+        # A prepared saliency set; "": the one beside the quality set.
+        "data_dir": "",
         "steps": 0,
         "epochs": 180,
         "batch_size": 4,

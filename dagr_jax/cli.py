@@ -3,11 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dagr_jax import __version__
+from dagr_jax.data.splits import PROTOCOLS
 from dagr_jax.report import tables
-from dagr_jax.video.sampling import MAP_CHOICES
+from dagr_jax.video.sampling import MAP_CHOICES, RULES
 
 # The columns that the table for people shows; the other formats hold every field.
 _TABLE = ("file", "score", "mos", "frames", "width", "height", "fps", "rotation", "error")
@@ -29,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     score.set_defaults(run=_score)
     _add_convert(commands)
+    _add_prepare(commands)
     arguments = parser.parse_args(argv)
     return arguments.run(arguments, parser)
 
@@ -112,6 +115,83 @@ def _convert(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         return 1
     described = [model_module(n.name).describe(n.model) for n in networks.values()]
     print(f"{arguments.out}: {' and '.join(described)}, preset 'release'")
+    return 0
+
+
+def _add_prepare(commands: Any) -> None:
+    prepare = commands.add_parser(
+        "prepare",
+        help="decode a data set of rated videos, once",
+        description="Samples, resizes and packs the videos of a data set. A call that was "
+        "interrupted goes on where it stopped. report.csv says of every video whether it is used, "
+        "split.csv in which part it stands.",
+    )
+    prepare.add_argument("dataset", metavar="DATASET", help="konvid1k, lsvq, …, or folder")
+    prepare.add_argument("--source", required=True, metavar="DIR", help="folder of the videos")
+    prepare.add_argument("--out", required=True, metavar="DIR", help="prepared set, for data_dir")
+    prepare.add_argument(
+        "--labels",
+        default="",
+        metavar="FILE",
+        help="label file, official or a list 'path, x, x, mos' (the official one in --source)",
+    )
+    prepare.add_argument(
+        "--max-failures",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="videos that may be missing or unreadable (one in a hundred)",
+    )
+    prepare.add_argument(
+        "--protocol", choices=PROTOCOLS, default="random", help="how it is split (random)"
+    )
+    for name, kind, default, what in (
+        ("test", float, 0.1, "share of the test part"),
+        ("val", float, 0.1, "share of the validation part"),
+        ("folds", int, 5, "of the protocol kfold"),
+        ("fold", int, 0, "of the protocols kfold and repeated, from 0"),
+        ("seed", int, 0, "of the split"),
+        ("frames", int, 8, "frames of a video"),
+    ):
+        prepare.add_argument(
+            f"--{name}", type=kind, default=default, help=f"{what} ({default})", metavar="N"
+        )
+    prepare.add_argument("--rule", choices=RULES, default="linspace", help="which frames")
+    prepare.add_argument(
+        "--size", type=int, nargs=2, default=(224, 398), metavar=("H", "W"), help="(224 398)"
+    )
+    prepare.set_defaults(run=_prepare)
+
+
+def _prepare(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if arguments.frames < 1 or min(arguments.size) < 1:
+        parser.error("prepare: --frames and --size must be at least 1")
+    from dagr_jax.registry import dataset_module
+    from dagr_jax.stages.prepare import prepare_set
+
+    protocol = {name: getattr(arguments, name) for name in ("test", "val", "folds", "fold", "seed")}
+    args = {
+        "source": arguments.source,
+        "labels": arguments.labels,
+        "max_failures": arguments.max_failures,
+        "protocol": {"name": arguments.protocol, **protocol},
+    }
+    sampling = {
+        "num_frames": arguments.frames,
+        "rule": arguments.rule,
+        "size": list(arguments.size),
+    }
+    try:
+        if not hasattr(dataset_module(arguments.dataset), "DATASET"):
+            parser.error(f"prepare: {arguments.dataset} is made by the prepare stage of its config")
+        dataset = {"name": arguments.dataset, "args": args}
+        print(prepare_set(Path(arguments.out), dataset, sampling, None))
+    except (ValueError, OSError) as error:
+        print(f"dagr: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("dagr: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 

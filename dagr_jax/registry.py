@@ -15,16 +15,16 @@ MODELS: dict[str, str] = {
 
 DATASETS: dict[str, str] = {
     "synthetic": "dagr_jax.data.synthetic",
+    "lsvq": "dagr_jax.data.lsvq",
+    "konvid1k": "dagr_jax.data.konvid1k",
+    "live_vqc": "dagr_jax.data.live_vqc",
+    "youtube_ugc": "dagr_jax.data.youtube_ugc",
+    "cvd2014": "dagr_jax.data.cvd2014",
+    "live_qualcomm": "dagr_jax.data.live_qualcomm",
+    "folder": "dagr_jax.data.folder",
 }
 
 PLANNED_DATASETS: tuple[str, ...] = (
-    "lsvq",
-    "konvid1k",
-    "live_vqc",
-    "youtube_ugc",
-    "cvd2014",
-    "live_qualcomm",
-    "folder",
     "dhf1k",
     "diem",
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dagr_jax import cli, convert, metrics, stages
+from dagr_jax import cli, convert, metrics, registry, stages
 from dagr_jax.data import scenes, synthetic
 from dagr_jax.score import Scorer
 from dagr_jax.stages.quality import gather, per_video
@@ -335,11 +335,12 @@ def test_a_missing_file_is_named(scorer):
 
 
 def test_the_main_module_names_a_data_set_that_is_not_built_yet(tmp_path):
-    command = [sys.executable, "-m", "dagr_jax.main", "--config=configs/vqa.py:konvid1k"]
+    command = [sys.executable, "-m", "dagr_jax.main", "--config=configs/vqa.py:dhf1k"]
     run = subprocess.run(
         [*command, f"--workdir={tmp_path}"], capture_output=True, text=True, check=False
     )
     assert run.returncode == 1
     assert run.stderr.strip().splitlines() == [
-        "error: data set 'konvid1k' is planned but not built yet; available: synthetic"
+        "error: data set 'dhf1k' is planned but not built yet; available: "
+        + ", ".join(registry.DATASETS)
     ]

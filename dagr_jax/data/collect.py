@@ -47,10 +47,12 @@ class Collected:
         used: Videos in the records.
         reasons: Why the others are not, and how many.
         parts: Videos in each part of the split.
+        mos_range: (lowest, highest) MOS of the scale.
     """
 
     named: int
     used: int
+    mos_range: tuple[float, float]
     reasons: dict[str, int]
     parts: dict[str, int]
 
@@ -113,9 +115,11 @@ def collect(
     for kind in (Frames, Quality):
         pack(kind, folder, packed)
     shutil.rmtree(shards)
+    scores = [found[i].mos for i in used]
     return Collected(
         named=len(found),
         used=len(used),
+        mos_range=dataset.scale or (min(scores), max(scores)),
         reasons=dict(failed),
         parts={part: len(paths) for part, paths in packed.items()},
     )

@@ -46,4 +46,3 @@ DATASET = QualitySet(
     names=_names,
     content=_content,
 )
-MOS_RANGE = DATASET.scale

@@ -34,4 +34,3 @@ DATASET = QualitySet(
     names=_names,
     content=_flickr_id,
 )
-MOS_RANGE = DATASET.scale

@@ -43,4 +43,3 @@ DATASET = QualitySet(
     names=_names,
     content=_content,
 )
-MOS_RANGE = DATASET.scale

@@ -20,4 +20,3 @@ DATASET = QualitySet(
     names=lambda name: (),
     content=lambda name: PurePosixPath(name).stem,
 )
-MOS_RANGE = DATASET.scale

@@ -39,4 +39,3 @@ DATASET = QualitySet(
     content=lambda name: name.removesuffix(".mp4"),
     part=_part,
 )
-MOS_RANGE = DATASET.scale

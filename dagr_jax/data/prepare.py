@@ -247,6 +247,11 @@ def pack(builder: type[_Packed], folder: Path, shards: Shards) -> None:
     shutil.rmtree(folder / "downloads", ignore_errors=True)
 
 
+def has_records(folder: Path, kind: str) -> bool:
+    """Whether a prepared set holds records of a kind, see `open_records`."""
+    return (folder / kind / "1.0.0" / "dataset_info.json").is_file()
+
+
 def open_records(folder: Path, kind: str, split: str) -> Sequence[dict[str, Any]]:
     """Random access to the records of a prepared set.
 
@@ -259,6 +264,6 @@ def open_records(folder: Path, kind: str, split: str) -> Sequence[dict[str, Any]
         FileNotFoundError: There is no such set in the folder.
     """
     home = folder / kind / "1.0.0"
-    if not (home / "dataset_info.json").is_file():
+    if not has_records(folder, kind):
         raise FileNotFoundError(f"{home}: no prepared set is here; run the prepare stage first")
     return tfds.builder_from_directory(str(home)).as_data_source(split=split)

@@ -40,6 +40,7 @@ class QualitySet:
         title: As its paper writes it.
         citation: Authors, title, venue, year.
         scale: (lowest, highest) MOS that the rating procedure can give; the [0, 1] of training.
+            None: not known, the lowest and highest label.
         counts: Published number of videos, by the label file's part ("" for the only one).
         readers: (name of an official label file, its reader), in order of preference.
         names: A name in a label file → file names to look for, without folders.
@@ -50,7 +51,7 @@ class QualitySet:
 
     title: str
     citation: str
-    scale: tuple[float, float]
+    scale: tuple[float, float] | None
     counts: dict[str, int]
     readers: Sequence[tuple[str, Callable[[Path], list[Label]]]]
     names: Callable[[str], Iterable[str]]
@@ -75,7 +76,7 @@ class QualitySet:
                     path, f"it is no label file of {self.title}", f"official ones are {official}"
                 )
             found = readers[path.name if path.name in readers else known[0]](path)
-        low, high = self.scale
+        low, high = self.scale or (-math.inf, math.inf)
         for label in found:
             if not (math.isnan(label.mos) or low <= label.mos <= high):
                 raise LabelError(
@@ -112,11 +113,8 @@ class QualitySet:
             relative = inside(label_file, label)
             path = files.find(label_file, label, relative, self.names(relative.name))
             name = path.relative_to(source).as_posix() if path else relative.as_posix()
-            found.append(
-                Source(
-                    name, path, label.mos, self.content(label.video), self.part(label_file, label)
-                )
-            )
+            content = label.row.get("content") or self.content(label.video)
+            found.append(Source(name, path, label.mos, content, self.part(label_file, label)))
         return found
 
 

@@ -38,4 +38,3 @@ DATASET = QualitySet(
     names=_names,
     content=_vid,
 )
-MOS_RANGE = DATASET.scale

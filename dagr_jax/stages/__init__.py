@@ -5,7 +5,6 @@ artifact is there is not repeated.
 """
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from ml_collections import config_dict
 
 from dagr_jax.registry import dataset_module, model_module
+from dagr_jax.stages.prepare import prepare_set
 from dagr_jax.stages.quality import test_stage, vqa_stage
 from dagr_jax.stages.run import Run, StageError, claim, plain, write_json
 from dagr_jax.stages.saliency import maps_stage, saliency_stage
@@ -22,28 +22,14 @@ __all__ = ["STAGES", "Run", "StageError", "run_stages"]
 
 
 def prepare_stage(run: Run) -> Path:
-    """Makes or decodes the data set: `data/` with the record sets and `prepared.json`."""
-    dataset = dataset_module(run.config.dataset.name)
-    wanted = {
-        "dataset": plain(run.config.dataset),
-        "sampling": plain(run.config.sampling),
-        "map_size": list(run.saliency_size),
-    }
-    if run.data.exists():
-        claim(run.data / "prepared.json", wanted, "a prepared set")
-        return run.data
-    partial = run.data.with_name(f".{run.data.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    dataset.prepare(
-        partial,
-        sampling=run.sampling,
-        map_size=run.saliency_size,
-        workers=os.cpu_count() or 1,
-        **plain(run.config.dataset.args),
+    """Makes or decodes the data set, `data/`."""
+    chosen = run.config
+    prepare_set(
+        run.data,
+        plain(chosen.dataset),
+        plain(chosen.sampling),
+        list(run.saliency_size) if chosen.dataset.name == "synthetic" else None,
     )
-    write_json(partial / "prepared.json", wanted)
-    os.replace(partial, run.data)
     return run.data
 
 

@@ -209,7 +209,7 @@ def test_stage(run: Run) -> Path:
     result["logistic"] = {"parameters": list(fit.parameters), "converged": fit.converged}
     training = loader.QualitySource(run.data, "train", run.mos_range, maps=None)
     result["baselines"] = baselines.evaluate(whole_records(training), whole_records(source))
-    if run.uses_saliency:
+    if run.uses_saliency and run.saliency_data is not None:
         result["saliency"] = saliency_report(run, variables["params"], variables["batch_stats"])
     result["config_digest"] = digest(plain(run.config))
     result["version"] = __version__

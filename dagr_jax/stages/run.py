@@ -15,9 +15,9 @@ import numpy as np
 from ml_collections import config_dict
 
 from dagr_jax.convert import load_resnet
-from dagr_jax.data.prepare import Sampling, open_records
+from dagr_jax.data.prepare import Sampling, has_records, open_records
 from dagr_jax.models import unet3d
-from dagr_jax.registry import dataset_module, model_module
+from dagr_jax.registry import model_module
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables, tree_shapes
 from dagr_jax.train.meta import complete_steps, is_finished, make_meta
@@ -52,9 +52,21 @@ class Run:
         return Path(self.config.data_dir) if self.config.data_dir else self.workdir / "data"
 
     @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """What the prepared set says of itself: `mos_range`, and `videos`, the files' folder."""
+        return json.loads((self.data / "dataset.json").read_text())
+
+    @property
     def mos_range(self) -> tuple[float, float]:
-        low, high = dataset_module(self.config.dataset.name).MOS_RANGE
+        low, high = self.facts["mos_range"]
         return float(low), float(high)
+
+    @property
+    def saliency_data(self) -> Path | None:
+        """Folder of the prepared saliency set; None where there is none."""
+        given = self.config.saliency.data_dir
+        folder = Path(given) if given else self.data
+        return folder if given or has_records(folder, "saliency") else None
 
     @functools.cached_property
     def sampling(self) -> Sampling:
@@ -93,8 +105,9 @@ class Run:
 
     def section(self, stage: str) -> config_dict.ConfigDict:
         """The resolved section of a training stage, `resolve_steps`."""
-        records = open_records(self.data, RECORDS[stage], "train")
-        return resolve_steps(self.config[stage], len(records))
+        folder = self.saliency_data if stage == "saliency" else self.data
+        records = 0 if folder is None else len(open_records(folder, RECORDS[stage], "train"))
+        return resolve_steps(self.config[stage], records)
 
     def meta(self, stage: str) -> dict[str, Any]:
         """What a training stage's checkpoint says of itself; its digest is of `SECTIONS`."""

@@ -15,9 +15,10 @@ from dagr_jax import saliency_metrics
 from dagr_jax.data import loader, prepare
 from dagr_jax.report.plots import overlay
 from dagr_jax.score import MapPlan
-from dagr_jax.stages.run import Run, initial, pretrained_saliency, start_from
+from dagr_jax.stages.run import Run, StageError, initial, pretrained_saliency, start_from
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.augment import Augment
+from dagr_jax.train.checkpoints import write_variables
 from dagr_jax.train.loop import fit, predict_all
 from dagr_jax.train.meta import Best, is_finished
 from dagr_jax.train.state import TrainState, make_optimizer
@@ -32,14 +33,16 @@ def saliency_stage(run: Run) -> Path | None:
     if not run.uses_saliency:
         return None
     folder = run.workdir / "saliency"
-    source = loader.SaliencySource(run.data, "train")
     section, meta = run.section("saliency"), run.meta("saliency")
     if is_finished(folder, section.steps, meta):
         return folder
+    if run.saliency_data is None:
+        return _adopt(run, section, meta, folder)
+    source = loader.SaliencySource(run.saliency_data, "train")
     task = SaliencyTask(
         run.saliency_model, run.config.preset, section.gamma, Augment(flip=section.flip)
     )
-    validation = loader.SaliencySource(run.data, "val")
+    validation = loader.SaliencySource(run.saliency_data, "val")
     predict = meshes.jit_predict(task.predict, run.mesh)
 
     def evaluate(state: TrainState) -> dict[str, float]:
@@ -71,6 +74,21 @@ def saliency_stage(run: Run) -> Path | None:
             best=Best("cc"),
             pictures=lambda state: overlays(look, state.variables_to_use(), validation),
         )
+    return folder
+
+
+def _adopt(run: Run, section: Any, meta: Mapping[str, Any], folder: Path) -> Path:
+    """Takes over a trained network where there is no gaze to train on."""
+    if section.steps or not section.init:
+        raise StageError(
+            f"{run.data}: holds no gaze maps to train the saliency network on; set "
+            "config.saliency.data_dir to a prepared saliency set, or config.saliency.init to "
+            "trained weights with steps and epochs 0, or config.model.args.alpha to 0"
+        )
+    frames = np.zeros((1, 2, *run.saliency_size, 3), np.float32)
+    fresh = initial(run.saliency_model, run.config.seed, frames)
+    variables = start_from(section.init, "saliency", fresh, run.config.preset)
+    write_variables(folder, variables, meta)
     return folder
 
 
@@ -207,7 +225,9 @@ def _maps_of_windows(
     chosen = run.config.maps
     plan = MapPlan(chosen.window, chosen.choice, antialias=run.config.preset == "release")
     for i, fact in enumerate(source.facts):
-        path = run.data / "videos" / fact["video"].decode()
+        path = Path(run.facts["videos"] or run.data / "videos") / fact["video"].decode()
+        if not path.is_file():
+            raise StageError(f"{path}: is gone, and maps of every frame need the source files")
         length = probe(path).num_frames
 
         def read(indices: np.ndarray, antialias: bool, path: Path = path) -> np.ndarray:
@@ -221,7 +241,8 @@ def _maps_of_windows(
 
 def saliency_report(run: Run, params: Any, stats: Any) -> dict[str, Any]:
     """All saliency metrics on the saliency test part, beside maps that ignore the video."""
-    source = loader.SaliencySource(run.data, "test")
+    assert run.saliency_data is not None  # the caller has looked
+    source = loader.SaliencySource(run.saliency_data, "test")
     task = SaliencyTask(run.saliency_model, run.config.preset)
     predict = meshes.jit_predict(task.predict, run.mesh)
     variables = {"params": params["saliency"], "batch_stats": stats["saliency"]}
@@ -229,7 +250,7 @@ def saliency_report(run: Run, params: Any, stats: Any) -> dict[str, Any]:
     batch_size = run.eval_batch(run.config.saliency.batch_size)
     batches = loader.eval_batches(source, batch_size=batch_size)
     predicted = [m for _, maps in predict_all(predict, variables, batches, run.mesh) for m in maps]
-    training = loader.SaliencySource(run.data, "train")
+    training = loader.SaliencySource(run.saliency_data, "train")
     mean_map = np.mean([training[i]["maps"].mean(0) for i in range(len(training))], axis=0)
     centre = saliency_metrics.centre_bias(*mean_map.shape)
     shape = predicted[0].shape
