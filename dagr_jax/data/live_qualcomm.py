@@ -41,5 +41,6 @@ DATASET = QualitySet(
     counts={"": 208},
     readers=(("qualcommSubjectiveData.mat", _read),),
     names=_names,
+    raw=(1920, 1080, 30),
     content=_content,
 )

@@ -52,7 +52,7 @@ class Sampling:
         return sample_indices(length, self.num_frames, self.rule)
 
 
-def quality_record(path: Path, clip: Clip, sampling: Sampling) -> dict[str, Any]:
+def quality_record(path: os.PathLike[str], clip: Clip, sampling: Sampling) -> dict[str, Any]:
     """Decodes a video into what `Quality` and `Frames` hold of it.
 
     Returns:

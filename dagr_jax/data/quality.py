@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from dagr_jax.data import labels
 from dagr_jax.data.labels import Label, LabelError
+from dagr_jax.video.stream import RawVideo
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".yuv", ".m4v", ".mpg", ".y4m")
 
@@ -19,14 +20,14 @@ class Source:
 
     Attributes:
         video: Name, unique in the data set: the path below the source folder, '/' between parts.
-        path: The file; None where there is none.
+        path: The file, a `RawVideo` if it holds bare pictures; None where there is none.
         mos: On the data set's scale; NaN where it has none.
         content: Key of what the video shows; videos of one content stay on one side of a split.
         part: "train" or "test" where the data set's own files say so, else "".
     """
 
     video: str
-    path: Path | None
+    path: os.PathLike[str] | None
     mos: float
     content: str
     part: str = ""
@@ -46,6 +47,7 @@ class QualitySet:
         names: A name in a label file → file names to look for, without folders.
         content: A name in a label file → content key.
         part: Its label file and a label → "train", "test" or "".
+        raw: Width, height and frames per second of .yuv files, 4:2:0 with 8 bits.
         higher_is_better: Direction of the score; true of MOS, false of DMOS.
     """
 
@@ -57,6 +59,7 @@ class QualitySet:
     names: Callable[[str], Iterable[str]]
     content: Callable[[str], str]
     part: Callable[[Path, Label], str] = lambda path, label: ""
+    raw: tuple[int, int, int] | None = None
     higher_is_better: bool = True
 
     def read(self, path: Path) -> list[Label]:
@@ -113,8 +116,12 @@ class QualitySet:
             relative = inside(label_file, label)
             path = files.find(label_file, label, relative, self.names(relative.name))
             name = path.relative_to(source).as_posix() if path else relative.as_posix()
+            file: os.PathLike[str] | None = path
+            if path and path.suffix.lower() == ".yuv" and self.raw:
+                width, height, fps = self.raw
+                file = RawVideo(str(path), width, height, fps=fps)
             content = label.row.get("content") or self.content(label.video)
-            found.append(Source(name, path, label.mos, content, self.part(label_file, label)))
+            found.append(Source(name, file, label.mos, content, self.part(label_file, label)))
         return found
 
 

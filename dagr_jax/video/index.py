@@ -11,7 +11,7 @@ import numpy as np
 from dagr_jax.video.stream import open_stream
 
 # Codecs whose packets hold one shown frame each; VP8's hidden frames, for one, are packets too.
-_ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores"}
+_ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "rawvideo"}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,36 @@ from dagr_jax.video.resize import resize_bilinear
 
 Size = tuple[int, int]
 
+
+@dataclasses.dataclass(frozen=True)
+class RawVideo(os.PathLike):
+    """A file of bare pictures, as .yuv; it can be given wherever a video file can.
+
+    Attributes:
+        path: The file.
+        width, height: Pixels.
+        pix_fmt: FFmpeg's name of the pixel format.
+        fps: Frames per second.
+    """
+
+    path: str
+    width: int
+    height: int
+    pix_fmt: str = "yuv420p"
+    fps: int = 30
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def options(self) -> dict[str, str]:
+        """What FFmpeg's rawvideo demuxer must be told."""
+        return {
+            "video_size": f"{self.width}x{self.height}",
+            "pixel_format": self.pix_fmt,
+            "framerate": str(self.fps),
+        }
+
+
 # FFmpeg draws text files as pictures of a terminal; a score of those would mean nothing.
 _TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}
 
@@ -51,7 +81,12 @@ def open_stream(path: str | os.PathLike) -> Iterator[tuple[InputContainer, Video
     try:
         # 'file:' keeps a colon in the name from being read as a protocol; the whitelist keeps a
         # playlist from reaching for the network.
-        container = av.open(f"file:{name}", options={"protocol_whitelist": "file"})
+        raw = path.options() if isinstance(path, RawVideo) else {}
+        container = av.open(
+            f"file:{name}",
+            format="rawvideo" if raw else None,
+            options={"protocol_whitelist": "file", **raw},
+        )
     except PermissionError as error:
         raise VideoError(path, "it may not be read", "change its permissions") from error
     except av.FFmpegError as error:

@@ -10,6 +10,7 @@ import scipy.io
 
 from dagr_jax.data import cvd2014, konvid1k, labels, live_qualcomm, live_vqc, lsvq, youtube_ugc
 from dagr_jax.data.labels import LabelError
+from dagr_jax.video.stream import RawVideo
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "labels"
 
@@ -139,6 +140,11 @@ def test_live_qualcomm(tmp_path):
         ("Artifacts/0805_Stadium_N5_01.yuv", 61.25),
     ]
     assert live_qualcomm.DATASET.content(found[0].video) == "ManUnderTree"
+    (tmp_path / "Artifacts").mkdir()
+    (tmp_path / "Artifacts" / "0805_Stadium_N5_01.yuv").touch()
+    missing, raw = live_qualcomm.DATASET.sources(tmp_path, path)
+    assert missing.path is None
+    assert raw.path == RawVideo(str(tmp_path / raw.video), 1920, 1080, fps=30)
 
 
 @pytest.mark.parametrize(

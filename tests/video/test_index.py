@@ -5,6 +5,7 @@ import pytest
 
 from dagr_jax.video import decode
 from dagr_jax.video.index import Packets, read_packets
+from dagr_jax.video.stream import RawVideo
 
 from .clips import moving_bar, write
 
@@ -150,3 +151,23 @@ def test_damage_where_it_is_looked_at_falls_back(tmp_path):
             wanted, _ = everything(path, np.arange(packets.count))
             got = np.stack([run.pictures[i] for i in range(packets.count)])
             np.testing.assert_array_equal(got, wanted)
+
+
+def test_bare_pictures(tmp_path):
+    """A .yuv of ten greys; 4:2:0, so that a picture has 1.5 bytes a pixel."""
+    path = tmp_path / "clip.yuv"
+    pictures = [np.full(16 * 8 * 3 // 2, 16 + 20 * i, np.uint8) for i in range(10)]
+    for picture in pictures:
+        picture[16 * 8 :] = 128
+    path.write_bytes(b"".join(p.tobytes() for p in pictures))
+    raw = RawVideo(str(path), 16, 8, fps=25)
+    packets = read_packets(raw)
+    assert packets.tell and packets.count == 10 and packets.spans([7]) == [(7, 7)]
+    frames, info = decode.read_clip(raw, 4)
+    # Limited range: 16 is black, 219 steps to white.
+    grey = [round(20 * i * 255 / 219) for i in (0, 3, 6, 9)]
+    np.testing.assert_allclose(frames.mean((1, 2, 3)), grey, atol=1)
+    assert np.ptp(frames.astype(int), axis=(1, 2, 3)).max() == 0
+    assert (info.width, info.height, info.num_frames, info.fps) == (16, 8, 10, 25.0)
+    path.write_bytes(path.read_bytes()[:-10])
+    assert decode.probe(raw).num_frames == 9
