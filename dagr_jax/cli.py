@@ -121,7 +121,7 @@ def _convert(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 def _add_prepare(commands: Any) -> None:
     prepare = commands.add_parser(
         "prepare",
-        help="decode a data set of rated videos, once",
+        help="decode a data set of rated videos or of gaze, once",
         description="Samples, resizes and packs the videos of a data set. A call that was "
         "interrupted goes on where it stopped. report.csv says of every video whether it is used, "
         "split.csv in which part it stands.",
@@ -160,14 +160,22 @@ def _add_prepare(commands: Any) -> None:
     prepare.add_argument(
         "--size", type=int, nargs=2, default=(224, 398), metavar=("H", "W"), help="(224 398)"
     )
+    prepare.add_argument(
+        "--map-size",
+        type=int,
+        nargs=2,
+        default=(224, 398),
+        metavar=("H", "W"),
+        help="of gaze maps and of the frames beside them (224 398)",
+    )
     prepare.set_defaults(run=_prepare)
 
 
 def _prepare(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    if arguments.frames < 1 or min(arguments.size) < 1:
-        parser.error("prepare: --frames and --size must be at least 1")
+    if arguments.frames < 1 or min(*arguments.size, *arguments.map_size) < 1:
+        parser.error("prepare: --frames, --size and --map-size must be at least 1")
     from dagr_jax.registry import dataset_module
-    from dagr_jax.stages.prepare import prepare_set
+    from dagr_jax.stages.prepare import has_gaze, prepare_set
 
     protocol = {name: getattr(arguments, name) for name in ("test", "val", "folds", "fold", "seed")}
     args = {
@@ -185,7 +193,8 @@ def _prepare(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         if not hasattr(dataset_module(arguments.dataset), "DATASET"):
             parser.error(f"prepare: {arguments.dataset} is made by the prepare stage of its config")
         dataset = {"name": arguments.dataset, "args": args}
-        print(prepare_set(Path(arguments.out), dataset, sampling, None))
+        map_size = list(arguments.map_size) if has_gaze(arguments.dataset) else None
+        print(prepare_set(Path(arguments.out), dataset, sampling, map_size))
     except (ValueError, OSError) as error:
         print(f"dagr: {error}", file=sys.stderr)
         return 1

@@ -22,12 +22,11 @@ DATASETS: dict[str, str] = {
     "cvd2014": "dagr_jax.data.cvd2014",
     "live_qualcomm": "dagr_jax.data.live_qualcomm",
     "folder": "dagr_jax.data.folder",
+    "dhf1k": "dagr_jax.data.dhf1k",
+    "gaze_folder": "dagr_jax.data.gaze_folder",
 }
 
-PLANNED_DATASETS: tuple[str, ...] = (
-    "dhf1k",
-    "diem",
-)
+PLANNED_DATASETS: tuple[str, ...] = ("diem",)
 
 
 class UnknownName(ValueError):

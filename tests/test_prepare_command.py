@@ -59,7 +59,8 @@ def test_too_many_failures_are_one_line_and_nothing_is_decoded_twice(source, tmp
     ("arguments", "code", "said"),
     [
         (["nowhere", "--source", ".", "--out", "x"], 1, "unknown data set 'nowhere'; available"),
-        (["dhf1k", "--source", ".", "--out", "x"], 1, "planned but not built yet"),
+        (["diem", "--source", ".", "--out", "x"], 1, "planned but not built yet"),
+        (["dhf1k", "--source", ".", "--out", "x"], 1, "no video of DHF1K with gaze is in it"),
         (["lsvq", "--source", "gone", "--out", "x"], 1, "is not in it; give the label file with"),
         (["synthetic", "--source", ".", "--out", "x"], 2, "is made by the prepare stage"),
         (["lsvq", "--source", ".", "--out", "x", "--frames", "0"], 2, "must be at least 1"),

@@ -1,4 +1,4 @@
-"""Rated videos → decoded shards → record sets, with a report of every video and a split.
+"""Videos → decoded shards → record sets, with a report of every video and a split.
 
 Decoding runs in parallel, one shard a video, each written whole or not at all. What an interrupted
 call has decoded is there for the next one, which ends with the same records to the bit.
@@ -6,19 +6,24 @@ call has decoded is there for the next one, which ends with the same records to 
 
 import concurrent.futures
 import csv
+import dataclasses
+import functools
 import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from dagr_jax.data.gaze import GazeSet, GazeVideo, gaze_record
 from dagr_jax.data.prepare import (
     Frames,
     Quality,
+    Saliency,
     Sampling,
     pack,
     quality_record,
@@ -29,6 +34,8 @@ from dagr_jax.data.quality import QualitySet, Source
 from dagr_jax.data.records import Clip
 from dagr_jax.data.splits import PARTS, Protocol, write_split
 from dagr_jax.video.decode import VideoError
+
+T = TypeVar("T")
 
 # Of the videos that a label file names: more that cannot be used means that something is wrong.
 FAILURES = 0.01
@@ -45,14 +52,14 @@ class Collected:
     Attributes:
         named: Videos in the label file.
         used: Videos in the records.
+        mos_range: (lowest, highest) MOS of the scale; None of gaze.
         reasons: Why the others are not, and how many.
         parts: Videos in each part of the split.
-        mos_range: (lowest, highest) MOS of the scale.
     """
 
     named: int
     used: int
-    mos_range: tuple[float, float]
+    mos_range: tuple[float, float] | None
     reasons: dict[str, int]
     parts: dict[str, int]
 
@@ -89,49 +96,94 @@ def collect(
     found = dataset.sources(source, label_file)
     shards = folder / "shards"
     shards.mkdir(parents=True, exist_ok=True)
-    reasons = _decode_all(found, shards, sampling, workers)
-    _write_report(folder / "report.csv", found, reasons)
-    failed = Counter(_kind(reason) for reason in reasons if reason)
-    allowed = math.floor(FAILURES * len(found)) if max_failures is None else max_failures
-    if failed.total() > allowed:
-        counted = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
-        raise CollectError(
-            f"{folder / 'report.csv'}: {failed.total()} of {len(found)} videos cannot be used "
-            f"({counted}) and {allowed} may fail; mend them, or allow {failed.total()} failures"
-        )
+    work = functools.partial(_sample, sampling=sampling)
+    reasons = _decode_all(found, _unusable(found), work, shards, workers)
+    failed = _report(folder, [v.video for v in found], reasons, max_failures)
     used = [i for i, reason in enumerate(reasons) if not reason]
-    parts = protocol.assign([found[i].content for i in used], [found[i].part for i in used])
-    write_split(
-        folder / "split.csv",
-        [found[i].video for i in used],
-        [found[i].content for i in used],
-        parts,
-    )
-    packed = {
-        part: [_shard(shards, i) for i, p in zip(used, parts, strict=True) if p == part]
-        for part in PARTS
-        if part in parts
-    }
-    for kind in (Frames, Quality):
-        pack(kind, folder, packed)
-    shutil.rmtree(shards)
+    contents = [found[i].content for i in used]
+    given = protocol.assign(contents, [found[i].part for i in used])
+    kinds = (Frames, Quality)
+    parts = _pack(folder, [found[i].video for i in used], used, contents, given, kinds)
     scores = [found[i].mos for i in used]
-    return Collected(
-        named=len(found),
-        used=len(used),
-        mos_range=dataset.scale or (min(scores), max(scores)),
-        reasons=dict(failed),
-        parts={part: len(paths) for part, paths in packed.items()},
-    )
+    scale = dataset.scale or (min(scores), max(scores))
+    return Collected(len(found), len(used), scale, dict(failed), parts)
+
+
+def collect_gaze(
+    dataset: GazeSet,
+    folder: Path,
+    *,
+    source: Path,
+    sampling: Sampling,
+    map_size: tuple[int, int],
+    protocol: Protocol,
+    workers: int,
+    max_failures: int | None = None,
+) -> Collected:
+    """Prepares a data set of gaze: `saliency/` records, `report.csv` and `split.csv`.
+
+    Args:
+        dataset: How its videos are found.
+        map_size: (h, w) of the stored frames and maps.
+        protocol: How videos are split where the data set does not say it; where it says no
+            validation part, the share of the training part that becomes one.
+        folder, source, sampling, workers, max_failures: As in `collect`.
+
+    Raises:
+        SplitError, CollectError: As in `collect`.
+    """
+    found = dataset.find(source) if source.is_dir() else []
+    if not found:
+        raise CollectError(f"{source}: no video of {dataset.title} with gaze is in it")
+    shards = folder / "shards"
+    shards.mkdir(parents=True, exist_ok=True)
+    work = functools.partial(_sample_gaze, sampling=sampling, map_size=map_size)
+    reasons = _decode_all(found, [""] * len(found), work, shards, workers)
+    failed = _report(folder, [v.video for v in found], reasons, max_failures)
+    used = [i for i, reason in enumerate(reasons) if not reason]
+    given, contents = [found[i].part for i in used], [found[i].content for i in used]
+    if "val" not in given:
+        name = "official" if "test" in given else protocol.name
+        given = dataclasses.replace(protocol, name=name).assign(contents, given)
+    parts = _pack(folder, [found[i].video for i in used], used, contents, given, (Saliency,))
+    return Collected(len(found), len(used), None, dict(failed), parts)
 
 
 def _decode_all(
-    found: Sequence[Source], shards: Path, sampling: Sampling, workers: int
+    found: Sequence[T],
+    reasons: Sequence[str],
+    work: Callable[[T, Path], str],
+    shards: Path,
+    workers: int,
 ) -> list[str]:
-    """Writes the shards that are not there yet; returns why each video has none, "" if it has."""
+    """Writes the shards that are not there yet, of what has no reason against it.
+
+    Args:
+        found: Videos.
+        reasons: Why some have no shard, "" for the others.
+        work: (video, shard) → why it cannot be written, or "".
+
+    Returns:
+        Why each has no shard, "" if it has.
+    """
+    told = list(reasons)
+    waiting = [i for i, reason in enumerate(told) if not (reason or _shard(shards, i).exists())]
+    done = len(found) - len(waiting)
+    with (
+        tqdm(desc="prepare", total=len(found), initial=done, unit="video", disable=None) as bar,
+        worker_pool(workers) as pool,
+    ):
+        jobs = {pool.submit(work, found[i], _shard(shards, i)): i for i in waiting}
+        for job in concurrent.futures.as_completed(jobs):
+            told[jobs[job]] = job.result()
+            bar.update()
+    return told
+
+
+def _unusable(found: Sequence[Source]) -> list[str]:
+    """What can be told without decoding."""
     reasons = [""] * len(found)
     seen: dict[str, int] = {}
-    waiting = []
     for i, video in enumerate(found):
         if video.path is None:
             reasons[i] = "missing: no file of this name"
@@ -139,28 +191,29 @@ def _decode_all(
             reasons[i] = "unlabelled: its MOS is empty"
         elif video.video in seen:
             reasons[i] = f"duplicate: of row {seen[video.video] + 1}"
-        elif not _shard(shards, i).exists():
-            waiting.append(i)
         seen.setdefault(video.video, i)
-    done = len(found) - len(waiting)
-    with (
-        tqdm(desc="prepare", total=len(found), initial=done, unit="video", disable=None) as bar,
-        worker_pool(workers) as pool,
-    ):
-        jobs = {pool.submit(_decode, found[i], _shard(shards, i), sampling): i for i in waiting}
-        for job in concurrent.futures.as_completed(jobs):
-            reasons[jobs[job]] = job.result()
-            bar.update()
     return reasons
 
 
-def _decode(video: Source, shard: Path, sampling: Sampling) -> str:
-    """Writes the shard of one video; returns why it cannot, or ""."""
-    assert video.path is not None
+def _sample(video: Source, shard: Path, *, sampling: Sampling) -> str:
+    """Writes the shard of a rated video; returns why it cannot, or ""."""
+    path = video.path
+    assert path is not None
     # The split is made when it is known which videos can be used; the records do not hold it.
     clip = Clip(video.video, video.content, "", video.mos)
+    return _write(shard, lambda: quality_record(path, clip, sampling))
+
+
+def _sample_gaze(
+    video: GazeVideo, shard: Path, *, sampling: Sampling, map_size: tuple[int, int]
+) -> str:
+    """Writes the shard of a video with gaze; returns why it cannot, or ""."""
+    return _write(shard, lambda: gaze_record(video, sampling, map_size))
+
+
+def _write(shard: Path, read: Callable[[], dict[str, Any]]) -> str:
     try:
-        record = quality_record(video.path, clip, sampling)
+        record = read()
     except VideoError as error:
         return f"unreadable: {error.problem}"
     if record["length"] < 2:
@@ -169,20 +222,54 @@ def _decode(video: Source, shard: Path, sampling: Sampling) -> str:
     return ""
 
 
+def _report(
+    folder: Path, videos: Sequence[str], reasons: Sequence[str], max_failures: int | None
+) -> Counter[str]:
+    """Writes `file,status,reason`, a row for each; returns how many failed, by kind."""
+    path = folder / "report.csv"
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("file", "status", "reason"))
+        for video, reason in zip(videos, reasons, strict=True):
+            writer.writerow((video, _kind(reason) if reason else "used", reason))
+    os.replace(partial, path)
+    failed = Counter(_kind(reason) for reason in reasons if reason)
+    allowed = math.floor(FAILURES * len(videos)) if max_failures is None else max_failures
+    if failed.total() > allowed:
+        counted = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
+        raise CollectError(
+            f"{path}: {failed.total()} of {len(videos)} videos cannot be used "
+            f"({counted}) and {allowed} may fail; mend them, or allow {failed.total()} failures"
+        )
+    return failed
+
+
+def _pack(
+    folder: Path,
+    videos: Sequence[str],
+    numbers: Sequence[int],
+    contents: Sequence[str],
+    parts: Sequence[str],
+    kinds: Sequence[type],
+) -> dict[str, int]:
+    """Writes `split.csv` and the record sets, and removes the shards; returns the parts' sizes."""
+    write_split(folder / "split.csv", videos, contents, parts)
+    shards = folder / "shards"
+    packed = {
+        part: [_shard(shards, i) for i, p in zip(numbers, parts, strict=True) if p == part]
+        for part in PARTS
+        if part in parts
+    }
+    for kind in kinds:
+        pack(kind, folder, packed)
+    shutil.rmtree(shards)
+    return {part: len(paths) for part, paths in packed.items()}
+
+
 def _shard(shards: Path, number: int) -> Path:
     return shards / f"{number:06d}.npz"
 
 
 def _kind(reason: str) -> str:
     return reason.partition(":")[0]
-
-
-def _write_report(path: Path, found: Sequence[Source], reasons: Sequence[str]) -> None:
-    """Writes `file,status,reason`, a row for each row of the label file."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("file", "status", "reason"))
-        for video, reason in zip(found, reasons, strict=True):
-            writer.writerow((video.video, _kind(reason) if reason else "used", reason))
-    os.replace(partial, path)

@@ -13,7 +13,7 @@ from pathlib import Path
 from ml_collections import config_dict
 
 from dagr_jax.registry import dataset_module, model_module
-from dagr_jax.stages.prepare import prepare_set
+from dagr_jax.stages.prepare import has_gaze, prepare_set
 from dagr_jax.stages.quality import test_stage, vqa_stage
 from dagr_jax.stages.run import Run, StageError, claim, plain, write_json
 from dagr_jax.stages.saliency import maps_stage, saliency_stage
@@ -28,7 +28,7 @@ def prepare_stage(run: Run) -> Path:
         run.data,
         plain(chosen.dataset),
         plain(chosen.sampling),
-        list(run.saliency_size) if chosen.dataset.name == "synthetic" else None,
+        list(run.saliency_size) if has_gaze(chosen.dataset.name) else None,
     )
     return run.data
 

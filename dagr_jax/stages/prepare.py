@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dagr_jax.data.collect import Collected, collect
+from dagr_jax.data.collect import Collected, collect, collect_gaze
+from dagr_jax.data.gaze import GazeSet
 from dagr_jax.data.prepare import Sampling
 from dagr_jax.data.quality import QualitySet
 from dagr_jax.data.splits import Protocol
@@ -63,7 +64,7 @@ def prepare_set(
     workers = os.cpu_count() or 1
     if hasattr(module, "DATASET"):
         write_json(begun, wanted)
-        facts = _collect(module.DATASET, partial, chosen, workers, args)
+        facts = _collect(module.DATASET, partial, chosen, map_size, workers, args)
         begun.unlink()
     else:
         assert map_size is not None  # the corpus has gaze maps
@@ -82,31 +83,36 @@ def prepare_set(
 
 
 def _collect(
-    dataset: QualitySet, folder: Path, sampling: Sampling, workers: int, args: Mapping[str, Any]
+    dataset: QualitySet | GazeSet,
+    folder: Path,
+    sampling: Sampling,
+    map_size: list[int] | None,
+    workers: int,
+    args: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Prepares a set of rated videos; returns what it says of itself."""
+    """Prepares a set of somebody's videos; returns what it says of itself."""
     if not args["source"]:
         raise StageError(
             f"{dataset.title} is not here: give the folder of its videos, "
             "--config.dataset.args.source=DIR"
         )
-    source = Path(args["source"])
-    label_file = Path(args["labels"]) if args["labels"] else dataset.find_labels(source)
-    failures = args["max_failures"]
-    result = collect(
-        dataset,
-        folder,
-        source=source,
-        label_file=label_file,
-        sampling=sampling,
-        protocol=Protocol(**args["protocol"]),
-        workers=workers,
-        max_failures=None if failures < 0 else failures,
-    )
+    source, failures = Path(args["source"]), args["max_failures"]
+    common: dict[str, Any] = {
+        "source": source,
+        "sampling": sampling,
+        "protocol": Protocol(**args["protocol"]),
+        "workers": workers,
+        "max_failures": None if failures < 0 else failures,
+    }
+    if isinstance(dataset, GazeSet):
+        assert map_size is not None  # the caller has asked for maps
+        result = collect_gaze(dataset, folder, map_size=(map_size[0], map_size[1]), **common)
+    else:
+        label_file = Path(args["labels"]) if args["labels"] else dataset.find_labels(source)
+        result = collect(dataset, folder, label_file=label_file, **common)
     print(_counts(dataset, result), file=sys.stderr)
     return {
-        "mos_range": list(result.mos_range),
-        "higher_is_better": dataset.higher_is_better,
+        "mos_range": result.mos_range,
         "citation": dataset.citation,
         "videos": str(source.resolve()),
         "used": result.used,
@@ -115,7 +121,13 @@ def _collect(
     }
 
 
-def _counts(dataset: QualitySet, result: Collected) -> str:
+def has_gaze(name: str) -> bool:
+    """Whether a data set has gaze maps, whose size must be said."""
+    module = dataset_module(name)
+    return isinstance(getattr(module, "DATASET", None), GazeSet) or not hasattr(module, "DATASET")
+
+
+def _counts(dataset: QualitySet | GazeSet, result: Collected) -> str:
     """The counts of used videos beside the published ones, in one line."""
     left_out = ", ".join(f"{count} {reason}" for reason, count in result.reasons.items())
     parts = ", ".join(f"{count} {part}" for part, count in result.parts.items())
