@@ -102,6 +102,7 @@ def test_the_choice_of_maps_changes_the_score(scorer, clip):
     assert len({round(score, 6) for score in (linspace, *others)}) == 3
 
 
+@pytest.mark.slow
 def test_the_stages_use_the_same_maps_as_the_scorer(tmp_path):
     config = tiny_config()
     with config.unlocked():

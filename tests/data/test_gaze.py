@@ -128,6 +128,7 @@ def test_what_is_wrong_is_in_the_report(source, tmp_path):
     assert "cannot be read as a picture" in said["0002"]
 
 
+@pytest.mark.slow
 def test_saliency_is_trained_on_it(source, tmp_path):
     config = shrink(saliency.get_config("dhf1k,embedded"))
     config.dataset.args.source = str(source)
