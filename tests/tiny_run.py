@@ -39,3 +39,7 @@ def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
         config.test.update({"batch_size": 4, "bootstrap": 50})
         config.workers = 0
     return config.lock()
+
+
+# So that the program takes this file as its --config.
+get_config = tiny_config
