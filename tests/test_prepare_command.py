@@ -8,6 +8,7 @@ import pytest
 
 from configs import vqa
 from dagr_jax import cli, stages
+from dagr_jax.data import collect
 from dagr_jax.score import Scorer
 from tests.data.test_collect import make_source
 from tests.tiny_run import shrink
@@ -43,7 +44,9 @@ def test_the_command_prints_counts_and_leaves_a_prepared_set(source, tmp_path, c
     assert "protocol.seed was 0 and is now 1" in capsys.readouterr().err
 
 
-def test_too_many_failures_are_one_line_and_nothing_is_decoded_twice(source, tmp_path, capsys):
+def test_too_many_failures_are_one_line_and_nothing_is_decoded_twice(
+    source, tmp_path, capsys, monkeypatch
+):
     out = tmp_path / "set"
     assert prepare(source, out) == 1
     said = capsys.readouterr().err.strip().splitlines()
@@ -51,7 +54,15 @@ def test_too_many_failures_are_one_line_and_nothing_is_decoded_twice(source, tmp
     assert not out.exists()
     shards = sorted((tmp_path / ".set.partial" / "shards").iterdir())
     assert len(shards) == 12
-    assert prepare(source, out, "--max-failures", "5") == 0
+    decoded, real = [], collect._decode_all
+
+    def counting(found, reasons, work, folder, workers):
+        decoded.append(sum(not p.exists() for p in shards))
+        return real(found, reasons, work, folder, workers)
+
+    monkeypatch.setattr(collect, "_decode_all", counting)
+    assert prepare(source, out, "--max-failures", "5", "--seed", "3") == 0
+    assert decoded == [0]  # they were still there
     assert not (tmp_path / ".set.partial").exists()
 
 

@@ -8,6 +8,7 @@ import concurrent.futures
 import csv
 import dataclasses
 import functools
+import hashlib
 import math
 import os
 import shutil
@@ -35,7 +36,7 @@ from dagr_jax.data.records import Clip
 from dagr_jax.data.splits import PARTS, Protocol, write_split
 from dagr_jax.video.decode import VideoError
 
-T = TypeVar("T")
+T = TypeVar("T", Source, GazeVideo)
 
 # Of the videos that a label file names: more that cannot be used means that something is wrong.
 FAILURES = 0.01
@@ -99,12 +100,10 @@ def collect(
     work = functools.partial(_sample, sampling=sampling)
     reasons = _decode_all(found, _unusable(found), work, shards, workers)
     failed = _report(folder, [v.video for v in found], reasons, max_failures)
-    used = [i for i, reason in enumerate(reasons) if not reason]
-    contents = [found[i].content for i in used]
-    given = protocol.assign(contents, [found[i].part for i in used])
-    kinds = (Frames, Quality)
-    parts = _pack(folder, [found[i].video for i in used], used, contents, given, kinds)
-    scores = [found[i].mos for i in used]
+    used = [video for video, reason in zip(found, reasons, strict=True) if not reason]
+    given = protocol.assign([v.content for v in used], [v.part for v in used])
+    parts = _pack(folder, used, given, (Frames, Quality))
+    scores = [v.mos for v in used]
     scale = dataset.scale or (min(scores), max(scores))
     return Collected(len(found), len(used), scale, dict(failed), parts)
 
@@ -140,12 +139,12 @@ def collect_gaze(
     work = functools.partial(_sample_gaze, sampling=sampling, map_size=map_size)
     reasons = _decode_all(found, [""] * len(found), work, shards, workers)
     failed = _report(folder, [v.video for v in found], reasons, max_failures)
-    used = [i for i, reason in enumerate(reasons) if not reason]
-    given, contents = [found[i].part for i in used], [found[i].content for i in used]
+    used = [video for video, reason in zip(found, reasons, strict=True) if not reason]
+    given = [v.part for v in used]
     if "val" not in given:
         name = "official" if "test" in given else protocol.name
-        given = dataclasses.replace(protocol, name=name).assign(contents, given)
-    parts = _pack(folder, [found[i].video for i in used], used, contents, given, (Saliency,))
+        given = dataclasses.replace(protocol, name=name).assign([v.content for v in used], given)
+    parts = _pack(folder, used, given, (Saliency,))
     return Collected(len(found), len(used), None, dict(failed), parts)
 
 
@@ -167,13 +166,14 @@ def _decode_all(
         Why each has no shard, "" if it has.
     """
     told = list(reasons)
-    waiting = [i for i, reason in enumerate(told) if not (reason or _shard(shards, i).exists())]
+    paths = [_shard(shards, video) for video in found]
+    waiting = [i for i, reason in enumerate(told) if not (reason or paths[i].exists())]
     done = len(found) - len(waiting)
     with (
         tqdm(desc="prepare", total=len(found), initial=done, unit="video", disable=None) as bar,
         worker_pool(workers) as pool,
     ):
-        jobs = {pool.submit(work, found[i], _shard(shards, i)): i for i in waiting}
+        jobs = {pool.submit(work, found[i], paths[i]): i for i in waiting}
         for job in concurrent.futures.as_completed(jobs):
             told[jobs[job]] = job.result()
             bar.update()
@@ -247,28 +247,33 @@ def _report(
 
 def _pack(
     folder: Path,
-    videos: Sequence[str],
-    numbers: Sequence[int],
-    contents: Sequence[str],
+    videos: Sequence[Source | GazeVideo],
     parts: Sequence[str],
     kinds: Sequence[type],
 ) -> dict[str, int]:
     """Writes `split.csv` and the record sets, and removes the shards; returns the parts' sizes."""
-    write_split(folder / "split.csv", videos, contents, parts)
+    names, contents = [v.video for v in videos], [v.content for v in videos]
+    write_split(folder / "split.csv", names, contents, parts)
     shards = folder / "shards"
     packed = {
-        part: [_shard(shards, i) for i, p in zip(numbers, parts, strict=True) if p == part]
+        part: [_shard(shards, v) for v, p in zip(videos, parts, strict=True) if p == part]
         for part in PARTS
         if part in parts
     }
     for kind in kinds:
+        # What an interrupted call has packed may be of another split, or cut.
+        shutil.rmtree(folder / kind.__name__.lower(), ignore_errors=True)
         pack(kind, folder, packed)
     shutil.rmtree(shards)
     return {part: len(paths) for part, paths in packed.items()}
 
 
-def _shard(shards: Path, number: int) -> Path:
-    return shards / f"{number:06d}.npz"
+def _shard(shards: Path, video: Source | GazeVideo) -> Path:
+    """Where a video's shard lies: another one as soon as its label or its file is another."""
+    file = video.path if isinstance(video, Source) else video.frames
+    known = os.stat(file) if file is not None and os.path.exists(file) else None
+    state = (repr(video), known and (known.st_size, known.st_mtime_ns))
+    return shards / f"{hashlib.sha256(repr(state).encode()).hexdigest()[:24]}.npz"
 
 
 def _kind(reason: str) -> str:

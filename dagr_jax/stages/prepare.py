@@ -57,13 +57,15 @@ def prepare_set(
         return folder
     partial = folder.with_name(f".{folder.name}.partial")
     begun = partial / "wanted.json"
-    if not begun.exists() or json.loads(begun.read_text()) != wanted:
+    # How videos are split and how many may fail changes nothing of what was decoded.
+    same = {**wanted, "dataset": [dataset["name"], args.get("source")]}
+    if not begun.exists() or json.loads(begun.read_text()) != same:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     chosen = Sampling(sampling["num_frames"], sampling["rule"], tuple(sampling["size"]))
     workers = os.cpu_count() or 1
     if hasattr(module, "DATASET"):
-        write_json(begun, wanted)
+        write_json(begun, same)
         facts = _collect(module.DATASET, partial, chosen, map_size, workers, args)
         begun.unlink()
     else:

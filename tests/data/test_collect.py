@@ -3,6 +3,7 @@
 import csv
 import filecmp
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,3 +143,25 @@ def test_killed_twice_and_restarted_it_gives_the_same_records(tmp_path, source, 
     assert files == sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
     _, differing, errors = filecmp.cmpfiles(whole, out, [str(f) for f in files], shallow=False)
     assert not differing and not errors
+
+
+def test_a_label_file_that_was_mended_meanwhile_moves_no_label(tmp_path, source):
+    """A row more at its head: every video keeps its own frames and gets its label."""
+    folder = tmp_path / "source"
+    shutil.copytree(source, folder)
+    out = tmp_path / "data"
+    with pytest.raises(CollectError):
+        run(folder, out, max_failures=None)
+    labels = folder / "KoNViD_1k_mos.csv"
+    header, *rows = labels.read_text().splitlines()
+    kept = [row for row in rows if row[:4] in {str(3000 + i) for i in range(2, 12)}][:10]
+    labels.write_text("\n".join([header, "3001,4.5", *kept]) + "\n")
+    assert run(folder, out, max_failures=None).used == 11
+    for part in ("train", "val", "test"):
+        facts, frames = open_records(out, "quality", part), open_records(out, "frames", part)
+        for i, fact in enumerate(facts):
+            wanted, _ = read_clip(folder / fact["video"].decode(), 4, "linspace", (24, 32))
+            np.testing.assert_array_equal(frames[4 * i]["frame"], wanted[0])
+            number = int(fact["content"]) - 3000
+            mos = 4.5 if number == 1 else 1 + 4 * number / 12
+            assert fact["mos"] == pytest.approx(mos, abs=1e-3)
