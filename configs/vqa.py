@@ -17,6 +17,8 @@ arithmetic is another field, `preset`.
 
 from ml_collections import config_dict
 
+# Data sets that say themselves what trains, validates and tests.
+OFFICIAL = ("synthetic", "dhf1k")
 # torchvision's IMAGENET1K_V1 weights of ResNet-50.
 IMAGENET = "timm/resnet50.tv_in1k"
 
@@ -57,18 +59,20 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
             "labels": "",
             # Videos that may be missing or unreadable; -1: one in a hundred.
             "max_failures": -1,
-            # `dagr_jax.data.splits.Protocol`.
-            "protocol": {
-                "name": "random",
-                "test": 0.1,
-                "val": 0.1,
-                "folds": 5,
-                "fold": 0,
-                "seed": 0,
-            },
         }
     # A prepared set that several runs share; "": <workdir>/data.
     config.data_dir = ""
+    # Which videos train, validate and test: `dagr_jax.data.splits.Protocol`, or a CSV file with
+    # video,part. fold -1: all folds of "kfold", or `folds` of "repeated", one after the other.
+    config.split = {
+        "protocol": "official" if dataset in OFFICIAL else "random",
+        "file": "",
+        "test": 0.1,
+        "val": 0.1,
+        "folds": 5,
+        "fold": 0,
+        "seed": 0,
+    }
     # Which frames of a video are used, and the size (height, width) they are resized to.
     config.sampling = {"num_frames": 8, "rule": "linspace", "size": (224, 398)}
 

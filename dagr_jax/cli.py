@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dagr_jax import __version__
-from dagr_jax.data.splits import PROTOCOLS
 from dagr_jax.report import tables
 from dagr_jax.video.sampling import MAP_CHOICES, RULES
 
@@ -123,17 +122,17 @@ def _add_prepare(commands: Any) -> None:
         "prepare",
         help="decode a data set of rated videos or of gaze, once",
         description="Samples, resizes and packs the videos of a data set. A call that was "
-        "interrupted goes on where it stopped. report.csv says of every video whether it is used, "
-        "split.csv in which part it stands.",
+        "interrupted goes on where it stopped. report.csv says of every video whether it is used.",
     )
     prepare.add_argument("dataset", metavar="DATASET", help="konvid1k, lsvq, …, or folder")
     prepare.add_argument("--source", required=True, metavar="DIR", help="folder of the videos")
     prepare.add_argument("--out", required=True, metavar="DIR", help="prepared set, for data_dir")
     prepare.add_argument(
         "--labels",
-        default="",
+        nargs="+",
+        default=[],
         metavar="FILE",
-        help="label file, official or a list 'path, x, x, mos' (the official one in --source)",
+        help="label files, official or lists 'path, x, x, mos' (the official one in --source)",
     )
     prepare.add_argument(
         "--max-failures",
@@ -142,20 +141,7 @@ def _add_prepare(commands: Any) -> None:
         metavar="N",
         help="videos that may be missing or unreadable (one in a hundred)",
     )
-    prepare.add_argument(
-        "--protocol", choices=PROTOCOLS, default="random", help="how it is split (random)"
-    )
-    for name, kind, default, what in (
-        ("test", float, 0.1, "share of the test part"),
-        ("val", float, 0.1, "share of the validation part"),
-        ("folds", int, 5, "of the protocol kfold"),
-        ("fold", int, 0, "of the protocols kfold and repeated, from 0"),
-        ("seed", int, 0, "of the split"),
-        ("frames", int, 8, "frames of a video"),
-    ):
-        prepare.add_argument(
-            f"--{name}", type=kind, default=default, help=f"{what} ({default})", metavar="N"
-        )
+    prepare.add_argument("--frames", type=int, default=8, metavar="N", help="frames of a video (8)")
     prepare.add_argument("--rule", choices=RULES, default="linspace", help="which frames")
     prepare.add_argument(
         "--size", type=int, nargs=2, default=(224, 398), metavar=("H", "W"), help="(224 398)"
@@ -177,12 +163,10 @@ def _prepare(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     from dagr_jax.registry import dataset_module
     from dagr_jax.stages.prepare import has_gaze, prepare_set
 
-    protocol = {name: getattr(arguments, name) for name in ("test", "val", "folds", "fold", "seed")}
     args = {
         "source": arguments.source,
         "labels": arguments.labels,
         "max_failures": arguments.max_failures,
-        "protocol": {"name": arguments.protocol, **protocol},
     }
     sampling = {
         "num_frames": arguments.frames,

@@ -23,10 +23,9 @@ DATASETS: dict[str, str] = {
     "live_qualcomm": "dagr_jax.data.live_qualcomm",
     "folder": "dagr_jax.data.folder",
     "dhf1k": "dagr_jax.data.dhf1k",
+    "diem": "dagr_jax.data.diem",
     "gaze_folder": "dagr_jax.data.gaze_folder",
 }
-
-PLANNED_DATASETS: tuple[str, ...] = ("diem",)
 
 
 class UnknownName(ValueError):
@@ -48,11 +47,8 @@ def dataset_module(name: str) -> ModuleType:
     """Returns the module of a data set.
 
     Raises:
-      UnknownName: the name is not in `DATASETS`, or it is planned and not built yet.
+      UnknownName: the name is not in `DATASETS`.
     """
-    if name in DATASETS:
-        return importlib.import_module(DATASETS[name])
-    available = ", ".join(DATASETS)
-    if name in PLANNED_DATASETS:
-        raise UnknownName(f"data set {name!r} is planned but not built yet; available: {available}")
-    raise UnknownName(f"unknown data set {name!r}; available: {available}")
+    if name not in DATASETS:
+        raise UnknownName(f"unknown data set {name!r}; available: {', '.join(DATASETS)}")
+    return importlib.import_module(DATASETS[name])

@@ -334,13 +334,12 @@ def test_a_missing_file_is_named(scorer):
         scorer.score("nowhere.mp4")
 
 
-def test_the_main_module_names_a_data_set_that_is_not_built_yet(tmp_path):
-    command = [sys.executable, "-m", "dagr_jax.main", "--config=configs/vqa.py:diem"]
+def test_the_main_module_names_the_data_sets_there_are(tmp_path):
+    command = [sys.executable, "-m", "dagr_jax.main", "--config=configs/vqa.py:koniq"]
     run = subprocess.run(
         [*command, f"--workdir={tmp_path}"], capture_output=True, text=True, check=False
     )
     assert run.returncode == 1
     assert run.stderr.strip().splitlines() == [
-        "error: data set 'diem' is planned but not built yet; available: "
-        + ", ".join(registry.DATASETS)
+        "error: unknown data set 'koniq'; available: " + ", ".join(registry.DATASETS)
     ]

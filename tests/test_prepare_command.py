@@ -22,26 +22,25 @@ def source(tmp_path_factory):
 
 def prepare(source, out, *more):
     command = ["prepare", "konvid1k", "--source", str(source), "--out", str(out)]
-    shares = ["--frames", "4", "--size", "24", "32", "--test", "0.25", "--val", "0.25"]
-    return cli.main([*command, *shares, *more])
+    return cli.main([*command, "--frames", "4", "--size", "24", "32", *more])
 
 
 def test_the_command_prints_counts_and_leaves_a_prepared_set(source, tmp_path, capsys):
     out = tmp_path / "set"
-    assert prepare(source, out, "--max-failures", "5") == 0
+    assert prepare(source, out, "--max-failures", "6") == 0
     said = capsys.readouterr()
     assert said.out == f"{out}\n"
-    counts = "KoNViD-1k: 12 of 17 videos used (not: "
-    assert counts in said.err and "; published: 1200; split: 6 train, 3 val, 3 test" in said.err
+    counts = "KoNViD-1k: 12 of 18 videos used (not: "
+    assert counts in said.err and "; published: 1200\n" in said.err
     facts = json.loads((out / "dataset.json").read_text())
     assert facts["mos_range"] == [1.0, 5.0] and facts["videos"] == str(source)
     assert sorted(p.name for p in out.iterdir()) == [
-        "dataset.json", "frames", "prepared.json", "quality", "report.csv", "split.csv",
+        "dataset.json", "frames", "prepared.json", "quality", "report.csv", "videos.csv",
     ]  # fmt: skip
     # It is there: nothing is done, whoever asks for the same.
     assert prepare(source, out) == 0
-    assert prepare(source, out, "--seed", "1") == 1
-    assert "protocol.seed was 0 and is now 1" in capsys.readouterr().err
+    assert prepare(source, out, "--rule", "segments") == 1
+    assert "sampling.rule was linspace and is now segments" in capsys.readouterr().err
 
 
 def test_too_many_failures_are_one_line_and_nothing_is_decoded_twice(
@@ -50,10 +49,10 @@ def test_too_many_failures_are_one_line_and_nothing_is_decoded_twice(
     out = tmp_path / "set"
     assert prepare(source, out) == 1
     said = capsys.readouterr().err.strip().splitlines()
-    assert "5 of 17 videos cannot be used" in said[-1] and "report.csv" in said[-1]
+    assert "6 of 18 videos cannot be used" in said[-1] and "report.csv" in said[-1]
     assert not out.exists()
     shards = sorted((tmp_path / ".set.partial" / "shards").iterdir())
-    assert len(shards) == 12
+    assert len(shards) == 13
     decoded, real = [], collect._decode_all
 
     def counting(found, reasons, work, folder, workers):
@@ -61,7 +60,7 @@ def test_too_many_failures_are_one_line_and_nothing_is_decoded_twice(
         return real(found, reasons, work, folder, workers)
 
     monkeypatch.setattr(collect, "_decode_all", counting)
-    assert prepare(source, out, "--max-failures", "5", "--seed", "3") == 0
+    assert prepare(source, out, "--max-failures", "6") == 0
     assert decoded == [0]  # they were still there
     assert not (tmp_path / ".set.partial").exists()
 
@@ -70,7 +69,7 @@ def test_too_many_failures_are_one_line_and_nothing_is_decoded_twice(
     ("arguments", "code", "said"),
     [
         (["nowhere", "--source", ".", "--out", "x"], 1, "unknown data set 'nowhere'; available"),
-        (["diem", "--source", ".", "--out", "x"], 1, "planned but not built yet"),
+        (["diem", "--source", ".", "--out", "x"], 1, "no video of DIEM with gaze is in it"),
         (["dhf1k", "--source", ".", "--out", "x"], 1, "no video of DHF1K with gaze is in it"),
         (["lsvq", "--source", "gone", "--out", "x"], 1, "is not in it; give the label file with"),
         (["synthetic", "--source", ".", "--out", "x"], 2, "is made by the prepare stage"),
@@ -97,12 +96,13 @@ def test_all_stages_on_a_labelled_folder(tmp_path):
     rows = ["file,mos,content"]
     for i in range(40):
         frames = moving_bar(6, height=32, width=48) // (1 + i % 4)
+        frames[..., 0] = i  # no two files are the same
         write(clips / f"clip{i}.mp4", frames)
         rows.append(f"clip{i}.mp4,{10 + 20 * (i % 4)},scene{i // 2}")
     (clips / "labels.csv").write_text("\n".join(rows) + "\n")
     config = shrink(vqa.get_config("folder,embedded"))
     config.dataset.args.source = str(clips)
-    config.dataset.args.protocol.update({"test": 0.2, "val": 0.2})
+    config.split.update({"test": 0.2, "val": 0.2})
     with pytest.raises(stages.StageError, match="holds no gaze maps to train the saliency network"):
         stages.run_stages(config, tmp_path / "refused")
     config.model.args.alpha = 0.0
@@ -119,7 +119,7 @@ def test_all_stages_on_a_labelled_folder(tmp_path):
         result = scorer.score(clips / row["video"])
         assert result.mos == pytest.approx(float(row["prediction"]), abs=2e-4)
         assert np.isfinite(result.score)
-    with open(home / "data" / "split.csv", newline="") as stream:
+    with open(home / "split.csv", newline="") as stream:
         split = list(csv.DictReader(stream))
     sides = {p: {r["content"] for r in split if r["part"] == p} for p in ("train", "val", "test")}
     assert sum(map(len, sides.values())) == 20

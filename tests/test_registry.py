@@ -30,14 +30,6 @@ def test_unknown_dataset_lists_the_known_ones():
         registry.dataset_module("koniq")
 
 
-@pytest.mark.parametrize("name", registry.PLANNED_DATASETS)
-def test_planned_dataset_says_so(name):
-    with pytest.raises(
-        registry.UnknownName, match=f"'{name}' is planned but not built yet; available: synthetic"
-    ):
-        registry.dataset_module(name)
-
-
 def test_models_and_losses_load_neither_decoder_nor_checkpoints():
     code = (
         "import sys, dagr_jax.models.dagr, dagr_jax.losses;"

@@ -1,4 +1,4 @@
-"""Videos → decoded shards → record sets, with a report of every video and a split.
+"""Videos → decoded shards → record sets, with a report of every video and a list of the used.
 
 Decoding runs in parallel, one shard a video, each written whole or not at all. What an interrupted
 call has decoded is there for the next one, which ends with the same records to the bit.
@@ -6,7 +6,6 @@ call has decoded is there for the next one, which ends with the same records to 
 
 import concurrent.futures
 import csv
-import dataclasses
 import functools
 import hashlib
 import math
@@ -18,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from dagr_jax.data.gaze import GazeSet, GazeVideo, gaze_record
 from dagr_jax.data.prepare import (
+    WHOLE,
     Frames,
     Quality,
     Saliency,
@@ -32,8 +33,7 @@ from dagr_jax.data.prepare import (
     write_shard,
 )
 from dagr_jax.data.quality import QualitySet, Source
-from dagr_jax.data.records import Clip
-from dagr_jax.data.splits import PARTS, Protocol, write_split
+from dagr_jax.data.records import Clip, Listed, file_digest, write_list
 from dagr_jax.video.decode import VideoError
 
 T = TypeVar("T", Source, GazeVideo)
@@ -55,14 +55,12 @@ class Collected:
         used: Videos in the records.
         mos_range: (lowest, highest) MOS of the scale; None of gaze.
         reasons: Why the others are not, and how many.
-        parts: Videos in each part of the split.
     """
 
     named: int
     used: int
     mos_range: tuple[float, float] | None
     reasons: dict[str, int]
-    parts: dict[str, int]
 
 
 def collect(
@@ -70,42 +68,36 @@ def collect(
     folder: Path,
     *,
     source: Path,
-    label_file: Path,
+    label_files: Sequence[Path],
     sampling: Sampling,
-    protocol: Protocol,
     workers: int,
     max_failures: int | None = None,
 ) -> Collected:
-    """Prepares a data set: `quality/` and `frames/` records, `report.csv` and `split.csv`.
+    """Prepares a data set: `quality/` and `frames/` records, `report.csv` and `videos.csv`.
 
     Args:
         dataset: What the label file means and how its videos are called.
         folder: To fill; `shards/` in it is what an earlier call with the same arguments decoded.
         source: Folder of the videos.
-        label_file: Official label file, or a list.
+        label_files: Official label files, or lists; at least one.
         sampling: Which frames of a video are stored, and at which size.
-        protocol: How videos are split.
         workers: Processes that decode.
-        max_failures: Videos that may be missing, unreadable, too short or named twice; None: one
+        max_failures: Videos that may be missing, unreadable, too short or there twice; None: one
             in a hundred.
 
     Raises:
-        LabelError: The label file cannot be used.
-        SplitError: The videos cannot be split so.
+        LabelError: A label file cannot be used.
         CollectError: Too many videos cannot be used; `report.csv` names all.
     """
-    found = dataset.sources(source, label_file)
+    found = [video for path in label_files for video in dataset.sources(source, path)]
     shards = folder / "shards"
     shards.mkdir(parents=True, exist_ok=True)
     work = functools.partial(_sample, sampling=sampling)
     reasons = _decode_all(found, _unusable(found), work, shards, workers)
-    failed = _report(folder, [v.video for v in found], reasons, max_failures)
-    used = [video for video, reason in zip(found, reasons, strict=True) if not reason]
-    given = protocol.assign([v.content for v in used], [v.part for v in used])
-    parts = _pack(folder, used, given, (Frames, Quality))
+    used, failed = _finish(folder, found, reasons, max_failures, (Frames, Quality))
     scores = [v.mos for v in used]
     scale = dataset.scale or (min(scores), max(scores))
-    return Collected(len(found), len(used), scale, dict(failed), parts)
+    return Collected(len(found), len(used), scale, failed)
 
 
 def collect_gaze(
@@ -115,21 +107,18 @@ def collect_gaze(
     source: Path,
     sampling: Sampling,
     map_size: tuple[int, int],
-    protocol: Protocol,
     workers: int,
     max_failures: int | None = None,
 ) -> Collected:
-    """Prepares a data set of gaze: `saliency/` records, `report.csv` and `split.csv`.
+    """Prepares a data set of gaze: `saliency/` records, `report.csv` and `videos.csv`.
 
     Args:
         dataset: How its videos are found.
         map_size: (h, w) of the stored frames and maps.
-        protocol: How videos are split where the data set does not say it; where it says no
-            validation part, the share of the training part that becomes one.
         folder, source, sampling, workers, max_failures: As in `collect`.
 
     Raises:
-        SplitError, CollectError: As in `collect`.
+        CollectError: As in `collect`, or no video is there.
     """
     found = dataset.find(source) if source.is_dir() else []
     if not found:
@@ -138,14 +127,8 @@ def collect_gaze(
     shards.mkdir(parents=True, exist_ok=True)
     work = functools.partial(_sample_gaze, sampling=sampling, map_size=map_size)
     reasons = _decode_all(found, [""] * len(found), work, shards, workers)
-    failed = _report(folder, [v.video for v in found], reasons, max_failures)
-    used = [video for video, reason in zip(found, reasons, strict=True) if not reason]
-    given = [v.part for v in used]
-    if "val" not in given:
-        name = "official" if "test" in given else protocol.name
-        given = dataclasses.replace(protocol, name=name).assign([v.content for v in used], given)
-    parts = _pack(folder, used, given, (Saliency,))
-    return Collected(len(found), len(used), None, dict(failed), parts)
+    used, failed = _finish(folder, found, reasons, max_failures, (Saliency,))
+    return Collected(len(found), len(used), None, failed)
 
 
 def _decode_all(
@@ -199,27 +182,59 @@ def _sample(video: Source, shard: Path, *, sampling: Sampling) -> str:
     """Writes the shard of a rated video; returns why it cannot, or ""."""
     path = video.path
     assert path is not None
-    # The split is made when it is known which videos can be used; the records do not hold it.
-    clip = Clip(video.video, video.content, "", video.mos)
-    return _write(shard, lambda: quality_record(path, clip, sampling))
+    clip = Clip(video.video, video.content, video.mos)
+    return _write(shard, path, lambda: quality_record(path, clip, sampling))
 
 
 def _sample_gaze(
     video: GazeVideo, shard: Path, *, sampling: Sampling, map_size: tuple[int, int]
 ) -> str:
     """Writes the shard of a video with gaze; returns why it cannot, or ""."""
-    return _write(shard, lambda: gaze_record(video, sampling, map_size))
+    return _write(shard, video.frames, lambda: gaze_record(video, sampling, map_size))
 
 
-def _write(shard: Path, read: Callable[[], dict[str, Any]]) -> str:
+def _write(shard: Path, file: os.PathLike[str], read: Callable[[], dict[str, Any]]) -> str:
     try:
         record = read()
     except VideoError as error:
         return f"unreadable: {error.problem}"
     if record["length"] < 2:
         return "too short: it has one frame"
-    write_shard(shard, record)
+    write_shard(shard, {**record, "digest": file_digest(file)})
     return ""
+
+
+def _finish(
+    folder: Path,
+    found: Sequence[T],
+    reasons: Sequence[str],
+    max_failures: int | None,
+    kinds: Sequence[type],
+) -> tuple[list[T], dict[str, int]]:
+    """Reports, lists and packs what was decoded.
+
+    Returns:
+        The used videos, and why others are not, with their number.
+    """
+    told, shards = list(reasons), folder / "shards"
+    digests = [
+        "" if reason else _digest_in(_shard(shards, video))
+        for video, reason in zip(found, told, strict=True)
+    ]
+    first: dict[str, int] = {}
+    for i, digest in enumerate(digests):
+        if digest and first.setdefault(digest, i) != i:
+            told[i] = f"duplicate: the same file as {found[first[digest]].video}"
+    failed = _report(folder, [v.video for v in found], told, max_failures)
+    used = [i for i, reason in enumerate(told) if not reason]
+    listed = [Listed(found[i].video, found[i].content, found[i].part, digests[i]) for i in used]
+    write_list(folder, listed)
+    for kind in kinds:
+        # What an interrupted call has packed may be of other videos, or cut.
+        shutil.rmtree(folder / kind.__name__.lower(), ignore_errors=True)
+        pack(kind, folder, {WHOLE: [_shard(shards, found[i]) for i in used]})
+    shutil.rmtree(shards)
+    return [found[i] for i in used], dict(failed)
 
 
 def _report(
@@ -245,27 +260,10 @@ def _report(
     return failed
 
 
-def _pack(
-    folder: Path,
-    videos: Sequence[Source | GazeVideo],
-    parts: Sequence[str],
-    kinds: Sequence[type],
-) -> dict[str, int]:
-    """Writes `split.csv` and the record sets, and removes the shards; returns the parts' sizes."""
-    names, contents = [v.video for v in videos], [v.content for v in videos]
-    write_split(folder / "split.csv", names, contents, parts)
-    shards = folder / "shards"
-    packed = {
-        part: [_shard(shards, v) for v, p in zip(videos, parts, strict=True) if p == part]
-        for part in PARTS
-        if part in parts
-    }
-    for kind in kinds:
-        # What an interrupted call has packed may be of another split, or cut.
-        shutil.rmtree(folder / kind.__name__.lower(), ignore_errors=True)
-        pack(kind, folder, packed)
-    shutil.rmtree(shards)
-    return {part: len(paths) for part, paths in packed.items()}
+def _digest_in(shard: Path) -> str:
+    """Of a shard no more than this is read: there may be tens of thousands."""
+    with np.load(shard, allow_pickle=False) as record:
+        return str(record["digest"])
 
 
 def _shard(shards: Path, video: Source | GazeVideo) -> Path:

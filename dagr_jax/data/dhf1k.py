@@ -1,8 +1,9 @@
 """DHF1K: gaze of 17 people on 1,000 videos, 600 / 100 / 300 (Wang et al., TPAMI 2021)."""
 
+import dataclasses
 from pathlib import Path
 
-from dagr_jax.data.gaze import GazeSet, GazeVideo, child, folders
+from dagr_jax.data.gaze import GazeSet, GazeVideo, Pictures, child, folders
 
 
 def _find(source: Path) -> list[GazeVideo]:
@@ -22,7 +23,7 @@ def _find(source: Path) -> list[GazeVideo]:
             number = int(folder.name)
             frames = by_number.get(number, videos / f"{number:03d}.AVI")
             name = f"{number:04d}"
-            found.append((number, GazeVideo(name, name, frames, maps, fixations)))
+            found.append((number, GazeVideo(name, name, frames, Pictures(maps, fixations))))
     tested = any(number > 700 for number, _ in found)
 
     def part(number: int) -> str:
@@ -30,10 +31,7 @@ def _find(source: Path) -> list[GazeVideo]:
             return "train" if number <= 600 else "val" if number <= 700 else "test"
         return "train" if number <= 600 else "test"
 
-    return [
-        GazeVideo(v.video, v.content, v.frames, v.maps, v.fixations, part(number))
-        for number, v in found
-    ]
+    return [dataclasses.replace(video, part=part(number)) for number, video in found]
 
 
 DATASET = GazeSet(

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,58 @@ from dagr_jax.video.resize import resize_bilinear
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
+class Gaze(Protocol):
+    """Where people looked in a video, as a data set stores it."""
+
+    def length(self, fps: float) -> int:
+        """Frames of the video that it covers, at `fps` frames a second (0: unknown)."""
+        ...
+
+    def read(
+        self, chosen: np.ndarray, shape: tuple[int, int], fps: float, size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Density and fixations of chosen frames.
+
+        Args:
+            chosen: (T,) frame indices.
+            shape: (height, width) of the video.
+            fps: Its frames a second (0: unknown).
+            size: (h, w) of what is returned.
+
+        Returns:
+            maps (T, h, w), 255 at each one's peak and 0 where nobody looked; fixations (T, h, w)
+            0 or 1; both uint8.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Gaze as folders of grey pictures, one a frame, in the order of their names."""
+
+    maps: Path
+    fixations: Path
+
+    def length(self, fps: float) -> int:
+        maps, fixations = pictures(self.maps), pictures(self.fixations)
+        if not maps or len(maps) != len(fixations):
+            raise VideoError(
+                self.maps,
+                f"has {len(maps)} maps and {len(fixations)} fixation maps",
+                "unpack the annotation again",
+            )
+        return len(maps)
+
+    def read(
+        self, chosen: np.ndarray, shape: tuple[int, int], fps: float, size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        maps, fixations = pictures(self.maps), pictures(self.fixations)
+        return (
+            np.stack([density(read_picture(maps[i], "L"), size) for i in chosen.tolist()]),
+            np.stack([_points(read_picture(fixations[i], "L"), size) for i in chosen.tolist()]),
+        )
+
+
 @dataclass(frozen=True)
 class GazeVideo:
     """A video and where people looked in it.
@@ -24,15 +76,14 @@ class GazeVideo:
         video: Name, unique in the data set.
         content: Key of what it shows.
         frames: Video file, or a folder of pictures in the order of their names.
-        maps, fixations: Folders of grey pictures, one a frame, in the order of their names.
+        gaze: Where people looked.
         part: "train", "val" or "test" where the data set says so, else "".
     """
 
     video: str
     content: str
     frames: Path
-    maps: Path
-    fixations: Path
+    gaze: Gaze
     part: str = ""
 
 
@@ -77,38 +128,35 @@ def gaze_record(video: GazeVideo, sampling: Sampling, map_size: tuple[int, int])
     Raises:
         VideoError: The video or a picture cannot be read, or maps are missing.
     """
-    maps, fixations = pictures(video.maps), pictures(video.fixations)
-    if not maps or len(maps) != len(fixations):
-        raise VideoError(
-            video.maps,
-            f"has {len(maps)} maps and {len(fixations)} fixation maps",
-            "unpack the annotation again",
-        )
     shown = pictures(video.frames) if video.frames.is_dir() else []
-    count = len(shown) if video.frames.is_dir() else probe(video.frames).num_frames
-    length = min(count, len(maps))
+    if video.frames.is_dir():
+        count, fps = len(shown), 0.0
+        shape = read_picture(shown[0], "L").shape if shown else (0, 0)
+    else:
+        info = probe(video.frames)
+        count, fps, shape = info.num_frames, info.fps, (info.height, info.width)
+    length = min(count, video.gaze.length(fps))
     if not length:
-        raise VideoError(video.frames, "has no frames", "unpack it again")
+        raise VideoError(video.frames, "has no frames with gaze", "unpack it again")
     chosen = sampling.indices(length)
     if shown:
         frames = np.stack(
-            [resize_bilinear(_read(shown[i], "RGB"), sampling.size) for i in chosen.tolist()]
+            [resize_bilinear(read_picture(shown[i], "RGB"), sampling.size) for i in chosen.tolist()]
         )
     else:
         frames = decode_frames(video.frames, chosen, sampling.size)
-    density = [_density(_read(maps[i], "L"), map_size) for i in chosen.tolist()]
-    points = [_points(_read(fixations[i], "L"), map_size) for i in chosen.tolist()]
+    maps, fixations = video.gaze.read(chosen, (shape[0], shape[1]), fps, map_size)
     return {
         "video": video.video,
         "content": video.content,
         "frames": resize_bilinear(frames, map_size, antialias=True),
-        "maps": np.stack(density),
-        "fixations": np.stack(points),
+        "maps": maps,
+        "fixations": fixations,
         "length": np.int32(length),
     }
 
 
-def _read(path: Path, mode: str) -> np.ndarray:
+def read_picture(path: Path, mode: str) -> np.ndarray:
     """A picture as uint8, (h, w) or (h, w, 3)."""
     try:
         with Image.open(path) as image:
@@ -120,7 +168,7 @@ def _read(path: Path, mode: str) -> np.ndarray:
         ) from error
 
 
-def _density(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def density(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A density map of another size, 255 at its peak; an empty one stays empty."""
     small = resize_bilinear(grey[..., None], size, antialias=True)[..., 0].astype(np.float32)
     peak = small.max()

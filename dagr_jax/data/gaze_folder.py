@@ -6,17 +6,18 @@ The frame-and-map repack of DIEM looks so. `frames` may be called `images`, and 
 
 from pathlib import Path
 
-from dagr_jax.data.gaze import GazeSet, GazeVideo, child, folders
+from dagr_jax.data.gaze import GazeSet, GazeVideo, Pictures, child, folders
 
 
-def _find(source: Path) -> list[GazeVideo]:
+def find(source: Path) -> list[GazeVideo]:
     found = []
     for folder in folders(source):
         frames = child(folder, "frames", "images")
         maps, fixations = child(folder, "maps"), child(folder, "fixations", "fixation")
         if frames and maps and fixations:
-            found.append(GazeVideo(folder.name, folder.name, frames, maps, fixations))
+            gaze = Pictures(maps, fixations)
+            found.append(GazeVideo(folder.name, folder.name, frames, gaze))
     return found
 
 
-DATASET = GazeSet(title="the folder", citation="", counts={}, find=_find)
+DATASET = GazeSet(title="the folder", citation="", counts={}, find=find)

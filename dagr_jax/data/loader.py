@@ -3,7 +3,7 @@
 import functools
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,11 +33,30 @@ class FrameSource(Source, Protocol):
     def read(self, index: int, chosen: np.ndarray) -> Batch: ...
 
 
+class Rows(Sequence[Any]):
+    """Some of a sequence's items, read when they are asked for."""
+
+    def __init__(self, items: Sequence[Any], numbers: np.ndarray):
+        self._items, self._numbers = items, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._items[int(self._numbers[index])]
+
+
 class QualitySource:
     """Videos of a quality set with the saliency maps that belong to them.
 
     Items: `frames` (T, H, W, 3) uint8; `maps` (T, h, w) uint8, 255 for the most salient (absent
     without maps); `target` float32 in [0, 1], the MOS on the set's range; `index` int32.
+
+    Args:
+        folder: Of the prepared set.
+        rows: (N,) numbers of its records, one a video, in the order of the items.
+        mos_range: (lowest, highest) MOS of the set.
+        maps: `prepare.Maps` records of these videos, in this order; None for none.
 
     Attributes:
         facts: Label and file facts of each video (`prepare.Quality`), in the order of the items.
@@ -47,21 +66,29 @@ class QualitySource:
         ValueError: Frames or maps are not those of these videos.
     """
 
-    def __init__(self, folder: Path, split: str, mos_range: tuple[float, float], maps: Path | None):
-        self.facts = open_records(folder, "quality", split)
-        self._frames = open_records(folder, "frames", split)
-        self.num_frames, remainder = divmod(len(self._frames), len(self.facts))
+    def __init__(
+        self,
+        folder: Path,
+        rows: np.ndarray,
+        mos_range: tuple[float, float],
+        maps: Sequence[dict[str, Any]] | None = None,
+    ):
+        everything = open_records(folder, "quality")
+        self._rows = rows
+        self.facts = Rows(everything, rows)
+        self._frames = open_records(folder, "frames")
+        self.num_frames, remainder = divmod(len(self._frames), len(everything))
         if remainder:
             raise ValueError(
-                f"{folder} ({split}): {len(self._frames)} frames do not divide over "
-                f"{len(self.facts)} videos; delete the folder and run the prepare stage again"
+                f"{folder}: {len(self._frames)} frames do not divide over "
+                f"{len(everything)} videos; delete the folder and run the prepare stage again"
             )
-        self._maps = open_records(maps, "maps", split) if maps is not None else None
+        self._maps = maps
         self._low, self._high = mos_range
-        if self._maps is not None and len(self._maps) != len(self.facts):
+        if maps is not None and len(maps) != len(rows):
             raise ValueError(
-                f"{maps}: {len(self._maps)} saliency maps for the {len(self.facts)} videos of "
-                f"{folder} ({split}); delete the maps folder and run the maps stage again"
+                f"{len(maps)} saliency maps for {len(rows)} videos of {folder}; delete the maps "
+                "folder and run the maps stage again"
             )
 
     def __len__(self) -> int:
@@ -73,7 +100,7 @@ class QualitySource:
     def read(self, index: int, chosen: np.ndarray) -> Batch:
         """An item that holds the chosen ones of its frames; no other frame is read."""
         fact = self.facts[index]
-        first = index * self.num_frames
+        first = int(self._rows[index]) * self.num_frames
         item: dict[str, Any] = {
             "frames": np.stack([self._frames[first + t]["frame"] for t in chosen.tolist()]),
             "target": np.float32((fact["mos"] - self._low) / (self._high - self._low)),
@@ -96,10 +123,14 @@ class SaliencySource:
 
     Items: `frames` (T, h, w, 3), `maps` (T, h, w) 255 at each map's peak, `fixations` (T, h, w)
     0 or 1, all uint8; `index` int32.
+
+    Args:
+        folder: Of the prepared set.
+        rows: (N,) numbers of its records, in the order of the items.
     """
 
-    def __init__(self, folder: Path, split: str):
-        self._records = open_records(folder, "saliency", split)
+    def __init__(self, folder: Path, rows: np.ndarray):
+        self._records = Rows(open_records(folder, "saliency"), rows)
 
     @functools.cached_property
     def contents(self) -> list[str]:

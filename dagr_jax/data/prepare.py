@@ -29,6 +29,9 @@ from dagr_jax.video.sampling import sample_indices
 
 Shards = Mapping[str, Sequence[Path]]
 
+# TFDS's name of the only split of a record set: which record trains or tests is said elsewhere.
+WHOLE = "whole"
+
 # TFDS holds one file's examples, uncompressed, while it writes them: 128 videos of 2 MB each.
 _VIDEOS_PER_FILE = 128
 
@@ -252,13 +255,13 @@ def has_records(folder: Path, kind: str) -> bool:
     return (folder / kind / "1.0.0" / "dataset_info.json").is_file()
 
 
-def open_records(folder: Path, kind: str, split: str) -> Sequence[dict[str, Any]]:
+def open_records(folder: Path, kind: str, split: str = WHOLE) -> Sequence[dict[str, Any]]:
     """Random access to the records of a prepared set.
 
     Args:
         folder: Folder of the prepared set.
         kind: "quality", "frames", "saliency" or "maps".
-        split: "train", "val" or "test".
+        split: Of the set `maps` the part, "train", "val" or "test".
 
     Raises:
         FileNotFoundError: There is no such set in the folder.

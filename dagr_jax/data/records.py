@@ -1,6 +1,13 @@
-"""What a sample is, on disk and in a batch."""
+"""What a sample is, and the list of a prepared set's records."""
 
+import csv
 import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+LIST = "videos.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -9,12 +16,61 @@ class Clip:
 
     Attributes:
         video: Name of its file, relative to the data set's video folder.
-        content: Key of what it shows. Videos of one content never stand in two splits.
-        split: "train", "val" or "test".
+        content: Key of what it shows. Videos of one content never stand in two parts of a split.
         mos: Mean opinion score on the data set's own scale.
     """
 
     video: str
     content: str
-    split: str
     mos: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """A record of a prepared set, as `videos.csv` names it.
+
+    Attributes:
+        video, content: As in `Clip`.
+        part: "train", "val" or "test" where the data set's own files say so, else "".
+        digest: Of the file's bytes, 16 hexadecimal digits; tells the same file under two names,
+            and in two data sets. "" where the video is a folder of pictures.
+    """
+
+    video: str
+    content: str
+    part: str = ""
+    digest: str = ""
+
+
+_COLUMNS = [field.name for field in dataclasses.fields(Listed)]
+
+
+def write_list(folder: Path, listed: Sequence[Listed]) -> None:
+    """Writes `videos.csv`, a row for each record in their order, whole or not at all."""
+    partial = folder / f".{LIST}.partial"
+    with open(partial, "w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        writer.writerows(dataclasses.astuple(row) for row in listed)
+    os.replace(partial, folder / LIST)
+
+
+def read_list(folder: Path) -> list[Listed]:
+    """The records of a prepared set, in their order.
+
+    Raises:
+        FileNotFoundError: The folder holds no prepared set.
+    """
+    path = folder / LIST
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no prepared set is here; run the prepare stage first")
+    with open(path, newline="") as stream:
+        return [Listed(**row) for row in csv.DictReader(stream)]
+
+
+def file_digest(path: os.PathLike[str]) -> str:
+    """16 hexadecimal digits that stand for a file's bytes; "" for a folder."""
+    if os.path.isdir(path):
+        return ""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

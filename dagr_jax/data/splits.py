@@ -7,6 +7,7 @@ nothing is chosen on the test part.
 
 import collections
 import csv
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 PARTS = ("train", "val", "test")
-PROTOCOLS = ("random", "repeated", "official", "kfold", "train", "test")
+PROTOCOLS = ("random", "repeated", "official", "kfold", "train")
 
 
 class SplitError(ValueError):
@@ -32,9 +33,10 @@ class Protocol:
             `val` of the training videos validate (the field's ten 80/20 are folds 0 to 9 with
             test 0.2). "official": the data set's own test list; `val` of the rest validate.
             "kfold": the `fold`-th of `folds` equal parts tests. "train": nothing tests, for
-            training on a whole data set; "test": everything does, for testing on another one.
+            training on a whole data set that is to be tested on another one.
         test, val: Shares, in (0, 1).
-        folds, fold: For "kfold" and "repeated".
+        folds: For "kfold".
+        fold: For "kfold" and "repeated".
         seed: Of the drawing.
     """
 
@@ -58,14 +60,16 @@ class Protocol:
 
         Args:
             contents: Content key of each video.
-            parts: For "official": what the data set's files say of each, "train" or "test".
+            parts: For "official": what the data set's files say of each, "train" or "test"; where
+                they name a validation part too, that is it.
 
         Raises:
             SplitError: There are too few contents, or the official lists share a content or do not
                 name every video.
         """
-        if self.name == "test":
-            return ["test"] * len(contents)
+        if self.name == "official" and set(parts) == set(PARTS):
+            _sides(contents, parts)
+            return list(parts)
         rest = sorted(set(contents))
         if self.name == "official":
             testing = self._official(contents, parts)
@@ -99,13 +103,7 @@ class Protocol:
             raise SplitError(
                 "the data set has no official split of all its videos; take protocol random"
             )
-        sides = {
-            part: {c for c, p in zip(contents, parts, strict=True) if p == part}
-            for part in ("train", "test")
-        }
-        if both := sorted(sides["train"] & sides["test"]):
-            raise SplitError(f"content {both[0]} stands in the official training and test list")
-        return sides["test"]
+        return _sides(contents, parts)["test"]
 
     def _shuffled(self, contents: Sequence[str], stream: str) -> list[str]:
         """Contents in a random order of their own for each use, `stream`."""
@@ -130,43 +128,86 @@ class Protocol:
         return taken
 
 
+def _sides(contents: Sequence[str], parts: Sequence[str]) -> dict[str, set[str]]:
+    """The contents of each official part.
+
+    Raises:
+        SplitError: One stands in two.
+    """
+    sides: dict[str, set[str]] = {}
+    part_of: dict[str, str] = {}
+    for content, part in zip(contents, parts, strict=True):
+        if part_of.setdefault(content, part) != part:
+            raise SplitError(
+                f"content {content} stands in the official lists {part_of[content]} and {part}; "
+                "take protocol random"
+            )
+        sides.setdefault(part, set()).add(content)
+    return sides
+
+
 def write_split(
     path: Path, videos: Sequence[str], contents: Sequence[str], parts: Sequence[str]
 ) -> None:
-    """Writes `video,content,part`, whole or not at all."""
+    """Writes `video,content,part`, whole or not at all; nothing where the same is there already.
+
+    Raises:
+        SplitError: Another split is there.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("video", "content", "part"))
+    writer.writerows(zip(videos, contents, parts, strict=True))
+    if path.exists():
+        if path.read_text() != text.getvalue():
+            raise SplitError(
+                f"{path}: the videos were split otherwise before; take another --workdir"
+            )
+        return
     partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("video", "content", "part"))
-        writer.writerows(zip(videos, contents, parts, strict=True))
+    partial.write_text(text.getvalue())
     os.replace(partial, path)
 
 
-def read_split(path: Path) -> dict[str, tuple[str, str]]:
-    """video → (content, part) of a file that `write_split` wrote, or a person.
+def read_split(path: Path, videos: Sequence[str], contents: Sequence[str]) -> list[str]:
+    """The part of each video by a file that `write_split` wrote, or a person; "" if it names none.
+
+    Args:
+        path: CSV with the columns `video` and `part`; others do not count.
+        videos, contents: Of the prepared set; these contents decide, not the file's.
 
     Raises:
-        SplitError: It has other columns or parts, a video twice, or a content in two parts.
+        SplitError: There is no such file, it has other columns or parts, names a video that the
+            set does not have or one twice, puts a content in two parts, or leaves a part empty.
     """
+    if not path.is_file():
+        raise SplitError(f"{path}: there is no such file; give a CSV with video,content,part")
+    content_of = dict(zip(videos, contents, strict=True))
     with open(path, newline="") as stream:
         rows = list(csv.DictReader(stream))
-    found: dict[str, tuple[str, str]] = {}
+    found: dict[str, str] = {}
     part_of: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
         try:
-            video, content, part = row["video"], row["content"], row["part"]
+            video, part = row["video"], row["part"]
         except KeyError as error:
-            raise SplitError(
-                f"{path}: it has no column {error}; write video,content,part"
-            ) from None
+            raise SplitError(f"{path}: it has no column {error}; write video,part") from None
         if part not in PARTS:
             raise SplitError(f"{path}: line {number}: part {part!r} is none of {', '.join(PARTS)}")
+        if video not in content_of:
+            raise SplitError(
+                f"{path}: line {number}: {video} is not in the prepared set; drop the line, or "
+                "see the set's report.csv for why it is not"
+            )
         if video in found:
             raise SplitError(f"{path}: line {number}: {video} stands there twice; drop one line")
+        content = content_of[video]
         if part_of.setdefault(content, part) != part:
             raise SplitError(
                 f"{path}: line {number}: content {content} stands in {part_of[content]} and "
                 f"{part}; keep it in one"
             )
-        found[video] = (content, part)
-    return found
+        found[video] = part
+    if empty := [part for part in PARTS[:2] if part not in part_of.values()]:
+        raise SplitError(f"{path}: it names no video for {', '.join(empty)}; name some")
+    return [found.get(video, "") for video in videos]

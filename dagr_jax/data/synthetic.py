@@ -19,6 +19,7 @@ from tqdm import tqdm
 from dagr_jax.data import distortions, gmsd, scenes
 from dagr_jax.data.distortions import Distortion
 from dagr_jax.data.prepare import (
+    WHOLE,
     Frames,
     Quality,
     Saliency,
@@ -28,7 +29,7 @@ from dagr_jax.data.prepare import (
     worker_pool,
     write_shard,
 )
-from dagr_jax.data.records import Clip
+from dagr_jax.data.records import Clip, Listed, file_digest, write_list
 from dagr_jax.video.decode import decode_frames
 from dagr_jax.video.encode import write_video
 
@@ -120,7 +121,7 @@ def _make_content(
             for s, decoded in zip(shown, decode_frames(path, np.arange), strict=True)
         ]
         mos = mos_from_gmsd(float(np.mean(scores)), distortions.repeated_fraction(shown))
-        clip = Clip(name, f"content{content:03d}", split, round(mos, 6))
+        clip = Clip(name, f"content{content:03d}", round(mos, 6))
         indices = sampling.indices(corpus.frames)
         maps = np.stack([density[shown[i]] for i in indices])
         write_shard(
@@ -186,10 +187,7 @@ def prepare(
         for job in progress:
             job.result()
         labels = [row for job in made for row in job.result()]
-        shards = {
-            split: [folder / "shards" / f"{r['video']}.npz" for r in labels if r["split"] == split]
-            for split in ("train", "val", "test")
-        }
+        shards = {WHOLE: [folder / "shards" / f"{row['video']}.npz" for row in labels]}
         # The longest first, so that the others are packed beside it.
         kinds = (Frames, Saliency, Quality)
         for packed in [pool.submit(pack, kind, folder, shards) for kind in kinds]:
@@ -198,5 +196,13 @@ def prepare(
         writer = csv.DictWriter(stream, fieldnames=list(labels[0]))
         writer.writeheader()
         writer.writerows(labels)
+    digests = [file_digest(folder / "videos" / row["video"]) for row in labels]
+    write_list(
+        folder,
+        [
+            Listed(row["video"], row["content"], row["split"], digest)
+            for row, digest in zip(labels, digests, strict=True)
+        ],
+    )
     (folder / "README.txt").write_text(DISCLAIMER + "\n")
     shutil.rmtree(folder / "shards")

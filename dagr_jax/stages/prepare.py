@@ -12,9 +12,11 @@ from dagr_jax.data.collect import Collected, collect, collect_gaze
 from dagr_jax.data.gaze import GazeSet
 from dagr_jax.data.prepare import Sampling
 from dagr_jax.data.quality import QualitySet
-from dagr_jax.data.splits import Protocol
 from dagr_jax.registry import dataset_module
 from dagr_jax.stages.run import StageError, claim, write_json
+
+# Of what a prepared set looks like inside; a set of another one is refused.
+_FORMAT = 2
 
 # Arguments that say where a data set is, not what.
 _WHERE = ("source", "labels", "max_failures")
@@ -48,6 +50,7 @@ def prepare_set(
         held = json.loads((folder / "prepared.json").read_text())["dataset"]["args"]
         args |= {name: held[name] for name in _WHERE if name in held}
     wanted = {
+        "format": _FORMAT,
         "dataset": {"name": dataset["name"], "args": args},
         "sampling": dict(sampling),
         "map_size": map_size,
@@ -57,7 +60,7 @@ def prepare_set(
         return folder
     partial = folder.with_name(f".{folder.name}.partial")
     begun = partial / "wanted.json"
-    # How videos are split and how many may fail changes nothing of what was decoded.
+    # How many may fail, and who is rated how, changes nothing of what was decoded.
     same = {**wanted, "dataset": [dataset["name"], args.get("source")]}
     if not begun.exists() or json.loads(begun.read_text()) != same:
         shutil.rmtree(partial, ignore_errors=True)
@@ -102,7 +105,6 @@ def _collect(
     common: dict[str, Any] = {
         "source": source,
         "sampling": sampling,
-        "protocol": Protocol(**args["protocol"]),
         "workers": workers,
         "max_failures": None if failures < 0 else failures,
     }
@@ -110,8 +112,9 @@ def _collect(
         assert map_size is not None  # the caller has asked for maps
         result = collect_gaze(dataset, folder, map_size=(map_size[0], map_size[1]), **common)
     else:
-        label_file = Path(args["labels"]) if args["labels"] else dataset.find_labels(source)
-        result = collect(dataset, folder, label_file=label_file, **common)
+        named = [args["labels"]] if isinstance(args["labels"], str) else args["labels"]
+        label_files = [Path(n) for n in named if n] or [dataset.find_labels(source)]
+        result = collect(dataset, folder, label_files=label_files, **common)
     print(_counts(dataset, result), file=sys.stderr)
     return {
         "mos_range": result.mos_range,
@@ -119,7 +122,6 @@ def _collect(
         "videos": str(source.resolve()),
         "used": result.used,
         "named": result.named,
-        "parts": result.parts,
     }
 
 
@@ -132,11 +134,9 @@ def has_gaze(name: str) -> bool:
 def _counts(dataset: QualitySet | GazeSet, result: Collected) -> str:
     """The counts of used videos beside the published ones, in one line."""
     left_out = ", ".join(f"{count} {reason}" for reason, count in result.reasons.items())
-    parts = ", ".join(f"{count} {part}" for part, count in result.parts.items())
     published = ", ".join(f"{part} {n}".strip() for part, n in dataset.counts.items())
     return (
         f"{dataset.title}: {result.used} of {result.named} videos used"
         + (f" (not: {left_out})" if left_out else "")
         + (f"; published: {published}" if published else "")
-        + f"; split: {parts}"
     )

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dagr_jax import __version__, metrics
 from dagr_jax.data import loader
+from dagr_jax.data.prepare import open_records
 from dagr_jax.report import baselines, plots, tables
 from dagr_jax.stages.run import (
     Run,
@@ -37,8 +38,7 @@ FITTED = ("plcc_fitted", "rmse_fitted")
 
 def vqa_stage(run: Run) -> Path:
     """Trains the quality network on frames and stored maps: checkpoints and log in `vqa/`."""
-    maps = run.workdir / "maps" if run.uses_saliency else None
-    source = loader.QualitySource(run.data, "train", run.mos_range, maps)
+    source = quality_source(run, "train", _maps_of(run))
     folder = run.workdir / "vqa"
     section, meta = run.section("vqa"), run.meta("vqa")
     if is_finished(folder, section.steps, meta):
@@ -53,7 +53,7 @@ def vqa_stage(run: Run) -> Path:
             crop=tuple(section.augment.crop) or None,
         ),
     )
-    validation = loader.QualitySource(run.data, "val", run.mos_range, maps)
+    validation = quality_source(run, "val", _maps_of(run))
     targets = labels(validation)
     predict = meshes.jit_predict(task.predict, run.mesh)
 
@@ -86,6 +86,16 @@ def vqa_stage(run: Run) -> Path:
             best=BY_SRCC,
         )
     return folder
+
+
+def _maps_of(run: Run) -> Path | None:
+    return run.workdir / "maps" if run.uses_saliency else None
+
+
+def quality_source(run: Run, part: str, maps: Path | None = None) -> loader.QualitySource:
+    """The videos of a part, with the maps that lie in the record set `maps` of a folder."""
+    stored = None if maps is None else open_records(maps, "maps", part)
+    return loader.QualitySource(run.data, run.rows[part], run.mos_range, stored)
 
 
 def labels(source: loader.QualitySource) -> np.ndarray:
@@ -178,7 +188,7 @@ def test_stage(run: Run) -> Path:
         stored = partial / "maps"
         stored.mkdir()
         write_maps(run, variables, stored, ("test",))
-    source = loader.QualitySource(run.data, "test", run.mos_range, stored)
+    source = quality_source(run, "test", stored)
     task = QualityTask(run.model, run.config.preset)
     predict = meshes.jit_predict(
         lambda v, b: task.predict(v, b) if stored else task.predict_frames(v, b["frames"]), run.mesh
@@ -207,7 +217,7 @@ def test_stage(run: Run) -> Path:
         result[name] = {"value": float(value), "low": float(low), "high": float(high)}
     fit = metrics.fit_logistic(predictions, mos)
     result["logistic"] = {"parameters": list(fit.parameters), "converged": fit.converged}
-    training = loader.QualitySource(run.data, "train", run.mos_range, maps=None)
+    training = quality_source(run, "train")
     result["baselines"] = baselines.evaluate(whole_records(training), whole_records(source))
     if run.uses_saliency and run.saliency_data is not None:
         result["saliency"] = saliency_report(run, variables["params"], variables["batch_stats"])

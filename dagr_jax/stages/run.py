@@ -15,7 +15,9 @@ import numpy as np
 from ml_collections import config_dict
 
 from dagr_jax.convert import load_resnet
-from dagr_jax.data.prepare import Sampling, has_records, open_records
+from dagr_jax.data.prepare import Sampling, has_records
+from dagr_jax.data.records import read_list
+from dagr_jax.data.splits import PARTS, Protocol, SplitError, read_split, write_split
 from dagr_jax.models import unet3d
 from dagr_jax.registry import model_module
 from dagr_jax.train import mesh as meshes
@@ -27,12 +29,9 @@ class StageError(ValueError):
     """A stage cannot run; one line that names the folder and the mend."""
 
 
-# What the weights of a training stage depend on, and the records that it trains on.
-SECTIONS = {
-    "saliency": ("seed", "preset", "dataset", "sampling", "model", "saliency"),
-    "vqa": ("seed", "preset", "dataset", "sampling", "model", "saliency", "vqa"),
-}
-RECORDS = {"saliency": "saliency", "vqa": "quality"}
+# What the weights of a training stage depend on.
+_DATA = ("seed", "preset", "dataset", "split", "sampling", "model", "saliency")
+SECTIONS = {"saliency": _DATA, "vqa": (*_DATA, "maps", "vqa")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +60,51 @@ class Run:
         low, high = self.facts["mos_range"]
         return float(low), float(high)
 
+    @functools.cached_property
+    def rows(self) -> dict[str, np.ndarray]:
+        """Part → numbers of its records in the prepared set; written down in `split.csv`."""
+        return self._divide(self.data, self.workdir / "split.csv", self.config.split)
+
     @property
     def saliency_data(self) -> Path | None:
         """Folder of the prepared saliency set; None where there is none."""
         given = self.config.saliency.data_dir
         folder = Path(given) if given else self.data
         return folder if given or has_records(folder, "saliency") else None
+
+    @functools.cached_property
+    def saliency_rows(self) -> dict[str, np.ndarray]:
+        """Part → numbers of its records in the saliency set.
+
+        A set beside the quality set is split with it. One of its own is split as its files say, or
+        else at random; `saliency_split.csv` says how.
+        """
+        if self.saliency_data is None or self.saliency_data == self.data:
+            return self.rows
+        chosen = config_dict.ConfigDict(self.config.split)
+        with chosen.unlocked():
+            said = {row.part for row in read_list(self.saliency_data)}
+            chosen.file, chosen.protocol = "", "random" if "" in said else "official"
+        return self._divide(self.saliency_data, self.workdir / "saliency_split.csv", chosen)
+
+    def _divide(
+        self, data: Path, path: Path, chosen: config_dict.ConfigDict
+    ) -> dict[str, np.ndarray]:
+        listed = read_list(data)
+        videos, contents = [row.video for row in listed], [row.content for row in listed]
+        try:
+            if chosen.file:
+                parts = read_split(Path(chosen.file), videos, contents)
+            else:
+                fields = {name: chosen[name] for name in ("test", "val", "folds", "fold", "seed")}
+                protocol = Protocol(name=chosen.protocol, **fields)
+                parts = protocol.assign(contents, [row.part for row in listed])
+        except SplitError as error:
+            raise StageError(str(error)) from error
+        used = [i for i, part in enumerate(parts) if part]
+        write_split(path, *([column[i] for i in used] for column in (videos, contents, parts)))
+        numbers = np.array(parts)
+        return {part: np.flatnonzero(numbers == part) for part in PARTS}
 
     @functools.cached_property
     def sampling(self) -> Sampling:
@@ -105,9 +143,10 @@ class Run:
 
     def section(self, stage: str) -> config_dict.ConfigDict:
         """The resolved section of a training stage, `resolve_steps`."""
-        folder = self.saliency_data if stage == "saliency" else self.data
-        records = 0 if folder is None else len(open_records(folder, RECORDS[stage], "train"))
-        return resolve_steps(self.config[stage], records)
+        if stage == "vqa":
+            return resolve_steps(self.config.vqa, len(self.rows["train"]))
+        records = 0 if self.saliency_data is None else len(self.saliency_rows["train"])
+        return resolve_steps(self.config.saliency, records)
 
     def meta(self, stage: str) -> dict[str, Any]:
         """What a training stage's checkpoint says of itself; its digest is of `SECTIONS`."""

@@ -38,11 +38,11 @@ def saliency_stage(run: Run) -> Path | None:
         return folder
     if run.saliency_data is None:
         return _adopt(run, section, meta, folder)
-    source = loader.SaliencySource(run.saliency_data, "train")
+    source = loader.SaliencySource(run.saliency_data, run.saliency_rows["train"])
     task = SaliencyTask(
         run.saliency_model, run.config.preset, section.gamma, Augment(flip=section.flip)
     )
-    validation = loader.SaliencySource(run.saliency_data, "val")
+    validation = loader.SaliencySource(run.saliency_data, run.saliency_rows["val"])
     predict = meshes.jit_predict(task.predict, run.mesh)
 
     def evaluate(state: TrainState) -> dict[str, float]:
@@ -190,7 +190,7 @@ def write_maps(run: Run, variables: Mapping[str, Any], folder: Path, splits: Seq
     predicted = _maps_of_windows if run.config.maps.window else _maps_of_sampled
     shards: dict[str, list[Path]] = {}
     for split in splits:
-        source = loader.QualitySource(run.data, split, run.mos_range, maps=None)
+        source = loader.QualitySource(run.data, run.rows[split], run.mos_range)
         names = [fact["video"] for fact in source.facts]
         shards[split] = [folder / f"{split}{i}.npz" for i in range(len(source))]
         with tqdm(total=len(source), desc=f"maps: {split}", unit="video", disable=None) as bar:
@@ -242,7 +242,7 @@ def _maps_of_windows(
 def saliency_report(run: Run, params: Any, stats: Any) -> dict[str, Any]:
     """All saliency metrics on the saliency test part, beside maps that ignore the video."""
     assert run.saliency_data is not None  # the caller has looked
-    source = loader.SaliencySource(run.saliency_data, "test")
+    source = loader.SaliencySource(run.saliency_data, run.saliency_rows["test"])
     task = SaliencyTask(run.saliency_model, run.config.preset)
     predict = meshes.jit_predict(task.predict, run.mesh)
     variables = {"params": params["saliency"], "batch_stats": stats["saliency"]}
@@ -250,7 +250,7 @@ def saliency_report(run: Run, params: Any, stats: Any) -> dict[str, Any]:
     batch_size = run.eval_batch(run.config.saliency.batch_size)
     batches = loader.eval_batches(source, batch_size=batch_size)
     predicted = [m for _, maps in predict_all(predict, variables, batches, run.mesh) for m in maps]
-    training = loader.SaliencySource(run.saliency_data, "train")
+    training = loader.SaliencySource(run.saliency_data, run.saliency_rows["train"])
     mean_map = np.mean([training[i]["maps"].mean(0) for i in range(len(training))], axis=0)
     centre = saliency_metrics.centre_bias(*mean_map.shape)
     shape = predicted[0].shape

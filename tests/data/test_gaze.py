@@ -10,13 +10,14 @@ from configs import saliency
 from dagr_jax import stages
 from dagr_jax.data import dhf1k, gaze, gaze_folder
 from dagr_jax.data.prepare import Sampling, open_records
+from dagr_jax.data.records import read_list
+from dagr_jax.data.splits import Protocol
 from dagr_jax.stages.prepare import prepare_set
 from dagr_jax.train.checkpoints import load_variables
 from tests.tiny_run import shrink
 from tests.video.clips import moving_bar, write
 
 SAMPLING = {"num_frames": 3, "rule": "linspace", "size": [24, 36]}
-PROTOCOL = {"name": "random", "test": 0.25, "val": 0.25, "folds": 5, "fold": 0, "seed": 0}
 
 
 def annotate(folder, count, height=32, width=48, fixation="fixation", low=1):
@@ -33,6 +34,13 @@ def annotate(folder, count, height=32, width=48, fixation="fixation", low=1):
         Image.fromarray(points).save(folder / fixation / f"{i + low:04d}.png")
 
 
+def numbered_bar(number, count, **size):
+    """No two numbers give the same file."""
+    frames = moving_bar(count, **{"height": 32, "width": 48, **size})
+    frames[..., 0] = number % 250
+    return frames
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """Twelve training and four validation videos of DHF1K, and a test video without gaze."""
@@ -40,28 +48,30 @@ def source(tmp_path_factory):
     (folder / "video").mkdir()
     for number in (*range(1, 13), 601, 602, 603, 604, 701):
         path = folder / "video" / f"{number:03d}.AVI"
-        write(path, moving_bar(7, height=32, width=48))
+        write(path, numbered_bar(number, 7))
         if number < 700:
             annotate(folder / "annotation" / f"{number:04d}", 7)
     return folder
 
 
 def prepare(source, out, name="dhf1k", max_failures=-1):
-    args = {"source": str(source), "labels": "", "max_failures": max_failures, "protocol": PROTOCOL}
+    args = {"source": str(source), "labels": "", "max_failures": max_failures}
     return prepare_set(out, {"name": name, "args": args}, SAMPLING, [16, 24])
 
 
 def test_dhf1k_as_it_is_unpacked(source, tmp_path, capsys):
     out = prepare(source, tmp_path / "set")
     assert "DHF1K: 16 of 16 videos used; published: train 600" in capsys.readouterr().err
-    with open(out / "split.csv", newline="") as stream:
-        split = {row["video"]: row["part"] for row in csv.DictReader(stream)}
+    listed = read_list(out)
     # Without public test gaze the published validation part is the test.
-    assert [video for video, part in split.items() if part == "test"] == [
+    assert [row.video for row in listed if row.part == "test"] == [
         f"{n:04d}" for n in range(601, 605)
     ]
-    assert list(split.values()).count("val") == 3
-    for record in open_records(out, "saliency", "test"):
+    parts = Protocol("official", val=0.25).assign(
+        [row.content for row in listed], [row.part for row in listed]
+    )
+    assert [parts.count(part) for part in ("train", "val", "test")] == [9, 3, 4]
+    for record in open_records(out, "saliency"):
         assert record["frames"].shape == (3, 16, 24, 3)
         for t, frame in enumerate((0, 3, 6)):
             # Half the size: (8, 12 + frame) goes to (4, 6 + frame // 2).
@@ -100,8 +110,7 @@ def test_a_folder_of_pictures(tmp_path):
     record = gaze.gaze_record(found[0], Sampling(3, "linspace", (24, 36)), (16, 24))
     assert record["frames"].mean((1, 2, 3)).round(-1).tolist() == [0, 50, 110]
     out = prepare(source, tmp_path / "set", "gaze_folder")
-    parts = [len(open_records(out, "saliency", part)) for part in ("train", "val", "test")]
-    assert parts == [4, 2, 2]
+    assert len(open_records(out, "saliency")) == 8
 
 
 def test_what_is_wrong_is_in_the_report(source, tmp_path):
@@ -110,9 +119,9 @@ def test_what_is_wrong_is_in_the_report(source, tmp_path):
     for number in range(1, 13):
         annotate(broken / "annotation" / f"{number:04d}", 5)
         if number != 3:
-            write(broken / "video" / f"{number:03d}.AVI", moving_bar(5, height=32, width=48))
+            write(broken / "video" / f"{number:03d}.AVI", numbered_bar(number, 5))
     annotate(broken / "annotation" / "0601", 5)
-    write(broken / "video" / "601.AVI", moving_bar(5, height=32, width=48))
+    write(broken / "video" / "601.AVI", numbered_bar(99, 5))
     (broken / "annotation" / "0002" / "maps" / "0003.png").write_text("no picture")
     (broken / "annotation" / "0004" / "fixation" / "0001.png").unlink()
     with pytest.raises(ValueError, match=r"3 of 13 videos cannot be used \(3 unreadable\)"):

@@ -19,7 +19,7 @@ def contents_of(videos, contents, seed=0):
     st.integers(12, 60),
     st.integers(0, 100),
     st.integers(0, 4),
-    st.sampled_from([name for name in PROTOCOLS if name != "test"]),
+    st.sampled_from(PROTOCOLS),
     st.integers(0, 2**31),
 )
 def test_no_content_stands_on_two_sides(contents, more, fold, name, seed):
@@ -83,14 +83,20 @@ def test_the_official_test_list_is_the_test_part():
         SplitError, match="no official split of all its videos; take protocol random"
     ):
         Protocol("official").assign(keys, [""] * 40)
-    with pytest.raises(SplitError, match="content a stands in the official training and test list"):
+    with pytest.raises(SplitError, match="content a stands in the official lists train and test"):
         Protocol("official").assign(["a", "a", "b"], ["train", "test", "train"])
 
 
-def test_another_data_set_is_all_for_testing():
-    assert Protocol("test").assign(["a", "b"]) == ["test", "test"]
+def test_a_whole_data_set_can_train():
     parts = Protocol("train").assign([f"c{i}" for i in range(20)])
     assert (parts.count("train"), parts.count("val")) == (18, 2)
+
+
+def test_an_official_validation_part_is_the_validation_part():
+    official = ["train", "val", "test", "train"]
+    assert Protocol("official").assign(["a", "b", "c", "a"], official) == official
+    with pytest.raises(SplitError, match="content a stands in the official lists train and val"):
+        Protocol("official").assign(["a", "a", "c", "d"], official)
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from(["random", "repeated", "kfold"]))
@@ -120,24 +126,44 @@ def test_too_few_contents():
         Protocol().assign(["a", "b"])
 
 
+VIDEOS = ["a.mp4", "b, c.mp4", "d.mp4", "e.mp4"]
+CONTENTS = ["a", "b", "x", "x"]
+
+
 def test_files_there_and_back(tmp_path):
     path = tmp_path / "split.csv"
-    write_split(path, ["a.mp4", "b, c.mp4"], ["a", "b"], ["train", "test"])
-    assert read_split(path) == {"a.mp4": ("a", "train"), "b, c.mp4": ("b", "test")}
+    parts = ["train", "val", "test", "test"]
+    write_split(path, VIDEOS, CONTENTS, parts)
+    before = path.stat().st_mtime_ns
+    write_split(path, VIDEOS, CONTENTS, parts)
+    assert path.stat().st_mtime_ns == before
+    assert read_split(path, VIDEOS, CONTENTS) == parts
+    # In any order, and not all of them.
+    path.write_text('part,video\ntest,d.mp4\ntrain,a.mp4\nval,"b, c.mp4"\n')
+    assert read_split(path, VIDEOS, CONTENTS) == ["train", "val", "test", ""]
+    with pytest.raises(SplitError, match="the videos were split otherwise before; take another"):
+        write_split(path, VIDEOS, CONTENTS, parts)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("video,part\na,train\n", "it has no column 'content'; write video,content,part"),
-        ("video,content,part\na,a,dev\n", "line 2: part 'dev' is none of train, val, test"),
-        ("video,content,part\na,a,val\na,a,val\n", "line 3: a stands there twice"),
-        ("video,content,part\na,x,val\nb,x,test\n", "content x stands in val and test; keep it"),
+        ("file,part\na,train\n", "it has no column 'video'; write video,part"),
+        ("video,part\na.mp4,dev\n", "line 2: part 'dev' is none of train, val, test"),
+        ("video,part\na.mp4,val\na.mp4,val\n", "line 3: a.mp4 stands there twice"),
+        ("video,part\nf.mp4,val\n", "line 2: f.mp4 is not in the prepared set; drop the line"),
+        ("video,part\nd.mp4,val\ne.mp4,test\n", "content x stands in val and test; keep it"),
+        ("video,part\nd.mp4,train\n", "it names no video for val; name some"),
     ],
 )
 def test_bad_files_are_named(tmp_path, text, said):
     path = tmp_path / "split.csv"
     path.write_text(text)
     with pytest.raises(SplitError, match=said) as error:
-        read_split(path)
+        read_split(path, VIDEOS, CONTENTS)
     assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SplitError, match="there is no such file"):
+        read_split(tmp_path / "split.csv", VIDEOS, CONTENTS)
