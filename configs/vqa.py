@@ -150,8 +150,10 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
     }
     # window 0: the sampled frames are one window of the saliency net. Otherwise the net runs over
     # every frame of the source file in windows of so many, and choice picks the maps that go with
-    # the sampled frames: "matched", "linspace" or "first" (`dagr_jax.video.sampling.map_indices`).
-    config.maps = {"window": 0, "choice": "matched", "batch_size": 4}
+    # the sampled frames: "matched", "linspace", "first", or "static", the first for all
+    # (`dagr_jax.video.sampling.map_indices`). folder: maps that another model made, a folder of
+    # grey pictures for each video (`dagr_jax.data.map_folder`); "": those of the saliency net.
+    config.maps = {"window": 0, "choice": "matched", "folder": "", "batch_size": 4}
     config.test = {"batch_size": 4, "bootstrap": 1000}
     # Processes that read records beside the training process; 0: threads of it.
     config.workers = 2

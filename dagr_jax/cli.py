@@ -24,15 +24,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     score.add_argument(
         "--checkpoint", required=True, metavar="DIR", help="a run's workdir, or its vqa/ folder"
     )
-    score.add_argument("--format", choices=tables.FORMATS, default="table", help="of stdout")
     score.add_argument(
-        "--out", metavar="FILE", help="also write the rows here: .json, .jsonl, .csv or .txt"
+        "--maps",
+        metavar="DIR",
+        help="saliency maps, a folder of pictures for each file: for a checkpoint that was "
+        "trained with those of another model",
     )
+    _add_output(score)
     score.set_defaults(run=_score)
     _add_convert(commands)
     _add_prepare(commands)
+    _add_evaluate(commands)
     arguments = parser.parse_args(argv)
     return arguments.run(arguments, parser)
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    """What every command that prints rows takes."""
+    command.add_argument("--format", choices=tables.FORMATS, default="table", help="of stdout")
+    command.add_argument(
+        "--out", metavar="FILE", help="also write the rows here: .json, .jsonl, .csv or .txt"
+    )
+
+
+def _check_output(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if arguments.out:
+        try:
+            tables.form_of(arguments.out)
+        except ValueError as error:
+            parser.error(str(error))
 
 
 def _add_convert(commands: Any) -> None:
@@ -188,13 +208,70 @@ def _prepare(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     return 0
 
 
-def _score(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    if arguments.out:
+def _add_evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="a checkpoint on prepared sets that it has not seen",
+        description="Predicts whole prepared sets, as for cross-data-set figures. What the "
+        "checkpoint was trained or validated on is left out and counted.",
+    )
+    evaluate.add_argument("data", nargs="+", metavar="DATA", help="folders of dagr prepare")
+    evaluate.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="a run's workdir, or its vqa/ folder"
+    )
+    evaluate.add_argument(
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="a folder for each set goes here: predictions.csv, metrics.json, overview.png",
+    )
+    evaluate.add_argument(
+        "--maps", default="", metavar="DIR", help="saliency maps of the one set, as for dagr score"
+    )
+    evaluate.add_argument(
+        "--batch-size", type=int, default=4, metavar="N", help="videos at once (4)"
+    )
+    _add_output(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    _check_output(arguments, parser)
+    sets = [Path(path) for path in arguments.data]
+    if len({path.resolve().name for path in sets}) < len(sets):
+        parser.error("evaluate: two DATA folders have one name; their results would too")
+    if arguments.maps and len(sets) > 1:
+        parser.error("evaluate: --maps are of one set; give one DATA")
+    if arguments.batch_size < 1:
+        parser.error("evaluate: --batch-size must be at least 1")
+    from dagr_jax.stages.evaluate import evaluate, summary
+
+    rows, failed = [], 0
+    for path in sets:
+        home = Path(arguments.workdir) / path.resolve().name
         try:
-            tables.form_of(arguments.out)
-        except ValueError as error:
-            parser.error(str(error))
+            result = evaluate(
+                Path(arguments.checkpoint),
+                path,
+                home,
+                batch_size=arguments.batch_size,
+                maps=arguments.maps,
+            )
+        except (ValueError, OSError) as error:
+            print(f"dagr: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        rows.append({"data": str(path), **summary(result)})
+    sys.stdout.write(tables.render(rows, arguments.format) if rows else "")
+    if arguments.out and rows:
+        tables.write(rows, arguments.out)
+    return 1 if failed else 0
+
+
+def _score(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    _check_output(arguments, parser)
     # Imported here: `dagr --help` and usage errors need no JAX.
+    from dagr_jax.data.map_folder import folder_of
     from dagr_jax.score import Scorer
 
     try:
@@ -205,7 +282,8 @@ def _score(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     rows, failed = [], 0
     for file in arguments.files:
         try:
-            rows.append(scorer.score(file).to_dict())
+            maps = arguments.maps and folder_of(arguments.maps, Path(file).name)
+            rows.append(scorer.score(file, maps=maps or None).to_dict())
         except (ValueError, OSError) as error:
             print(f"dagr: {error}", file=sys.stderr)
             rows.append({"file": file, "error": str(error)})

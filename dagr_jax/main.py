@@ -66,9 +66,9 @@ def main(argv: list[str]) -> None:
     if code:
         print(said, file=sys.stderr)
         sys.exit(code)
-    result = workdir / "test" / "metrics.json"
-    if result.exists():
-        print(result.read_text(), end="")
+    for result in (workdir / "test" / "metrics.json", workdir / "folds.json"):
+        if result.exists():
+            print(result.read_text(), end="")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dagr_jax.data.map_folder import read_maps
 from dagr_jax.registry import model_module
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.meta import CheckpointError
@@ -74,13 +75,25 @@ class MapPlan:
         window: 0: the sampled frames are one window of the saliency net, each map is of its frame.
             Otherwise the net runs over every frame of the video, in consecutive windows of so
             many, as the PyTorch release does, and `choice` picks the maps.
-        choice: See `video.sampling.map_indices`.
+        choice: See `video.sampling.map_indices`. Of one window only "static" differs from
+            "matched".
         antialias: How the frames of these windows are resized.
+        outside: Another model made the maps; there is no saliency net.
     """
 
     window: int
     choice: str
     antialias: bool
+    outside: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the maps are those that the whole model makes when it is given the frames."""
+        return not (self.window or self.outside or self.choice == "static")
+
+    def of_sampled(self, maps: np.ndarray) -> np.ndarray:
+        """The maps (n, h, w) of the sampled frames → those that go with them."""
+        return maps[map_indices(np.arange(len(maps)), len(maps), self.choice)]
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> "MapPlan":
@@ -151,20 +164,34 @@ class Scorer:
             )
         return cls(variables, meta)
 
-    def score(self, video: str | os.PathLike[str] | np.ndarray) -> Result:
+    def score(
+        self,
+        video: str | os.PathLike[str] | np.ndarray,
+        *,
+        maps: str | os.PathLike[str] | None = None,
+    ) -> Result:
         """Scores one video.
 
         Args:
             video: A file, or all of its frames as (T, H, W, 3) uint8 RGB.
+            maps: Folder of its saliency maps, as grey pictures (`data.map_folder`): for a
+                checkpoint that was trained with maps of another model, and for no other.
 
         Raises:
-            VideoError: The file cannot be decoded; one line that names it.
-            ValueError: Frames of another shape or type.
+            VideoError: The file or a map cannot be read; one line that names it.
+            ValueError: Frames of another shape or type; maps missing, or not wanted.
         """
         begin = time.perf_counter()
         name = "" if isinstance(video, np.ndarray) else os.fspath(video)
+        if self._plan.outside != (maps is not None):
+            raise ValueError(
+                f"{name or 'frames'}: the checkpoint was trained with saliency maps of another "
+                "model; give its folder of maps"
+                if self._plan.outside
+                else f"{maps}: the checkpoint makes its own saliency maps; leave these out"
+            )
         frames, facts, read = self._look_at(video)
-        prediction = self._predict(frames, facts["total_frames"], read)
+        prediction = self._predict(frames, facts["total_frames"], read, maps)
         low, high = self.meta["mos_range"]
         return Result(
             file=name,
@@ -186,22 +213,38 @@ class Scorer:
 
         Args:
             video: As in `score`.
+
+        Raises:
+            ValueError: As `score`, or the checkpoint has no saliency network.
         """
         frames, facts, read = self._look_at(video)
-        if not self._plan.window:
-            return np.asarray(self._maps(self._variables, frames[None])[0])
-        return self._maps_of_windows(facts["total_frames"], read)
+        return self._maps_of(frames, facts["total_frames"], read)
 
-    def _predict(self, frames: np.ndarray, length: int, read: Read) -> float:
+    def _predict(
+        self,
+        frames: np.ndarray,
+        length: int,
+        read: Read,
+        folder: str | os.PathLike[str] | None,
+    ) -> float:
         """The prediction on the [0, 1] scale."""
-        if self._plan.window and self.meta["model_args"]["alpha"]:
-            maps = self._maps_of_windows(length, read)
-            return float(self._score(self._variables, frames[None], maps[None])[0])
-        return float(self._apply(self._variables, frames[None])[0])
+        if self._plan.plain or not self.meta["model_args"]["alpha"]:
+            return float(self._apply(self._variables, frames[None])[0])
+        if folder is None:
+            maps = self._maps_of(frames, length, read)
+        else:
+            chosen = sample_indices(length, **self._sampling())
+            args = self.meta["model_args"]
+            size = tuple(args["saliency_size"] or self._size)
+            choice, preset = self._plan.choice, self.meta["preset"]
+            maps = read_maps(Path(folder), chosen, length, choice, size, preset)
+        return float(self._score(self._variables, frames[None], maps[None])[0])
 
-    def _maps_of_windows(self, length: int, read: Read) -> np.ndarray:
-        frames = sample_indices(length, **self._sampling())
-        return self._plan.maps(lambda x: self._maps(self._variables, x), read, frames, length)
+    def _maps_of(self, frames: np.ndarray, length: int, read: Read) -> np.ndarray:
+        if not self._plan.window:
+            return self._plan.of_sampled(np.asarray(self._maps(self._variables, frames[None])[0]))
+        chosen = sample_indices(length, **self._sampling())
+        return self._plan.maps(lambda x: self._maps(self._variables, x), read, chosen, length)
 
     def _look_at(
         self, video: str | os.PathLike[str] | np.ndarray

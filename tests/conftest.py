@@ -1,6 +1,7 @@
 """Settings that must stand before JAX starts, and the golden numbers of the PyTorch release."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight fake devices, so that sharding is tested everywhere.
@@ -8,6 +9,13 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     ).strip()
+
+# Many tests compile the same small networks: once is enough for all of them, and for the processes
+# they start. A folder of this session's own, so that no run depends on an earlier one.
+_COMPILED = tempfile.TemporaryDirectory(prefix="dagr-compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from jaxtyping import install_import_hook  # noqa: E402
 

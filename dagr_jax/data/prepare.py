@@ -191,6 +191,7 @@ class Quality(_Packed):
             "height": tfds.features.Scalar(np.int32),
             "width": tfds.features.Scalar(np.int32),
             "fps": tfds.features.Scalar(np.float32),
+            "length": tfds.features.Scalar(np.int32),
         }
 
 

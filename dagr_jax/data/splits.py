@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dagr_jax.data.records import Listed
+
 PARTS = ("train", "val", "test")
 PROTOCOLS = ("random", "repeated", "official", "kfold", "train")
 
@@ -146,18 +148,23 @@ def _sides(contents: Sequence[str], parts: Sequence[str]) -> dict[str, set[str]]
     return sides
 
 
-def write_split(
-    path: Path, videos: Sequence[str], contents: Sequence[str], parts: Sequence[str]
-) -> None:
-    """Writes `video,content,part`, whole or not at all; nothing where the same is there already.
+def write_split(path: Path, listed: Sequence[Listed], parts: Sequence[str]) -> None:
+    """Writes `video,content,part,digest`, whole or not at all; nothing if it is there already.
+
+    Args:
+        path: The file.
+        listed: Videos of a prepared set.
+        parts: The part of each; "" leaves it out.
 
     Raises:
         SplitError: Another split is there.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("video", "content", "part"))
-    writer.writerows(zip(videos, contents, parts, strict=True))
+    writer.writerow(("video", "content", "part", "digest"))
+    for row, part in zip(listed, parts, strict=True):
+        if part:
+            writer.writerow((row.video, row.content, part, row.digest))
     if path.exists():
         if path.read_text() != text.getvalue():
             raise SplitError(
@@ -169,12 +176,12 @@ def write_split(
     os.replace(partial, path)
 
 
-def read_split(path: Path, videos: Sequence[str], contents: Sequence[str]) -> list[str]:
+def read_split(path: Path, listed: Sequence[Listed]) -> list[str]:
     """The part of each video by a file that `write_split` wrote, or a person; "" if it names none.
 
     Args:
         path: CSV with the columns `video` and `part`; others do not count.
-        videos, contents: Of the prepared set; these contents decide, not the file's.
+        listed: Videos of the prepared set; their contents decide, not the file's.
 
     Raises:
         SplitError: There is no such file, it has other columns or parts, names a video that the
@@ -182,7 +189,7 @@ def read_split(path: Path, videos: Sequence[str], contents: Sequence[str]) -> li
     """
     if not path.is_file():
         raise SplitError(f"{path}: there is no such file; give a CSV with video,content,part")
-    content_of = dict(zip(videos, contents, strict=True))
+    content_of = {row.video: row.content for row in listed}
     with open(path, newline="") as stream:
         rows = list(csv.DictReader(stream))
     found: dict[str, str] = {}
@@ -210,4 +217,4 @@ def read_split(path: Path, videos: Sequence[str], contents: Sequence[str]) -> li
         found[video] = part
     if empty := [part for part in PARTS[:2] if part not in part_of.values()]:
         raise SplitError(f"{path}: it names no video for {', '.join(empty)}; name some")
-    return [found.get(video, "") for video in videos]
+    return [found.get(row.video, "") for row in listed]

@@ -42,23 +42,25 @@ def features(record: Mapping[str, Any]) -> np.ndarray:
 
 
 def evaluate(
-    train: Iterable[Mapping[str, Any]], test: Iterable[Mapping[str, Any]]
+    test: Iterable[Mapping[str, Any]], train: Iterable[Mapping[str, Any]] | None = None
 ) -> dict[str, float]:
-    """SRCC on the test part of each trivial feature and of a regression on all of them.
+    """SRCC on some records of each trivial feature and of a regression on all of them.
 
     Args:
-        train: Records that the regression is fitted to, with `mos`.
         test: Records that are predicted, with `mos`.
+        train: Records that the regression is fitted to, with `mos`; None: no regression.
 
     Returns:
-        Feature → SRCC of its raw value (its sign is left as it is), and "all_features" → SRCC of
-        a random forest (200 trees, seed 0) trained on the training part.
+        Feature → SRCC of its raw value (its sign is left as it is), and with `train`
+        "all_features" → SRCC of a random forest (200 trees, seed 0) trained on it.
     """
-    train_features, train_mos = _table(train)
     test_features, test_mos = _table(test)
+    scores = {name: srcc(test_features[:, k], test_mos) for k, name in enumerate(FEATURES)}
+    if train is None:
+        return scores
+    train_features, train_mos = _table(train)
     forest = RandomForestRegressor(n_estimators=200, min_samples_leaf=3, random_state=0)
     forest.fit(train_features, train_mos)
-    scores = {name: srcc(test_features[:, k], test_mos) for k, name in enumerate(FEATURES)}
     return {**scores, "all_features": srcc(forest.predict(test_features), test_mos)}
 
 

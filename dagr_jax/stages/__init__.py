@@ -13,8 +13,10 @@ from pathlib import Path
 from ml_collections import config_dict
 
 from dagr_jax.registry import dataset_module, model_module
+from dagr_jax.stages.evaluate import test_stage
+from dagr_jax.stages.folds import ALL, run_folds
 from dagr_jax.stages.prepare import has_gaze, prepare_set
-from dagr_jax.stages.quality import test_stage, vqa_stage
+from dagr_jax.stages.quality import vqa_stage
 from dagr_jax.stages.run import Run, StageError, claim, plain, write_json
 from dagr_jax.stages.saliency import maps_stage, saliency_stage
 
@@ -50,7 +52,8 @@ def run_stages(
     Args:
         config: As `configs/vqa.py` gives it.
         workdir: Folder of all artifacts; made if missing. A second run with the same
-            configuration goes on where the first stopped.
+            configuration goes on where the first stopped. With `config.split.fold` −1 it holds a
+            workdir for each fold.
         names: Stages of `STAGES`; none named: those of `config.stages`.
 
     Raises:
@@ -70,9 +73,17 @@ def run_stages(
     else:
         write_json(home, plain(config))
     chosen = names or config.stages
+    if config.split.fold == ALL:
+        _timed("prepare", prepare_stage, run)
+        print(run_folds(run, lambda c, home: run_stages(c, home, names)), file=sys.stderr)
+        return
     for name in [stage for stage in STAGES if stage in chosen]:
-        begin = time.perf_counter()
-        artifact = STAGES[name](run)
-        seconds = time.perf_counter() - begin
-        what = "not needed: alpha is 0" if artifact is None else str(artifact)
-        print(f"[{name}] {what} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+        _timed(name, STAGES[name], run)
+
+
+def _timed(name: str, stage: Callable[[Run], Path | None], run: Run) -> None:
+    begin = time.perf_counter()
+    artifact = stage(run)
+    seconds = time.perf_counter() - begin
+    what = "not needed" if artifact is None else str(artifact)
+    print(f"[{name}] {what} ({seconds:.1f} s)", file=sys.stderr, flush=True)

@@ -20,6 +20,7 @@ from dagr_jax.data.records import read_list
 from dagr_jax.data.splits import PARTS, Protocol, SplitError, read_split, write_split
 from dagr_jax.models import unet3d
 from dagr_jax.registry import model_module
+from dagr_jax.score import MapPlan
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables, tree_shapes
 from dagr_jax.train.meta import complete_steps, is_finished, make_meta
@@ -91,18 +92,17 @@ class Run:
         self, data: Path, path: Path, chosen: config_dict.ConfigDict
     ) -> dict[str, np.ndarray]:
         listed = read_list(data)
-        videos, contents = [row.video for row in listed], [row.content for row in listed]
         try:
             if chosen.file:
-                parts = read_split(Path(chosen.file), videos, contents)
+                parts = read_split(Path(chosen.file), listed)
             else:
                 fields = {name: chosen[name] for name in ("test", "val", "folds", "fold", "seed")}
                 protocol = Protocol(name=chosen.protocol, **fields)
+                contents = [row.content for row in listed]
                 parts = protocol.assign(contents, [row.part for row in listed])
+            write_split(path, listed, parts)
         except SplitError as error:
             raise StageError(str(error)) from error
-        used = [i for i, part in enumerate(parts) if part]
-        write_split(path, *([column[i] for i in used] for column in (videos, contents, parts)))
         numbers = np.array(parts)
         return {part: np.flatnonzero(numbers == part) for part in PARTS}
 
@@ -113,7 +113,8 @@ class Run:
 
     @functools.cached_property
     def model_args(self) -> dict[str, Any]:
-        return plain(self.config.model.args)
+        args = plain(self.config.model.args)
+        return {**args, "saliency": None} if self.map_plan.outside else args
 
     @functools.cached_property
     def model(self) -> Any:
@@ -133,9 +134,19 @@ class Run:
         return -(-batch_size // self.mesh.size) * self.mesh.size
 
     @property
+    def map_plan(self) -> MapPlan:
+        chosen = self.config.maps
+        release = self.config.preset == "release"
+        return MapPlan(chosen.window, chosen.choice, antialias=release, outside=bool(chosen.folder))
+
+    @property
+    def uses_maps(self) -> bool:
+        return self.config.model.args.alpha > 0
+
+    @property
     def uses_saliency(self) -> bool:
-        args = self.config.model.args
-        return args.saliency is not None and args.alpha > 0
+        """Whether there is a saliency network: α is not 0, and no other model made the maps."""
+        return self.uses_maps and not self.map_plan.outside
 
     @property
     def saliency_size(self) -> tuple[int, int]:
@@ -160,7 +171,11 @@ class Run:
             mos_range=None if alone else self.mos_range,
             sampling={"num_frames": self.sampling.num_frames, "rule": self.sampling.rule},
             resize={"size": list(self.sampling.size), "antialias": False},
-            maps={"window": self.config.maps.window, "choice": self.config.maps.choice},
+            maps={
+                "window": self.config.maps.window,
+                "choice": self.config.maps.choice,
+                "outside": self.map_plan.outside,
+            },
             config_digest=digest(chosen),
             worker_count=self.config.workers,
         )
@@ -194,6 +209,11 @@ def plain(tree: Any) -> Any:
 def digest(config: Any) -> str:
     """Twelve hexadecimal digits that stand for a configuration."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -302,11 +322,14 @@ def pretrained_saliency(run: Run) -> dict[str, Any]:
 def whole_model(run: Run) -> dict[str, Any]:
     """Variables of the whole model: the pretrained saliency net under the quality net's start."""
     frames = np.zeros((1, 2, *run.sampling.size, 3), np.float32)
-    if run.uses_saliency:
+    if run.uses_maps:
         maps = np.zeros((1, 2, *run.saliency_size), np.float32)
         fresh = initial(run.model, run.config.seed, frames, maps, method="score")
-        there = pretrained_saliency(run)
-        fresh = {kind: {**fresh.get(kind, {}), **tree} for kind, tree in there.items()}
+        there = pretrained_saliency(run) if run.uses_saliency else {}
+        fresh = {
+            kind: {**fresh.get(kind, {}), **there.get(kind, {})}
+            for kind in fresh.keys() | there.keys()
+        }
     else:
         fresh = initial(run.model, run.config.seed, frames)
     quality = {kind: tree["vqa"] for kind, tree in fresh.items() if "vqa" in tree}

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from dagr_jax import saliency_metrics
 from dagr_jax.data import loader, prepare
+from dagr_jax.data.map_folder import folder_of, read_maps
 from dagr_jax.report.plots import overlay
-from dagr_jax.score import MapPlan
 from dagr_jax.stages.run import Run, StageError, initial, pretrained_saliency, start_from
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.augment import Augment
@@ -23,7 +23,7 @@ from dagr_jax.train.loop import fit, predict_all
 from dagr_jax.train.meta import Best, is_finished
 from dagr_jax.train.state import TrainState, make_optimizer
 from dagr_jax.train.steps import SaliencyTask
-from dagr_jax.video.decode import decode_frames, probe
+from dagr_jax.video.decode import decode_frames
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 
@@ -36,7 +36,7 @@ def saliency_stage(run: Run) -> Path | None:
     section, meta = run.section("saliency"), run.meta("saliency")
     if is_finished(folder, section.steps, meta):
         return folder
-    if run.saliency_data is None:
+    if run.saliency_data is None or (section.init and not section.steps):
         return _adopt(run, section, meta, folder)
     source = loader.SaliencySource(run.saliency_data, run.saliency_rows["train"])
     task = SaliencyTask(
@@ -78,12 +78,13 @@ def saliency_stage(run: Run) -> Path | None:
 
 
 def _adopt(run: Run, section: Any, meta: Mapping[str, Any], folder: Path) -> Path:
-    """Takes over a trained network where there is no gaze to train on."""
+    """Takes over a network that another run trained, as it is."""
     if section.steps or not section.init:
         raise StageError(
             f"{run.data}: holds no gaze maps to train the saliency network on; set "
             "config.saliency.data_dir to a prepared saliency set, or config.saliency.init to "
-            "trained weights with steps and epochs 0, or config.model.args.alpha to 0"
+            "trained weights with steps and epochs 0, or config.maps.folder to maps of another "
+            "model, or config.model.args.alpha to 0"
         )
     frames = np.zeros((1, 2, *run.saliency_size, 3), np.float32)
     fresh = initial(run.saliency_model, run.config.seed, frames)
@@ -160,11 +161,11 @@ def _mean_of_defined(values: Sequence[float]) -> float:
 
 
 def maps_stage(run: Run) -> Path | None:
-    """Predicts the maps of the training and validation videos: the record set `maps/`.
+    """Makes the maps of the training and validation videos: the record set `maps/`.
 
     The test part has none: the `test` stage runs the whole model from its frames.
     """
-    if not run.uses_saliency:
+    if not run.uses_maps:
         return None
     folder = run.workdir / "maps"
     if folder.exists():
@@ -172,25 +173,37 @@ def maps_stage(run: Run) -> Path | None:
     partial = folder.with_name(".maps.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    write_maps(run, pretrained_saliency(run), partial, ("train", "val"))
+    sources = {
+        part: loader.QualitySource(run.data, run.rows[part], run.mos_range)
+        for part in ("train", "val")
+    }
+    write_maps(run, pretrained_saliency(run) if run.uses_saliency else {}, partial, sources)
     os.replace(partial, folder)
     return folder
 
 
-def write_maps(run: Run, variables: Mapping[str, Any], folder: Path, splits: Sequence[str]) -> None:
-    """Predicts the maps of the videos of some splits: the record set `maps` in `folder`.
+def write_maps(
+    run: Run,
+    variables: Mapping[str, Any],
+    folder: Path,
+    sources: Mapping[str, loader.QualitySource],
+) -> None:
+    """Makes the maps of some videos: the record set `maps` in `folder`.
 
     Args:
-        run: Its `config.maps` says which frames the saliency network sees.
+        run: Its `config.maps` says which frames the saliency network sees, or who made the maps.
         variables: Of the whole model; of the quality network nothing is needed.
         folder: Exists.
-        splits: Of the prepared set.
+        sources: Name of a part → its videos.
     """
     variables = jax.device_put(variables, meshes.replicated(run.mesh))
-    predicted = _maps_of_windows if run.config.maps.window else _maps_of_sampled
+    predicted = _maps_of_sampled
+    if run.map_plan.outside:
+        predicted = _maps_of_folder
+    elif run.map_plan.window:
+        predicted = _maps_of_windows
     shards: dict[str, list[Path]] = {}
-    for split in splits:
-        source = loader.QualitySource(run.data, run.rows[split], run.mos_range)
+    for split, source in sources.items():
         names = [fact["video"] for fact in source.facts]
         shards[split] = [folder / f"{split}{i}.npz" for i in range(len(source))]
         with tqdm(total=len(source), desc=f"maps: {split}", unit="video", disable=None) as bar:
@@ -214,7 +227,26 @@ def _maps_of_sampled(
     )
     batch_size = run.eval_batch(run.config.maps.batch_size)
     batches = loader.eval_batches(source, batch_size=batch_size)
-    yield from predict_all(apply, variables, batches, run.mesh)
+    for index, maps in predict_all(apply, variables, batches, run.mesh):
+        yield index, np.stack([run.map_plan.of_sampled(m) for m in maps])
+
+
+def _maps_of_folder(
+    run: Run, variables: Mapping[str, Any], source: loader.QualitySource
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(record number, its maps): what another model made; there are no variables."""
+    home = Path(run.config.maps.folder)
+    for i, fact in enumerate(source.facts):
+        length = int(fact["length"])
+        maps = read_maps(
+            folder_of(home, fact["video"].decode()),
+            run.sampling.indices(length),
+            length,
+            run.map_plan.choice,
+            run.saliency_size,
+            run.config.preset,
+        )
+        yield np.array([i]), maps[None]
 
 
 def _maps_of_windows(
@@ -222,18 +254,16 @@ def _maps_of_windows(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(record number, its maps): windows over every frame, from the source files."""
     look = jax.jit(lambda v, frames: run.model.apply(v, frames, method="maps"))
-    chosen = run.config.maps
-    plan = MapPlan(chosen.window, chosen.choice, antialias=run.config.preset == "release")
     for i, fact in enumerate(source.facts):
         path = Path(run.facts["videos"] or run.data / "videos") / fact["video"].decode()
         if not path.is_file():
             raise StageError(f"{path}: is gone, and maps of every frame need the source files")
-        length = probe(path).num_frames
+        length = int(fact["length"])
 
         def read(indices: np.ndarray, antialias: bool, path: Path = path) -> np.ndarray:
             return decode_frames(path, indices, run.sampling.size, antialias=antialias)
 
-        maps = plan.maps(
+        maps = run.map_plan.maps(
             lambda frames: look(variables, frames), read, run.sampling.indices(length), length
         )
         yield np.array([i]), maps[None]

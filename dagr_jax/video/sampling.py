@@ -7,7 +7,7 @@ frame rate varies (REFERENCE section 6, "frame choice").
 import numpy as np
 
 RULES = ("linspace", "segments")
-MAP_CHOICES = ("matched", "linspace", "first")
+MAP_CHOICES = ("matched", "linspace", "first", "static")
 
 
 def linspace_indices(length: int, n: int) -> np.ndarray:
@@ -72,8 +72,8 @@ def map_indices(frames: np.ndarray, num_maps: int, choice: str) -> np.ndarray:
         num_maps: maps of the video, one for each of its frames where none was lost.
         choice: "matched", each frame's own map; "linspace", the release's rule for KoNViD-1k,
             LIVE-VQC and YouTube-UGC, evenly over the maps whatever the frames; "first", its rule
-            for LSVQ, the first n maps (a defect: they do not belong to the frames). Beyond the
-            last map the last one is repeated.
+            for LSVQ, the first n maps (a defect: they do not belong to the frames); "static", the
+            first map for all frames. Beyond the last map the last one is repeated.
 
     Returns:
         (n,) int64 from 0 to num_maps - 1.
@@ -88,6 +88,7 @@ def map_indices(frames: np.ndarray, num_maps: int, choice: str) -> np.ndarray:
         "matched": np.asarray(frames, np.int64),
         "linspace": linspace_indices(num_maps, n),
         "first": np.arange(n, dtype=np.int64),
+        "static": np.zeros(n, np.int64),
     }
     return np.minimum(wanted[choice], num_maps - 1)
 

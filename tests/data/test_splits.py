@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dagr_jax.data.records import Listed
 from dagr_jax.data.splits import PROTOCOLS, Protocol, SplitError, read_split, write_split
 
 
@@ -126,23 +127,27 @@ def test_too_few_contents():
         Protocol().assign(["a", "b"])
 
 
-VIDEOS = ["a.mp4", "b, c.mp4", "d.mp4", "e.mp4"]
-CONTENTS = ["a", "b", "x", "x"]
+LISTED = [
+    Listed("a.mp4", "a", digest="0a"),
+    Listed("b, c.mp4", "b"),
+    Listed("d.mp4", "x"),
+    Listed("e.mp4", "x"),
+]
 
 
 def test_files_there_and_back(tmp_path):
     path = tmp_path / "split.csv"
     parts = ["train", "val", "test", "test"]
-    write_split(path, VIDEOS, CONTENTS, parts)
+    write_split(path, LISTED, parts)
     before = path.stat().st_mtime_ns
-    write_split(path, VIDEOS, CONTENTS, parts)
+    write_split(path, LISTED, parts)
     assert path.stat().st_mtime_ns == before
-    assert read_split(path, VIDEOS, CONTENTS) == parts
+    assert read_split(path, LISTED) == parts
     # In any order, and not all of them.
     path.write_text('part,video\ntest,d.mp4\ntrain,a.mp4\nval,"b, c.mp4"\n')
-    assert read_split(path, VIDEOS, CONTENTS) == ["train", "val", "test", ""]
+    assert read_split(path, LISTED) == ["train", "val", "test", ""]
     with pytest.raises(SplitError, match="the videos were split otherwise before; take another"):
-        write_split(path, VIDEOS, CONTENTS, parts)
+        write_split(path, LISTED, parts)
 
 
 @pytest.mark.parametrize(
@@ -160,10 +165,10 @@ def test_bad_files_are_named(tmp_path, text, said):
     path = tmp_path / "split.csv"
     path.write_text(text)
     with pytest.raises(SplitError, match=said) as error:
-        read_split(path, VIDEOS, CONTENTS)
+        read_split(path, LISTED)
     assert str(error.value).startswith(f"{path}: ")
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SplitError, match="there is no such file"):
-        read_split(tmp_path / "split.csv", VIDEOS, CONTENTS)
+        read_split(tmp_path / "split.csv", LISTED)

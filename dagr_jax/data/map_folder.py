@@ -1,0 +1,60 @@
+"""Saliency maps that another model made (UNISAL, ViNet-S, DiffSal, …), as folders of pictures."""
+
+import os
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from dagr_jax.data.gaze import pictures, read_picture
+from dagr_jax.video.decode import VideoError
+from dagr_jax.video.resize import resize_bilinear
+from dagr_jax.video.sampling import map_indices
+
+
+def folder_of(home: str | os.PathLike[str], video: str) -> Path:
+    """Where the maps of a video lie: under its name without the suffix, its folders kept."""
+    return Path(home) / PurePosixPath(video).with_suffix("")
+
+
+def read_maps(
+    folder: Path, frames: np.ndarray, length: int, choice: str, size: tuple[int, int], preset: str
+) -> np.ndarray:
+    """The maps that go with a video's sampled frames.
+
+    Args:
+        folder: Grey pictures in the order of their names, one for each frame of the video, or one
+            for each sampled frame.
+        frames: (n,) indices of the sampled frames.
+        length: Frames of the video.
+        choice: Of a picture for each frame, which go with the sampled ones (`map_indices`).
+        size: (h, w) they are resized to, with antialiasing.
+        preset: "paper" stretches each map from 0 to 1 (eq. 14), a constant one to 1; "release"
+            takes them as they are, as the release does.
+
+    Returns:
+        (n, h, w) float32 in [0, 1].
+
+    Raises:
+        VideoError: There is none, their number fits neither, or one cannot be read.
+    """
+    found = pictures(folder)
+    if not found:
+        raise VideoError(folder, "holds no maps", "give the folder above one folder a video")
+    if len(found) == len(frames):
+        chosen = map_indices(np.arange(len(found)), len(found), choice)
+    elif choice == "matched" and len(found) != length:
+        raise VideoError(
+            folder,
+            f"has {len(found)} maps for a video of {length} frames, of which {len(frames)} are "
+            "looked at",
+            "give one for each, or maps.choice=linspace",
+        )
+    else:
+        chosen = map_indices(frames, len(found), choice)
+    grey = [read_picture(found[i], "L")[..., None] for i in chosen.tolist()]
+    maps = np.stack([resize_bilinear(g, size, antialias=True)[..., 0] for g in grey]) / 255.0
+    if preset == "release":
+        return maps.astype(np.float32)
+    low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+    span = np.where(high > low, high - low, 1.0)
+    return np.where(high > low, (maps - low) / span, 1.0).astype(np.float32)

@@ -1,0 +1,315 @@
+"""Stage `test`, and a checkpoint on other data sets: what it is worth on unseen contents."""
+
+import csv
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import config_dict
+from tqdm import tqdm
+
+from dagr_jax import __version__, metrics
+from dagr_jax.data import loader
+from dagr_jax.data.prepare import open_records
+from dagr_jax.data.records import read_list
+from dagr_jax.report import baselines, plots, tables
+from dagr_jax.stages.quality import METRICS, gather, quality_scores, quality_source, to_mos
+from dagr_jax.stages.run import Run, StageError, digest, plain, read_json, trained, write_json
+from dagr_jax.stages.saliency import saliency_report, write_maps
+from dagr_jax.train import mesh as meshes
+from dagr_jax.train.checkpoints import load_variables
+from dagr_jax.train.loop import predict_all
+from dagr_jax.train.steps import QualityTask
+
+FITTED = ("plcc_fitted", "rmse_fitted")
+
+
+def test_stage(run: Run) -> Path:
+    """Reads the test part, once: `test/predictions.csv`, `metrics.json`, `overview.png`."""
+    folder = run.workdir / "test"
+    if folder.exists():
+        return folder
+    if not len(run.rows["test"]):
+        raise StageError(
+            f"{run.workdir / 'split.csv'}: nothing tests; leave the stage test out, or take "
+            "another config.split"
+        )
+    variables = jax.device_put(trained(run, "vqa"), meshes.replicated(run.mesh))
+    result: dict[str, Any] = {"dataset": run.config.dataset.name}
+
+    def more(source: loader.QualitySource) -> dict[str, Any]:
+        training = quality_source(run, "train")
+        found: dict[str, Any] = {
+            "baselines": baselines.evaluate(whole_records(source), whole_records(training))
+        }
+        if run.uses_saliency and run.saliency_data is not None:
+            stats = variables["batch_stats"]
+            found["saliency"] = saliency_report(run, variables["params"], stats)
+        return {**found, "config_digest": digest(plain(run.config))}
+
+    return _judge(run, variables, run.rows["test"], folder, result, more)
+
+
+def evaluate(
+    checkpoint: Path, data: Path, folder: Path, *, batch_size: int = 4, maps: str = ""
+) -> dict[str, Any]:
+    """A checkpoint on all of a prepared set that it has not seen, as the test stage does it.
+
+    What the checkpoint was trained or validated on is left out, with its contents: known by the
+    files' digests from the `split.csv` of the checkpoint's run.
+
+    Args:
+        checkpoint: A run's workdir or its `vqa/`, or a folder that `dagr convert` made.
+        data: A prepared set, decoded as the checkpoint wants it.
+        folder: To make; it must not exist.
+        batch_size: Videos at once.
+        maps: Folder of saliency maps, for a checkpoint that was trained with another model's.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        CheckpointError, StageError: The checkpoint does not score, the set was decoded otherwise,
+            or nothing of it is unseen.
+    """
+    if folder.exists():
+        raise StageError(f"{folder}: is there already; take another --out, or delete it")
+    variables, meta = load_variables(checkpoint)
+    if meta["mos_range"] is None:
+        raise StageError(f"{checkpoint}: holds one network, which gives no score by itself")
+    run = _run_of(meta, data, folder, batch_size, maps)
+    unseen, left_out = _unseen(checkpoint, data)
+    variables = jax.device_put(variables, meshes.replicated(run.mesh))
+    low, high = meta["mos_range"]
+    result = {
+        "dataset": run.config.dataset.name,
+        "checkpoint": str(checkpoint),
+        "trained_on": meta["dataset"],
+        "trained_mos_range": [low, high],
+        "left_out": left_out,
+    }
+
+    def more(source: loader.QualitySource) -> dict[str, Any]:
+        return {"baselines": baselines.evaluate(whole_records(source))}
+
+    _judge(run, variables, unseen, folder, result, more)
+    return read_json(folder / "metrics.json")
+
+
+def summary(result: Mapping[str, Any]) -> dict[str, Any]:
+    """`metrics.json` as one flat row."""
+    row = {name: result[name] for name in ("dataset", "n", "left_out")}
+    for name in (*METRICS, *FITTED):
+        row[name] = result[name]["value"]
+        if name == "srcc":
+            row |= {f"srcc_{end}": result[name][end] for end in ("low", "high")}
+    return row
+
+
+def _run_of(meta: Mapping[str, Any], data: Path, folder: Path, batch_size: int, maps: str) -> Run:
+    """A run that evaluates a checkpoint on a prepared set as it was trained.
+
+    Raises:
+        StageError: The set is none, or was decoded otherwise; maps are missing or not wanted.
+    """
+    prepared = data / "prepared.json"
+    if not prepared.is_file():
+        raise StageError(f"{data}: no prepared set is here; make one with dagr prepare")
+    held = read_json(prepared)
+    wanted = {**meta["sampling"], "size": meta["resize"]["size"]}
+    if held["sampling"] != wanted:
+        height, width = wanted["size"]
+        raise StageError(
+            f"{data}: was prepared as {held['sampling']} and the checkpoint wants {wanted}; "
+            f"prepare it with --frames {wanted['num_frames']} --rule {wanted['rule']} "
+            f"--size {height} {width}"
+        )
+    plan = {"outside": False, **meta["maps"]}
+    if plan.pop("outside") != bool(maps):
+        raise StageError(
+            "the checkpoint was trained with saliency maps of another model; name the folder of "
+            "this set's with --maps"
+            if not maps
+            else f"{maps}: the checkpoint makes its own saliency maps; leave --maps out"
+        )
+    config = config_dict.ConfigDict(
+        {
+            "preset": meta["preset"],
+            "dataset": {"name": held["dataset"]["name"]},
+            "data_dir": str(data),
+            "sampling": wanted,
+            "model": {"name": meta["model"], "args": dict(meta["model_args"])},
+            "maps": {**plan, "folder": maps, "batch_size": batch_size},
+            "test": {"batch_size": batch_size, "bootstrap": 1000},
+        }
+    )
+    return Run(config, folder)
+
+
+def _unseen(checkpoint: Path, data: Path) -> tuple[np.ndarray, int]:
+    """Numbers of the records that the checkpoint has not seen, and how many it has."""
+    listed = read_list(data)
+    split = next(
+        (p for p in (checkpoint / "split.csv", checkpoint.parent / "split.csv") if p.is_file()),
+        None,
+    )
+    seen: set[str] = set()
+    if split is not None:
+        with open(split, newline="") as stream:
+            seen = {row["digest"] for row in csv.DictReader(stream) if row["part"] != "test"}
+    contents = {row.content for row in listed if row.digest and row.digest in seen}
+    unseen = np.array([i for i, row in enumerate(listed) if row.content not in contents], int)
+    if not len(unseen):
+        raise StageError(f"{data}: the checkpoint was trained on all of its contents")
+    return unseen, len(listed) - len(unseen)
+
+
+def _judge(
+    run: Run,
+    variables: Mapping[str, Any],
+    rows: np.ndarray,
+    folder: Path,
+    result: dict[str, Any],
+    more: Callable[[loader.QualitySource], dict[str, Any]],
+) -> Path:
+    """Predicts some records: `predictions.csv`, `metrics.json` and `overview.png` in a folder.
+
+    Args:
+        run: Model and data.
+        variables: Of the whole model, on its devices.
+        rows: Numbers of the records.
+        folder: Made, whole or not at all.
+        result: What stands first in `metrics.json`.
+        more: From the videos, what stands last.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _fill(run, variables, rows, partial, result, more)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _fill(
+    run: Run,
+    variables: Mapping[str, Any],
+    rows: np.ndarray,
+    partial: Path,
+    result: dict[str, Any],
+    more: Callable[[loader.QualitySource], dict[str, Any]],
+) -> None:
+    """The work of `_judge`, in a folder that has another name until it is whole."""
+    source = loader.QualitySource(run.data, rows, run.mos_range)
+    stored = None
+    if run.uses_maps and not run.map_plan.plain:
+        stored = partial / "maps"
+        stored.mkdir()
+        write_maps(run, variables, stored, {"test": source})
+        source = loader.QualitySource(
+            run.data, rows, run.mos_range, open_records(stored, "maps", "test")
+        )
+    task = QualityTask(run.model, run.config.preset)
+    predict = meshes.jit_predict(
+        lambda v, b: task.predict(v, b) if stored else task.predict_frames(v, b["frames"]), run.mesh
+    )
+    batches = loader.eval_batches(source, batch_size=run.eval_batch(run.config.test.batch_size))
+    with tqdm(total=len(source), desc="test: scoring", unit="video", disable=None) as bar:
+
+        def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for index, values in predict_all(predict, variables, batches, run.mesh):
+                bar.update(len(index))
+                yield index, values
+
+        predictions = to_mos(gather(counted(), len(source)), run.mos_range)
+    clips = list(source.facts)
+    first, predictions = per_video(clips, predictions)
+    facts = [clips[i] for i in first.tolist()]
+    mos = np.array([fact["mos"] for fact in facts], np.float64)
+    contents = np.array([fact["content"].decode() for fact in facts])
+
+    result = {**result, "n": len(mos)}
+    values = test_scores(predictions, mos)
+    lows, highs = metrics.bootstrap(
+        test_scores, predictions, mos, contents, n=run.config.test.bootstrap, seed=0
+    )
+    for name, value, low, high in zip((*METRICS, *FITTED), values, lows, highs, strict=True):
+        result[name] = {"value": float(value), "low": float(low), "high": float(high)}
+    fit = metrics.fit_logistic(predictions, mos)
+    result["logistic"] = {"parameters": list(fit.parameters), "converged": fit.converged}
+    result |= more(source)
+    result["version"] = __version__
+
+    table = [
+        {"video": fact["video"].decode(), "mos": f"{m:.6f}", "prediction": f"{p:.7f}"}
+        for fact, m, p in zip(facts, mos, predictions, strict=True)
+    ]
+    (partial / "predictions.csv").write_text(tables.render(table, "csv"))
+    write_json(partial / "metrics.json", result)
+    chosen = plots.spread(mos)
+    items = [source[int(first[i])] for i in chosen]
+    maps = None
+    if stored:
+        maps = [item["maps"] / 255.0 for item in items]
+        # They were needed for the scores alone.
+        shutil.rmtree(stored)
+    elif run.uses_saliency:
+        look = jax.jit(lambda v, frames: run.model.apply(v, frames, method="maps"))
+        maps = [np.asarray(look(variables, item["frames"][None])[0]) for item in items]
+    plots.overview(
+        partial / "overview.png",
+        frames=[item["frames"] for item in items],
+        maps=maps,
+        chosen=chosen,
+        mos=mos,
+        predictions=predictions,
+        srcc=result["srcc"],
+        dataset=run.config.dataset.name,
+    )
+
+
+def test_scores(predictions: np.ndarray, mos: np.ndarray) -> np.ndarray:
+    """Values of METRICS, and of FITTED after the four-parameter logistic."""
+    plain = quality_scores(predictions, mos)
+    fitted = metrics.fit_logistic(predictions, mos).scores(mos)
+    return np.array([*(plain[name] for name in METRICS), *fitted])
+
+
+def per_video(
+    facts: Sequence[Mapping[str, Any]], predictions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Averages the clips of each video.
+
+    Args:
+        facts: "video" and "mos" of each clip.
+        predictions: (clips,).
+
+    Returns:
+        (first, mean): the number of each video's first clip, and the mean of its predictions, in
+        the order of the first clips.
+
+    Raises:
+        StageError: clips of one video have different labels.
+    """
+    place: dict[bytes, int] = {}
+    video_of = np.array([place.setdefault(fact["video"], len(place)) for fact in facts])
+    _, first = np.unique(video_of, return_index=True)
+    for clip, fact in enumerate(facts):
+        if fact["mos"] != facts[first[video_of[clip]]]["mos"]:
+            raise StageError(
+                f"{fact['video'].decode()}: its clips have different MOS; mend the labels and "
+                "prepare again"
+            )
+    return first, np.bincount(video_of, predictions) / np.bincount(video_of)
+
+
+def whole_records(source: loader.QualitySource) -> Iterator[dict[str, Any]]:
+    """Frames and facts of each video, one after the other."""
+    for index, fact in enumerate(source.facts):
+        yield {**fact, "frames": source[index]["frames"]}

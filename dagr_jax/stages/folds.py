@@ -1,0 +1,77 @@
+"""All folds of a protocol, one after the other: the field's ten random splits, and K-fold."""
+
+import copy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import config_dict
+
+from dagr_jax.stages.evaluate import FITTED
+from dagr_jax.stages.quality import METRICS
+from dagr_jax.stages.run import Run, StageError, read_json, write_json
+from dagr_jax.stages.saliency import saliency_stage
+
+ALL = -1  # config.split.fold
+
+
+def run_folds(run: Run, run_one: Callable[[config_dict.ConfigDict, Path], None]) -> Path:
+    """Runs every fold in a workdir of its own, `fold0`, `fold1`, …, and sums them up.
+
+    The prepared set is shared. So is the saliency network, unless it is trained on the very set
+    that is split, where a fold's test contents would otherwise have taught it.
+
+    Args:
+        run: Of all folds; its set is prepared.
+        run_one: Runs the stages of one fold's configuration in its workdir.
+
+    Returns:
+        `folds.json`: of each metric the value of every fold, their median, mean, standard
+        deviation, lowest and highest; {} where no fold has been tested.
+
+    Raises:
+        StageError: The protocol has no folds.
+    """
+    split = run.config.split
+    if split.file or split.protocol not in ("kfold", "repeated"):
+        raise StageError(
+            f"config.split.fold={ALL} asks for all folds, and the protocol {split.protocol} has "
+            "one; take kfold or repeated"
+        )
+    shared = run.uses_saliency and run.saliency_data != run.data
+    if shared:
+        saliency_stage(run)
+    homes = [run.workdir / f"fold{k}" for k in range(split.folds)]
+    for k, home in enumerate(homes):
+        config = copy.deepcopy(run.config)
+        with config.unlocked():
+            config.split.fold = k
+            config.data_dir = str(run.data)
+            if shared:
+                config.saliency.update({"init": str(run.workdir), "steps": 0, "epochs": 0})
+        print(f"[fold {k} of {split.folds}] {home}", file=sys.stderr, flush=True)
+        run_one(config, home)
+    results = [home / "test" / "metrics.json" for home in homes]
+    found = [read_json(path) for path in results if path.exists()]
+    summary: dict[str, Any] = {}
+    if found:
+        summary = {"dataset": found[0]["dataset"], "protocol": split.protocol, "folds": len(found)}
+        summary |= {name: spread([r[name]["value"] for r in found]) for name in METRICS + FITTED}
+    path = run.workdir / "folds.json"
+    write_json(path, summary)
+    return path
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median and spread of a metric over the folds; the deviation is of a sample (n − 1)."""
+    numbers = np.array(values, np.float64)
+    return {
+        "median": float(np.median(numbers)),
+        "mean": float(numbers.mean()),
+        "std": float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0,
+        "low": float(numbers.min()),
+        "high": float(numbers.max()),
+        "values": values,
+    }
