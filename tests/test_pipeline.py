@@ -13,7 +13,8 @@ import pytest
 from dagr_jax import cli, convert, metrics, registry, stages
 from dagr_jax.data import scenes, synthetic
 from dagr_jax.score import Scorer
-from dagr_jax.stages.quality import gather, per_video
+from dagr_jax.stages.evaluate import per_video
+from dagr_jax.stages.quality import gather
 from dagr_jax.stages.run import write_json
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.meta import CheckpointError

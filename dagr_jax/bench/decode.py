@@ -1,0 +1,97 @@
+"""`dagr bench decode`: eight frames out of a 1080p clip, against decoding more than they need."""
+
+import multiprocessing
+import resource
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from dagr_jax.bench.timing import alternate, machine, ratio, row
+from dagr_jax.video.decode import decode_frames, read_clip
+from dagr_jax.video.sampling import sample_indices
+
+HEIGHT, WIDTH, LENGTH, FPS = 1080, 1920, 240, 30
+
+
+def measure(rounds: int = 5) -> dict[str, Any]:
+    """The clip once with a key frame each second and once with one in ten.
+
+    Sides: "ours", as the scorer decodes; "in_order", every frame decoded and the chosen ones
+    converted; "every_frame", every frame decoded and converted. All give the same frames, with
+    one thread; "ours" also counts the frames first, which the others are told.
+
+    Returns:
+        "machine", "rows", and "ratios" ours / theirs (below 1 is faster), keyed
+        `decode_<seconds between key frames>s/<side>`.
+
+    Raises:
+        RuntimeError: The sides do not give the same frames.
+    """
+    rows, ratios = [], {}
+    chosen = sample_indices(LENGTH, 8)
+    with tempfile.TemporaryDirectory() as folder:
+        for gap in (1, 10):
+            path = Path(folder) / f"key{gap}.mp4"
+            _write_clip(path, gap * FPS)
+            sides = {
+                "ours": lambda path=path: read_clip(path, 8)[0],
+                "in_order": lambda path=path: _in_order(path, chosen, every=False),
+                "every_frame": lambda path=path: _in_order(path, chosen, every=True),
+            }
+            first = {name: side() for name, side in sides.items()}
+            if not all(np.array_equal(frames, first["ours"]) for frames in first.values()):
+                raise RuntimeError(f"the sides do not agree on the frames of a clip with {gap} s")
+            seconds = alternate(sides, rounds)
+            for name, times in seconds.items():
+                rows.append(row(f"decode_{gap}s_{name}", times))
+                if name != "ours":
+                    ratios[f"decode_{gap}s/{name}"] = ratio(seconds["ours"], times)
+            rows[-3]["peak_memory_mb"] = _peak(path)
+    return {"machine": machine(), "rows": rows, "ratios": ratios}
+
+
+def _write_clip(path: Path, gop: int) -> None:
+    """A photograph's detail, moving."""
+    rng = np.random.default_rng(0)
+    grain = rng.normal(0, 6, (HEIGHT + LENGTH, WIDTH + LENGTH, 1))
+    y, x = np.mgrid[: HEIGHT + LENGTH, : WIDTH + LENGTH]
+    waves = np.stack([np.sin(x / k) * np.cos(y / (k + 7)) for k in (23, 41, 97)], -1)
+    scene = np.clip(128 + 90 * waves + grain, 0, 255).astype(np.uint8)
+    options = {"preset": "veryfast", "crf": "23", "threads": "1"}
+    options["x264-params"] = f"keyint={gop}:min-keyint={gop}:scenecut=0:mbtree=0"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        for i in range(LENGTH):
+            window = scene[i // 4 : i // 4 + HEIGHT, i : i + WIDTH]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(window), "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _in_order(path: Path, chosen: np.ndarray, *, every: bool) -> np.ndarray:
+    wanted, kept = set(chosen.tolist()), []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        for i, frame in enumerate(container.decode(stream)):
+            if every or i in wanted:
+                picture = frame.to_ndarray(format="rgb24")
+                if i in wanted:
+                    kept.append(picture)
+    return np.stack(kept)
+
+
+def _peak(path: Path) -> float:
+    """Megabytes that decoding takes at most, Python and libraries included, in a process alone."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_resident_after, (path,))
+
+
+def _resident_after(path: Path) -> float:
+    decode_frames(path, sample_indices(LENGTH, 8), (224, 398))
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

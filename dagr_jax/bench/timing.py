@@ -1,0 +1,71 @@
+"""How things are timed: all sides in one process, in strict alternation, medians and ratios."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Side = Callable[[], Any]
+
+
+def alternate(sides: Mapping[str, Side], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of each side, (rounds,) each; a round runs every side once.
+
+    A machine that others use speeds up and slows down; sides that alternate meet the same weather.
+
+    Args:
+        sides: Name → what is timed.
+        rounds: How often.
+        warmup: Rounds before that are not timed.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(warmup + rounds):
+        for name, side in sides.items():
+            begin = time.perf_counter()
+            side()
+            if number >= warmup:
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def row(what: str, seconds: Sequence[float], **more: Any) -> dict[str, Any]:
+    """A measured side: its median, fastest and slowest time in seconds."""
+    return {
+        "what": what,
+        "median_s": round(statistics.median(seconds), 5),
+        "fastest_s": round(min(seconds), 5),
+        "slowest_s": round(max(seconds), 5),
+        "rounds": len(seconds),
+        **more,
+    }
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Median over the rounds of ours / theirs; below 1 is faster."""
+    return round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 4)
+
+
+def machine() -> dict[str, Any]:
+    """What the measurements were made on."""
+    import jax
+
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as stream:
+            models = [line.partition(":")[2].strip() for line in stream if "model name" in line]
+        name = models[0] if models else name
+    except OSError:
+        pass  # not Linux
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "memory_gib": round(pages * size / 2**30, 1),
+        "devices": sorted({device.device_kind for device in jax.devices()}),
+        "device_count": jax.device_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+    }
