@@ -1,6 +1,7 @@
 """The `dagr` command."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_convert(commands)
     _add_prepare(commands)
     _add_evaluate(commands)
+    _add_bench(commands)
     arguments = parser.parse_args(argv)
     return arguments.run(arguments, parser)
 
@@ -266,6 +268,38 @@ def _evaluate(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
     if arguments.out and rows:
         tables.write(rows, arguments.out)
     return 1 if failed else 0
+
+
+BENCHES = {
+    "decode": "8 frames of a 1080p clip, against decoding or converting more of it",
+    "loader": "whether the data keep up with a step of 50 ms",
+}
+
+
+def _add_bench(commands: Any) -> None:
+    listed = "; ".join(f"{name}: {what}" for name, what in BENCHES.items())
+    bench = commands.add_parser(
+        "bench", help="measurements on this machine", description=f"{listed}."
+    )
+    bench.add_argument("what", choices=BENCHES, metavar="WHAT", help=" or ".join(BENCHES))
+    bench.add_argument("--out", metavar="FILE", help="also write machine, rows and ratios: .json")
+    bench.set_defaults(run=_bench)
+
+
+def _bench(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if arguments.out and Path(arguments.out).suffix != ".json":
+        parser.error("bench: --out must end in .json")
+    import importlib
+
+    result = importlib.import_module(f"dagr_jax.bench.{arguments.what}").measure()
+    told = result["machine"]
+    print(f"{told['cpu']}, {told['cores']} cores, {told['memory_gib']} GiB; {told['devices']}")
+    sys.stdout.write(tables.render(result["rows"], "table"))
+    for name, value in result["ratios"].items():
+        print(f"{name}  {value:.3f}")
+    if arguments.out:
+        tables.write_text(Path(arguments.out), json.dumps(result, indent=2) + "\n")
+    return 0
 
 
 def _score(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -74,16 +74,16 @@ def _write_set(home: Path, videos: int) -> None:
     shards = []
     for i in range(videos):
         y, x = rng.integers(0, [picture.shape[0] - SIZE[0], picture.shape[1] - SIZE[1] - FRAMES])
-        frames = np.stack([picture[y : y + SIZE[0], x + t : x + t + SIZE[1]] for t in range(FRAMES)])
+        frames = np.stack(
+            [picture[y : y + SIZE[0], x + t : x + t + SIZE[1]] for t in range(FRAMES)]
+        )
         shards.append(home / f"{i}.npz")
         label = {"mos": np.float32(1 + 4 * i / videos), "length": np.int32(240)}
         rates = {"bit_rate": np.float32(1e6), "fps": np.float32(30)}
         size = {"height": np.int32(1080), "width": np.int32(1920)}
         names = {"video": f"{i}.mp4", "content": str(i)}
         maps = frames.mean(-1).astype(np.uint8)
-        write_shard(
-            shards[-1], {**names, **label, **rates, **size, "frames": frames, "maps": maps}
-        )
+        write_shard(shards[-1], {**names, **label, **rates, **size, "frames": frames, "maps": maps})
     for kind in (Quality, Frames):
         pack(kind, home, {WHOLE: shards})
     pack(Maps, home, {"train": shards})

@@ -56,8 +56,11 @@ def write(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> No
     Raises:
         ValueError: The suffix is none of .json, .jsonl, .csv and .txt.
     """
-    path = Path(path)
-    text = render(rows, form_of(path))
+    write_text(Path(path), render(rows, form_of(path)))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(text)

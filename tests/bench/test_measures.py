@@ -1,0 +1,71 @@
+"""The benchmarks measure what they say; what they say of a machine is not tested."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dagr_jax import cli
+from dagr_jax.bench import decode, loader, timing
+
+
+def test_sides_alternate_and_the_first_rounds_do_not_count():
+    calls = []
+    seconds = timing.alternate(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warmup=2
+    )
+    assert "".join(calls) == "ab" * 5
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_a_ratio_is_of_the_rounds_not_of_the_medians():
+    # A machine that halves its speed from round to round: the ratio stays.
+    assert timing.ratio([1.0, 2.0, 4.0], [2.0, 4.0, 8.0]) == 0.5
+    told = timing.row("x", [3.0, 1.0, 2.0], batch=5)
+    assert (told["median_s"], told["fastest_s"], told["slowest_s"]) == (2.0, 1.0, 3.0)
+    assert told["rounds"] == 3 and told["batch"] == 5
+
+
+def test_the_machine_is_named():
+    told = timing.machine()
+    assert told["cores"] >= 1 and told["memory_gib"] > 0 and told["devices"] == ["cpu"]
+
+
+@pytest.fixture
+def small_clips(monkeypatch):
+    for name, value in (("HEIGHT", 48), ("WIDTH", 64), ("LENGTH", 16), ("FPS", 4)):
+        monkeypatch.setattr(decode, name, value)
+
+
+def test_decode(small_clips, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(decode, "_peak", lambda path: 1.0)  # a process of its own takes seconds
+    out = tmp_path / "decode.json"
+    assert cli.main(["bench", "decode", "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert set(result) == {"machine", "rows", "ratios"}
+    assert set(result["ratios"]) == {
+        f"decode_{gap}s/{side}" for gap in (1, 10) for side in ("in_order", "every_frame")
+    }
+    assert [row["rounds"] for row in result["rows"]] == [5] * 6
+    said = capsys.readouterr().out
+    assert "decode_1s/in_order  " in said and result["machine"]["cpu"] in said
+
+
+def test_decode_wants_the_same_frames_of_all_sides(small_clips, monkeypatch):
+    monkeypatch.setattr(decode, "read_clip", lambda path, n: (np.zeros((n, 48, 64, 3)), None))
+    with pytest.raises(RuntimeError, match="do not agree on the frames"):
+        decode.measure(rounds=1)
+
+
+def test_loader():
+    result = loader.measure(steps=4, step_s=0.001, batch_size=3, workers=0, videos=6)
+    (row,) = result["rows"]
+    assert (row["rounds"], row["batch_size"], row["workers"]) == (4, 3, 0)
+    assert 0 < result["ratios"]["fed"] <= 1
+
+
+def test_usage(tmp_path):
+    for arguments in (["tea"], ["decode", "--out", str(tmp_path / "x.txt")], []):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["bench", *arguments])
+        assert stop.value.code == 2
