@@ -12,8 +12,9 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 
 # Many tests compile the same small networks: once is enough for all of them, and for the processes
 # they start. A folder of this session's own, so that no run depends on an earlier one.
-_COMPILED = tempfile.TemporaryDirectory(prefix="dagr-compiled-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers share the folder of their parent
+    _COMPILED = tempfile.TemporaryDirectory(prefix="dagr-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -32,6 +33,17 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Workdir of the main job at toy size, all stages (`tests.tiny_run`); not to be changed."""
+    from dagr_jax import stages
+    from tests.tiny_run import tiny_config
+
+    folder = tmp_path_factory.mktemp("tiny") / "work"
+    stages.run_stages(tiny_config(), folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -24,10 +24,8 @@ from tests.tiny_run import tiny_config
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "work"
-    stages.run_stages(tiny_config(), folder)
-    return folder
+def workdir(tiny_run: Path) -> Path:
+    return tiny_run
 
 
 @pytest.fixture(scope="module")

@@ -18,23 +18,6 @@ from dagr_jax.video.decode import probe
 from tests.tiny_run import tiny_config
 
 
-def one_step():
-    """The smallest run: a step of each network."""
-    config = tiny_config()
-    for section in (config.saliency, config.vqa):
-        section.steps = 1
-        section.optim.warmup_steps = 0
-    return config
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "work"
-    config = one_step()
-    stages.run_stages(config, folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def other(tmp_path_factory) -> Path:
     """Another embedded corpus: the same names and contents, other pictures."""
@@ -50,8 +33,8 @@ def rows_of(path):
         return list(csv.DictReader(stream))
 
 
-def test_another_data_set_is_predicted_whole(workdir, other, tmp_path, capsys):
-    arguments = ["evaluate", str(other), "--checkpoint", str(workdir), "--format", "csv"]
+def test_another_data_set_is_predicted_whole(tiny_run, other, tmp_path, capsys):
+    arguments = ["evaluate", str(other), "--checkpoint", str(tiny_run), "--format", "csv"]
     assert cli.main([*arguments, "--workdir", str(tmp_path / "cross")]) == 0
     (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
     assert (row["dataset"], row["n"], row["left_out"]) == ("synthetic", "20", "0")
@@ -72,22 +55,22 @@ def test_another_data_set_is_predicted_whole(workdir, other, tmp_path, capsys):
     assert "is there already; take another" in capsys.readouterr().err
 
 
-def test_of_its_own_set_a_checkpoint_predicts_the_test_part_alone(workdir, tmp_path, capsys):
-    for name, checkpoint in (("a", workdir), ("b", workdir / "vqa")):
-        arguments = ["evaluate", str(workdir / "data"), "--checkpoint", str(checkpoint)]
+def test_of_its_own_set_a_checkpoint_predicts_the_test_part_alone(tiny_run, tmp_path, capsys):
+    for name, checkpoint in (("a", tiny_run), ("b", tiny_run / "vqa")):
+        arguments = ["evaluate", str(tiny_run / "data"), "--checkpoint", str(checkpoint)]
         assert cli.main([*arguments, "--workdir", str(tmp_path / name)]) == 0
         ours = tmp_path / name / "data" / "predictions.csv"
-        assert ours.read_bytes() == (workdir / "test" / "predictions.csv").read_bytes()
+        assert ours.read_bytes() == (tiny_run / "test" / "predictions.csv").read_bytes()
         table = capsys.readouterr().out.splitlines()
         assert table[1].split()[1:4] == ["synthetic", "15", "40"]
 
 
-def test_a_set_decoded_otherwise_is_refused(workdir, other, tmp_path, capsys):
+def test_a_set_decoded_otherwise_is_refused(tiny_run, other, tmp_path, capsys):
     shutil.copytree(other, tmp_path / "set")
     held = json.loads((other / "prepared.json").read_text())
     held["sampling"]["num_frames"] = 2
     (tmp_path / "set" / "prepared.json").write_text(json.dumps(held))
-    arguments = ["--checkpoint", str(workdir), "--workdir", str(tmp_path / "cross")]
+    arguments = ["--checkpoint", str(tiny_run), "--workdir", str(tmp_path / "cross")]
     assert cli.main(["evaluate", str(tmp_path / "set"), *arguments]) == 1
     said = capsys.readouterr()
     assert "prepare it with --frames 4 --rule linspace --size 32 48" in said.err
@@ -103,10 +86,10 @@ def test_usage_of_evaluate(tmp_path, capsys):
     assert "no complete checkpoint" in capsys.readouterr().err
 
 
-def test_all_folds_in_one_command(workdir, tmp_path):
+def test_all_folds_in_one_command(tiny_run, tmp_path):
     """Every content tests once; the saliency net is trained for each fold on its own contents."""
-    config = one_step()
-    config.data_dir = str(workdir / "data")
+    config = tiny_config()
+    config.data_dir = str(tiny_run / "data")
     config.split.update({"protocol": "kfold", "folds": 2, "fold": -1})
     config.model.args.alpha = 0.0
     stages.run_stages(config, tmp_path)
@@ -120,7 +103,7 @@ def test_all_folds_in_one_command(workdir, tmp_path):
         for row in rows_of(home / "split.csv"):
             parts[row["part"]].add(row["content"])
         assert sum(map(len, parts.values())) == 11 and len(parts) == 3
-    assert sorted(tested) == sorted(row.video for row in read_list(workdir / "data"))
+    assert sorted(tested) == sorted(row.video for row in read_list(tiny_run / "data"))
     assert summary["srcc"]["low"] <= summary["srcc"]["median"] <= summary["srcc"]["high"]
     # A second call repeats nothing.
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("fold*/*/*")}
@@ -139,18 +122,18 @@ def test_spread():
     }
 
 
-def test_one_split_has_no_folds(workdir, tmp_path):
-    config = one_step()
-    config.data_dir = str(workdir / "data")
+def test_one_split_has_no_folds(tiny_run, tmp_path):
+    config = tiny_config()
+    config.data_dir = str(tiny_run / "data")
     config.split.fold = -1
     with pytest.raises(stages.StageError, match="the protocol official has one; take kfold or"):
         stages.run_stages(config, tmp_path)
 
 
-def test_a_split_of_ones_own(workdir, tmp_path):
-    config = one_step()
-    config.data_dir = str(workdir / "data")
-    rows = rows_of(workdir / "split.csv")
+def test_a_split_of_ones_own(tiny_run, tmp_path):
+    config = tiny_config()
+    config.data_dir = str(tiny_run / "data")
+    rows = rows_of(tiny_run / "split.csv")
     kept = [row for row in rows if row["content"] not in ("content000", "content010")]
     with open(tmp_path / "mine.csv", "w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=["video", "part"], extrasaction="ignore")
@@ -158,20 +141,20 @@ def test_a_split_of_ones_own(workdir, tmp_path):
         writer.writerows(kept)
     config.split.file = str(tmp_path / "mine.csv")
     stages.run_stages(config, tmp_path / "run", ["prepare"])
+    assert rows_of(tmp_path / "run" / "split.csv") == kept
     run = stages.Run(config, tmp_path / "run")
     assert {part: len(numbers) for part, numbers in run.rows.items()} == {
         "train": 25, "val": 10, "test": 10,
     }  # fmt: skip
-    assert rows_of(tmp_path / "run" / "split.csv") == kept
 
 
-def test_the_test_part_is_read_by_the_test_stage_alone(workdir, tmp_path, monkeypatch):
+def test_the_test_part_is_read_by_the_test_stage_alone(tiny_run, tmp_path, monkeypatch):
     """Its records cannot be read before; every other stage runs to its end."""
     from dagr_jax.data import loader
 
-    config = one_step()
-    config.data_dir = str(workdir / "data")
-    run = stages.Run(config, workdir)
+    config = tiny_config()
+    config.data_dir = str(tiny_run / "data")
+    run = stages.Run(config, tiny_run)
     forbidden = set(run.rows["test"].tolist())
     read = []
     real = loader.Rows.__getitem__
@@ -182,7 +165,7 @@ def test_the_test_part_is_read_by_the_test_stage_alone(workdir, tmp_path, monkey
         return real(self, index)
 
     monkeypatch.setattr(loader.Rows, "__getitem__", watched)
-    config.saliency.update({"init": str(workdir), "steps": 0})
+    config.saliency.update({"init": str(tiny_run), "steps": 0})
     stages.run_stages(config, tmp_path, ["prepare", "saliency", "maps", "vqa"])
     assert len(set(read)) == 40  # all others were
     with pytest.raises(AssertionError, match="a test record was read"):
@@ -193,22 +176,22 @@ def test_the_test_part_is_read_by_the_test_stage_alone(workdir, tmp_path, monkey
 
 
 @pytest.fixture(scope="module")
-def maps_folder(workdir, tmp_path_factory) -> Path:
+def maps_folder(tiny_run, tmp_path_factory) -> Path:
     """Maps of "another model" for every clip: a bright square that wanders."""
     folder = tmp_path_factory.mktemp("maps")
-    for row in read_list(workdir / "data"):
+    for row in read_list(tiny_run / "data"):
         home = folder / Path(row.video).stem
         home.mkdir()
-        for t in range(probe(workdir / "data" / "videos" / row.video).num_frames):
+        for t in range(probe(tiny_run / "data" / "videos" / row.video).num_frames):
             grey = np.zeros((18, 32), np.uint8)
             grey[4:10, 2 * t : 2 * t + 8] = 200
             Image.fromarray(grey).save(home / f"{t}.png")
     return folder
 
 
-def test_maps_of_another_model(workdir, maps_folder, tmp_path, capsys):
-    config = one_step()
-    config.data_dir = str(workdir / "data")
+def test_maps_of_another_model(tiny_run, maps_folder, tmp_path, capsys):
+    config = tiny_config()
+    config.data_dir = str(tiny_run / "data")
     config.maps.folder = str(maps_folder)
     stages.run_stages(config, tmp_path / "run")
     assert not (tmp_path / "run" / "saliency").exists()
@@ -217,7 +200,7 @@ def test_maps_of_another_model(workdir, maps_folder, tmp_path, capsys):
     result = json.loads((tmp_path / "run" / "test" / "metrics.json").read_text())
     assert "saliency" not in result
     row = rows_of(tmp_path / "run" / "test" / "predictions.csv")[0]
-    clip = workdir / "data" / "videos" / row["video"]
+    clip = tiny_run / "data" / "videos" / row["video"]
     scorer = Scorer.from_checkpoint(tmp_path / "run")
     mos = scorer.score(clip, maps=maps_folder / clip.stem).mos
     assert mos == pytest.approx(float(row["prediction"]), abs=2e-3)  # stored maps have 8 bits
@@ -228,7 +211,7 @@ def test_maps_of_another_model(workdir, maps_folder, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["mos"] == mos
     assert cli.main([*command, "--maps", str(tmp_path)]) == 1
     assert "holds no maps" in capsys.readouterr().err
-    evaluate = ["evaluate", str(workdir / "data"), "--checkpoint", str(tmp_path / "run")]
+    evaluate = ["evaluate", str(tiny_run / "data"), "--checkpoint", str(tmp_path / "run")]
     evaluate += ["--workdir", str(tmp_path / "again")]
     assert cli.main(evaluate) == 1
     assert "name the folder of this set's with --maps" in capsys.readouterr().err
@@ -237,23 +220,23 @@ def test_maps_of_another_model(workdir, maps_folder, tmp_path, capsys):
     assert again == rows_of(tmp_path / "run" / "test" / "predictions.csv")
 
 
-def test_own_maps_and_given_ones(workdir, maps_folder):
-    clip = next((workdir / "data" / "videos").iterdir())
+def test_own_maps_and_given_ones(tiny_run, maps_folder):
+    clip = next((tiny_run / "data" / "videos").iterdir())
     with pytest.raises(ValueError, match="makes its own saliency maps; leave these out"):
-        Scorer.from_checkpoint(workdir).score(clip, maps=maps_folder / clip.stem)
+        Scorer.from_checkpoint(tiny_run).score(clip, maps=maps_folder / clip.stem)
 
 
-def test_static_maps_are_the_first_for_all_frames(workdir, tmp_path):
-    config = one_step()
-    config.data_dir = str(workdir / "data")
+def test_static_maps_are_the_first_for_all_frames(tiny_run, tmp_path):
+    config = tiny_config()
+    config.data_dir = str(tiny_run / "data")
     config.maps.choice = "static"
-    config.saliency.update({"init": str(workdir), "steps": 0})
+    config.saliency.update({"init": str(tiny_run), "steps": 0})
     stages.run_stages(config, tmp_path)
     row = rows_of(tmp_path / "test" / "predictions.csv")[0]
-    clip = workdir / "data" / "videos" / row["video"]
+    clip = tiny_run / "data" / "videos" / row["video"]
     scorer = Scorer.from_checkpoint(tmp_path)
     maps = scorer.maps(clip)
-    moving = Scorer.from_checkpoint(workdir).maps(clip)
+    moving = Scorer.from_checkpoint(tiny_run).maps(clip)
     np.testing.assert_array_equal(maps, np.broadcast_to(moving[0], maps.shape))
     assert not np.array_equal(moving[0], moving[-1])
     assert scorer.score(clip).mos == pytest.approx(float(row["prediction"]), abs=2e-3)

@@ -24,7 +24,7 @@ __all__ = ["STAGES", "Run", "StageError", "run_stages"]
 
 
 def prepare_stage(run: Run) -> Path:
-    """Makes or decodes the data set, `data/`."""
+    """Makes or decodes the data set, `data/`, and splits it, `split.csv`."""
     chosen = run.config
     prepare_set(
         run.data,
@@ -32,6 +32,9 @@ def prepare_stage(run: Run) -> Path:
         plain(chosen.sampling),
         list(run.saliency_size) if has_gaze(chosen.dataset.name) else None,
     )
+    if chosen.split.fold != ALL:
+        parts = ", ".join(f"{len(numbers)} {part}" for part, numbers in run.rows.items())
+        print(f"split: {parts}", file=sys.stderr, flush=True)
     return run.data
 
 

@@ -10,8 +10,11 @@ Rules, the same for every function here:
   they said, all is decoded and counted: edit lists hide frames, and of a cut file only the part
   that decodes counts.
 * Pictures are turned and mirrored as the display matrix says, in quarter turns. Pixel aspect
-  ratio is not applied (the release resizes to one fixed size whatever the aspect), and neither is
-  HDR tone mapping; more than 8 bits a sample are reduced to 8.
+  ratio is not applied (the release resizes to one fixed size whatever the aspect). Interlaced
+  frames are taken as they are stored, both fields in one picture. An alpha channel is dropped.
+* More than 8 bits a sample are reduced to 8. HDR (PQ, HLG) is not tone-mapped: its code values are
+  turned to RGB by the file's own matrix and taken as if they were SDR, which looks flat;
+  `VideoInfo.hdr` says so.
 * One thread decodes a file: with several, FFmpeg loses frames at a damaged packet and conceals the
   rest differently from run to run. Whoever has many files decodes them in parallel processes.
 """
@@ -23,6 +26,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import av
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
 
 from dagr_jax.video.index import Packets, read_packets
@@ -40,6 +44,7 @@ from dagr_jax.video.stream import (
 
 Choice = Sequence[int] | np.ndarray | Callable[[int], Sequence[int] | np.ndarray]
 
+_HDR = {ColorTrc.SMPTE2084: "pq", ColorTrc.ARIB_STD_B67: "hlg"}
 _ITER_CHUNK = 16  # frames held at once where a file must be read again to sort its frames
 
 
@@ -58,6 +63,7 @@ class VideoInfo:
         pix_fmt: FFmpeg's name of the stored pixel format, as 'yuv420p'.
         bit_rate: bits per second of the video stream alone, its packets summed (0 without fps).
         bit_depth: bits per stored sample.
+        hdr: 'pq' or 'hlg' where the file's transfer function is one of these, else ''.
         damaged: packets that could not be read or decoded plus frames marked as corrupt, of what
             was decoded.
     """
@@ -73,6 +79,7 @@ class VideoInfo:
     pix_fmt: str
     bit_rate: float
     bit_depth: int
+    hdr: str
     damaged: int
 
 
@@ -215,6 +222,7 @@ class _Run:
     codec: str = ""
     pix_fmt: str = ""
     bit_depth: int = 8
+    hdr: str = ""
     height: int = 0
     width: int = 0
     rotation: int = 0
@@ -238,6 +246,7 @@ class _Run:
         self.rotation = clockwise(swap, flip_x, flip_y)
         self.pix_fmt = frame.format.name
         self.bit_depth = max(component.bits for component in frame.format.components)
+        self.hdr = _HDR.get(ColorTrc(frame.color_trc), "")
 
     def order(self) -> np.ndarray:
         """Decoder position of every presentation rank, (num_frames,)."""
@@ -264,6 +273,7 @@ class _Run:
             pix_fmt=self.pix_fmt,
             bit_rate=8 * self.packet_bytes / duration if duration > 0 else 0.0,
             bit_depth=self.bit_depth,
+            hdr=self.hdr,
             damaged=self.damaged,
         )
 

@@ -116,13 +116,25 @@ def test_more_than_a_hundredth_fails_and_the_report_stays(tmp_path, source):
 
 
 def test_killed_twice_and_restarted_it_gives_the_same_records(tmp_path, source, prepared):
+    kill_and_compare(tmp_path, source, prepared[0], (2, 6))
+
+
+@pytest.mark.slow
+def test_two_hundred_clips_killed_twice(tmp_path):
+    source = make_source(tmp_path / "konvid", 200)
+    assert run(source, tmp_path / "whole").used == 200
+    kill_and_compare(tmp_path, source, tmp_path / "whole", (50, 130))
+
+
+def kill_and_compare(tmp_path, source, whole, moments):
+    """Kills the job when it has so many shards, restarts it, and compares with an unkilled one."""
     out = tmp_path / "data"
     script = tmp_path / "job.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom tests.data import test_collect\n"
         "if __name__ == '__main__':\n    test_collect.run(Path(sys.argv[1]), Path(sys.argv[2]))\n"
     )
-    for shards in (2, 6):
+    for shards in moments:
         with subprocess.Popen(
             [sys.executable, str(script), str(source), str(out)],
             cwd=ROOT,
@@ -136,7 +148,6 @@ def test_killed_twice_and_restarted_it_gives_the_same_records(tmp_path, source, 
             os.kill(process.pid, signal.SIGKILL)
         assert not (out / "quality").exists(), "it was over"
     run(source, out)
-    whole, _ = prepared
     files = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
     _, differing, errors = filecmp.cmpfiles(whole, out, [str(f) for f in files], shallow=False)

@@ -240,6 +240,54 @@ def test_colour_follows_the_tags_of_the_file(tmp_path, tag, weights, tag_range, 
     assert (decode_frames(path, [0]) == 255).all()
 
 
+@pytest.mark.parametrize(("trc", "hdr"), [(16, "pq"), (18, "hlg"), (1, "")])
+def test_hdr_is_said_and_its_code_values_are_kept(tmp_path, trc, hdr):
+    """BT.2020 in ten bits: the picture does not depend on the transfer function."""
+    y, u, v = 480, 400, 600
+    path = tmp_path / "hdr.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx265", rate=25, options={"x265-params": QUIET})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p10le"
+        context = stream.codec_context
+        context.colorspace, context.color_range = 9, 1
+        context.color_primaries, context.color_trc = 9, trc
+        frame = av.VideoFrame(64, 48, "yuv420p10le")
+        for plane, value in zip(frame.planes, (y, u, v), strict=True):
+            plane.update(np.full((plane.height, plane.line_size // 2), value, "<u2").tobytes())
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    frames, info = read_clip(path, 1)
+    assert (info.hdr, info.bit_depth) == (hdr, 10)
+    kr, kb = 0.2627, 0.0593
+    luma, blue, red = (y - 64) / 876, (u - 512) / 896, (v - 512) / 896
+    r, b = luma + 2 * (1 - kr) * red, luma + 2 * (1 - kb) * blue
+    g = (luma - kr * r - kb * b) / (1 - kr - kb)
+    assert np.abs(frames[0].reshape(-1, 3) - 255 * np.array([r, g, b])).max() <= 2.5
+
+
+QUIET = "crf=1:log-level=none:pools=none"
+
+
+@pytest.mark.parametrize(
+    ("encoder", "suffix", "pix_fmt"), [("png", ".mov", "rgba"), ("ffv1", ".mkv", "yuva420p")]
+)
+def test_alpha_is_dropped(tmp_path, encoder, suffix, pix_fmt):
+    """A transparent pixel keeps the colour that is stored under it."""
+    path = tmp_path / f"alpha{suffix}"
+    rgba = np.zeros((48, 64, 4), np.uint8)
+    rgba[:] = (200, 100, 50, 255)
+    rgba[:, 32:, 3] = 0
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(encoder, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        frame = av.VideoFrame.from_ndarray(rgba, "rgba").reformat(format=pix_fmt)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    frame = decode_frames(path, [0])[0]
+    assert np.abs(frame.astype(int) - (200, 100, 50)).max() <= 3  # YUV of 8 bits
+    assert np.abs(frame[:, :30].astype(int) - frame[:, 34:]).max() == 0
+
+
 def test_memory_holds_the_chosen_frames_only(tmp_path):
     path = write(tmp_path / "long.mp4", moving_bar(150, 180, 320))
     frame_bytes = 180 * 320 * 3
