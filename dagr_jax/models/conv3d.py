@@ -3,7 +3,9 @@
 All take channels last, (B, T, H, W, C).
 """
 
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dagr_jax.models import winograd
 from dagr_jax.models.linear import fan_in_uniform
-
-_FORMS = ("taps", "native")
 
 
 class Conv3D(nn.Module):
@@ -24,37 +25,43 @@ class Conv3D(nn.Module):
 
     Attributes:
       features: C_out.
-      form: 'taps' computes three 2-D convolutions, one per time tap, with the frames folded into
-        the batch (on CPUs 2 to 10 times faster than XLA's 3-D convolution); 'native' is XLA's own.
+      form: how it is computed. 'native' is XLA's own 3-D convolution. 'taps' is three 2-D
+        convolutions, one per time tap, with the frames folded into the batch. 'winograd' needs
+        fewer of these, of mixtures of frames (`winograd`). 'auto' is `fastest_form`. All take the
+        same parameters and agree to 1e-5 of the largest value in float32.
       dtype: compute type.
     """
 
     features: int
-    form: str = "taps"
+    form: str = "auto"
     dtype: Any = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array | np.ndarray, "b t h w c"]) -> Float[Array, "b t h w d"]:
+    def __call__(
+        self, x: Float[Array | np.ndarray, "b t h w c"], *, train: bool = False
+    ) -> Float[Array, "b t h w d"]:
+        """Args: x, (B, T, H, W, C_in); train: whether gradients are wanted, for 'auto' alone."""
         fan_in = 27 * x.shape[-1]
         init = fan_in_uniform(fan_in)
         kernel = self.param("kernel", init, (3, 3, 3, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", init, (self.features,), jnp.float32)
         dtype = jnp.dtype(self.dtype)
-        y = conv3d(x.astype(dtype), jnp.asarray(kernel, dtype), self.form)
+        form = fastest_form(dtype, train=train) if self.form == "auto" else self.form
+        y = conv3d(x.astype(dtype), jnp.asarray(kernel, dtype), form)
         return y + jnp.asarray(bias, dtype)
 
 
 def conv3d(
     x: Float[Array | np.ndarray, "b t h w c"],
     kernel: Float[Array | np.ndarray, "3 3 3 c d"],
-    form: str = "taps",
+    form: str = "auto",
 ) -> Float[Array, "b t h w d"]:
     """3×3×3 convolution with zero padding 1.
 
     Args:
       x: (B, T, H, W, C).
       kernel: (3, 3, 3, C, D), axes time, height, width, in, out.
-      form: 'taps' or 'native', see `Conv3D`.
+      form: see `Conv3D`.
 
     Returns:
       (B, T, H, W, D).
@@ -63,12 +70,29 @@ def conv3d(
       ValueError: unknown form.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    if form == "native":
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1, 1), "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
-        )
-    if form != "taps":
-        raise ValueError(f"Conv3D form {form!r} is unknown; use one of {', '.join(_FORMS)}")
+    if form == "auto":
+        form = fastest_form(x.dtype, train=False)
+    if form not in _FORMS:
+        raise ValueError(f"Conv3D form {form!r} is unknown; use one of {', '.join(FORMS)}")
+    return _FORMS[form](x, kernel)
+
+
+def fastest_form(dtype: Any, *, train: bool) -> str:
+    """The form to take on this kind of device (docs/performance.md has the measurements)."""
+    if jax.default_backend() != "cpu":
+        return "native"
+    # The transforms cost digits: bfloat16 has none to spare, and batch statistics of a channel
+    # that hardly varies enlarge what is lost in training.
+    return "taps" if train or jnp.dtype(dtype).itemsize < 4 else "winograd"
+
+
+def _native(x: Array, kernel: Array) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1, 1), "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
+
+
+def _taps(x: Array, kernel: Array) -> Array:
     y = _conv2d(x, kernel[1])
     if x.shape[1] == 1:
         return y
@@ -81,6 +105,52 @@ def conv3d(
         + jnp.pad(before, (ends[0], (1, 0), *ends[1:]))
         + jnp.pad(after, (ends[0], (0, 1), *ends[1:]))
     )
+
+
+def _winograd(x: Array, kernel: Array) -> Array:
+    """Minimal filtering along time: frames are mixed, convolved in 2-D, and mixed again."""
+    b, t = x.shape[:2]
+    if t == 1:
+        return _taps(x, kernel)
+    if t == 2:
+        # Frames beyond the ends are zero: y0 = k1 x0 + k2 x1, y1 = k0 x0 + k1 x1, which share a
+        # product.
+        both = _conv2d(x[:, :1] + x[:, 1:], kernel[1])
+        first = _conv2d(x[:, 1:], kernel[2] - kernel[1])
+        second = _conv2d(x[:, :1], kernel[0] - kernel[1])
+        return jnp.concatenate([both + first, both + second], axis=1)
+    outputs: dict[int, Array] = {}
+    start = 0
+    for m, run in itertools.groupby(winograd.tiles(t)):
+        starts = [start + m * i for i in range(len(list(run)))]
+        start = starts[-1] + m
+        a, g, mix = winograd.matrices(m)
+        products = []
+        for row, taps in zip(mix, g, strict=True):
+            # Tiles of one size share the transformed kernel: their frames are one batch.
+            frames = [
+                _sum((row[i], x[:, s - 1 + i]) for i in range(m + 2) if 0 <= s - 1 + i < t)
+                for s in starts
+            ]
+            mixed = _sum((tap, kernel[q]) for q, tap in enumerate(taps))
+            products.append(_conv2d(jnp.stack(frames, axis=1), mixed))
+        for k, s in enumerate(starts):
+            for i in range(m):
+                outputs[s + i] = _sum((w, p[:, k]) for w, p in zip(a[i], products, strict=True))
+    return jnp.stack([outputs[i] for i in range(t)], axis=1)
+
+
+def _sum(terms: Iterable[tuple[float, Array]]) -> Array:
+    """Σ weight · array; weights of zero cost nothing."""
+    return functools.reduce(jnp.add, (x * np.asarray(w, x.dtype) for w, x in terms if w))
+
+
+_FORMS: dict[str, Callable[[Array, Array], Array]] = {
+    "native": _native,
+    "taps": _taps,
+    "winograd": _winograd,
+}
+FORMS = ("auto", *_FORMS)
 
 
 def _conv2d(x: Array, kernel: Array) -> Array:

@@ -58,7 +58,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t h w d"]:
         for i in (1, 2):
-            x = Conv3D(self.features, self.conv_form, self.dtype, name=f"conv{i}")(x)
+            x = Conv3D(self.features, self.conv_form, self.dtype, name=f"conv{i}")(x, train=train)
             x = nn.relu(BatchNorm(name=f"bn{i}")(x, train=train))
         return x
 
@@ -81,7 +81,7 @@ class Model(nn.Module):
     num_registers: int = 4
     register_dim: int = 64
     preset: str = "paper"
-    conv_form: str = "taps"
+    conv_form: str = "auto"
     dtype: Any = "float32"
 
     @nn.compact

@@ -5,26 +5,75 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dagr_jax.models import conv3d as conv3d_form
 from dagr_jax.models.conv3d import adaptive_avg_pool, conv3d, max_pool
 
 
-@pytest.mark.parametrize("frames", [1, 2, 5])
-def test_taps_and_native_agree_in_value_and_gradient(frames):
-    rng = np.random.default_rng(frames)
-    x = rng.standard_normal((2, frames, 5, 6, 3)).astype(np.float32)
-    kernel = rng.standard_normal((3, 3, 3, 3, 4)).astype(np.float32)
+def conv_and_gradients(form, x, kernel):
+    """Output, and the gradients of a random direction of it."""
 
-    def loss(x, kernel, form):
+    def loss(x, kernel):
         y = conv3d(x, kernel, form)
-        return (y * jnp.cos(jnp.arange(y.size).reshape(y.shape))).sum(), y
+        # Not in the type of y: bfloat16 counts to 256.
+        direction = jnp.cos(jnp.arange(y.size, dtype=jnp.result_type(float))).reshape(y.shape)
+        return (y * direction.astype(y.dtype)).astype(float).sum(), y
 
-    value = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), static_argnums=2)
-    (_, taps), taps_grads = value(x, kernel, "taps")
-    (_, native), native_grads = value(x, kernel, "native")
-    # 81 products of order one a sum; the kernel's gradient sums over up to 300 positions.
-    np.testing.assert_allclose(taps, native, atol=1e-4)
-    for a, b in zip(taps_grads, native_grads, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-3)
+    (_, y), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(x, kernel)
+    return [np.asarray(a, np.float64) for a in (y, *grads)]
+
+
+def off(ours, plain):
+    """Largest difference, relative to the largest value."""
+    return max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(ours, plain, strict=True))
+
+
+@pytest.mark.parametrize("form", ["taps", "winograd"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 5, 3, 2),
+        (2, 2, 3, 7, 5),
+        (2, 3, 4, 5, 1),
+        (1, 5, 7, 3, 6),
+        (1, 6, 1, 5, 3),
+        (2, 7, 3, 3, 4),
+        (1, 8, 5, 7, 3),
+        (1, 13, 3, 2, 2),
+    ],
+)
+def test_every_form_is_the_plain_convolution_in_value_and_gradient(form, shape):
+    rng = np.random.default_rng(sum(shape))
+    x, kernel = rng.standard_normal(shape), rng.standard_normal((3, 3, 3, shape[-1], 4))
+    plain = conv_and_gradients("native", x.astype(np.float32), kernel.astype(np.float32))
+    ours = conv_and_gradients(form, x.astype(np.float32), kernel.astype(np.float32))
+    assert off(ours, plain) < 1e-5
+    half = [jnp.asarray(a, jnp.bfloat16) for a in (x, kernel)]
+    # bfloat16 keeps 8 bits; sums of some dozen products and the transforms lose two more.
+    assert off(conv_and_gradients("taps", *half), plain) < 2e-2
+    with jax.enable_x64(True):
+        assert (
+            off(conv_and_gradients(form, x, kernel), conv_and_gradients("native", x, kernel))
+            < 1e-12
+        )
+
+
+def test_large_sums_keep_their_digits():
+    """As in the network: 27 · 64 products a sum, eight frames."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 8, 12, 12, 64)).astype(np.float32)
+    kernel = (rng.standard_normal((3, 3, 3, 64, 32)) / 40).astype(np.float32)
+    with jax.enable_x64(True):
+        exact = conv_and_gradients("native", x.astype(np.float64), kernel.astype(np.float64))
+    assert off(conv_and_gradients("native", x, kernel), exact) < 2e-6
+    assert off(conv_and_gradients("winograd", x, kernel), exact) < 5e-6
+
+
+def test_auto_is_one_of_the_others():
+    assert conv3d_form.fastest_form(np.float32, train=False) == "winograd"
+    assert conv3d_form.fastest_form(np.float32, train=True) == "taps"
+    assert conv3d_form.fastest_form(jnp.bfloat16, train=False) == "taps"
+    x, kernel = np.ones((1, 4, 3, 3, 2), np.float32), np.ones((3, 3, 3, 2, 2), np.float32)
+    np.testing.assert_array_equal(conv3d(x, kernel), conv3d(x, kernel, "winograd"))
 
 
 def test_each_tap_looks_at_its_own_neighbour():
@@ -34,11 +83,13 @@ def test_each_tap_looks_at_its_own_neighbour():
     kernel[0, 2, 1] = 1
     want = np.zeros_like(x)
     want[:, 1:, :-1] = x[:, :-1, 1:]
-    np.testing.assert_array_equal(conv3d(x, kernel), want)
+    np.testing.assert_array_equal(conv3d(x, kernel, "taps"), want)
 
 
 def test_unknown_form_is_refused():
-    with pytest.raises(ValueError, match="form 'fft' is unknown; use one of taps, native"):
+    with pytest.raises(
+        ValueError, match="form 'fft' is unknown; use one of auto, native, taps, winograd"
+    ):
         conv3d(np.zeros((1, 1, 3, 3, 1)), np.zeros((3, 3, 3, 1, 1)), "fft")
 
 
