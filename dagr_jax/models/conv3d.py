@@ -4,7 +4,6 @@ All take channels last, (B, T, H, W, C).
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -38,16 +37,38 @@ class Conv3D(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array | np.ndarray, "b t h w c"], *, train: bool = False
+        self,
+        x: Float[Array | np.ndarray, "b t h w c"],
+        *,
+        low: Float[Array | np.ndarray, "b s g v e"] | None = None,
+        field: Float[Array | np.ndarray, "t n"] | None = None,
+        train: bool = False,
     ) -> Float[Array, "b t h w d"]:
-        """Args: x, (B, T, H, W, C_in); train: whether gradients are wanted, for 'auto' alone."""
-        fan_in = 27 * x.shape[-1]
-        init = fan_in_uniform(fan_in)
-        kernel = self.param("kernel", init, (3, 3, 3, x.shape[-1], self.features), jnp.float32)
+        """Convolves.
+
+        Args:
+          x: (B, T, H, W, C).
+          low: (B, T', H', W', E), enlarged to x and joined before it, `upsampled_conv3d`.
+          field: (T, N), channels that are constant over each frame, joined before x.
+          train: whether gradients are wanted; tells 'auto' which form to take.
+
+        Returns:
+          (B, T, H, W, features).
+        """
+        channels = x.shape[-1] + sum(a.shape[-1] for a in (low, field) if a is not None)
+        init = fan_in_uniform(27 * channels)
+        kernel = self.param("kernel", init, (3, 3, 3, channels, self.features), jnp.float32)
         bias = self.param("bias", init, (self.features,), jnp.float32)
         dtype = jnp.dtype(self.dtype)
         form = fastest_form(dtype, train=train) if self.form == "auto" else self.form
-        y = conv3d(x.astype(dtype), jnp.asarray(kernel, dtype), form)
+        kernel = jnp.asarray(kernel, dtype)
+        x = jnp.asarray(x, dtype)
+        if low is not None:
+            y = upsampled_conv3d(jnp.asarray(low, dtype), x, kernel, form)
+        elif field is not None:
+            y = field_conv3d(jnp.asarray(field, dtype), x, kernel, form)
+        else:
+            y = conv3d(x, kernel, form)
         return y + jnp.asarray(bias, dtype)
 
 
@@ -75,6 +96,70 @@ def conv3d(
     if form not in _FORMS:
         raise ValueError(f"Conv3D form {form!r} is unknown; use one of {', '.join(FORMS)}")
     return _FORMS[form](x, kernel)
+
+
+def upsampled_conv3d(
+    low: Float[Array | np.ndarray, "b s g v e"],
+    x: Float[Array | np.ndarray, "b t h w c"],
+    kernel: Float[Array | np.ndarray, "3 3 3 f d"],
+    form: str = "auto",
+) -> Float[Array, "b t h w d"]:
+    """`conv3d` of two inputs, the first enlarged to the size of the second and joined before it.
+
+    The first convolution of a decoder level. In the form 'winograd' the enlarged half is convolved
+    where it is small.
+
+    Args:
+      low: (B, T', H', W', E), enlarged by `adaptive_avg_pool`.
+      x: (B, T, H, W, C).
+      kernel: (3, 3, 3, E + C, D).
+      form: see `Conv3D`.
+
+    Returns:
+      (B, T, H, W, D).
+    """
+    low, x, kernel = jnp.asarray(low), jnp.asarray(x), jnp.asarray(kernel)
+    if form == "auto":
+        form = fastest_form(x.dtype, train=False)
+    if form == "winograd" and x.shape[1] > 1 and low.shape[-1] >= _WORTH_MIXING:
+        return _planned(x, kernel, low)
+    large = adaptive_avg_pool(low, x.shape[1:4])
+    return conv3d(jnp.concatenate([large, x], axis=-1), kernel, form)
+
+
+def field_conv3d(
+    field: Float[Array | np.ndarray, "t n"],
+    x: Float[Array | np.ndarray, "b t h w c"],
+    kernel: Float[Array | np.ndarray, "3 3 3 m d"],
+    form: str = "auto",
+) -> Float[Array, "b t h w d"]:
+    """`conv3d` of x with channels before it that are constant over each frame.
+
+    In the form 'winograd' they are not convolved: what a constant frame gives differs at the
+    borders alone, where the kernel reaches beyond, so that 3×3 pixels tell all of it.
+
+    Args:
+      field: (T, N), the constants.
+      x: (B, T, H, W, C).
+      kernel: (3, 3, 3, N + C, D).
+      form: see `Conv3D`.
+
+    Returns:
+      (B, T, H, W, D).
+    """
+    field, x, kernel = jnp.asarray(field), jnp.asarray(x), jnp.asarray(kernel)
+    if form == "auto":
+        form = fastest_form(x.dtype, train=False)
+    n, (h, w) = field.shape[-1], x.shape[2:4]
+    if form != "winograd" or min(h, w) < 3:
+        everywhere = jnp.broadcast_to(field[:, None, None], (*x.shape[:4], n))
+        return conv3d(jnp.concatenate([everywhere, x], axis=-1), kernel, form)
+    patch = jnp.broadcast_to(field[None, :, None, None], (1, len(field), 3, 3, n))
+    patch = conv3d(patch, kernel[..., :n, :], "taps")
+    for axis, size in ((2, h), (3, w)):
+        first, middle, last = jnp.split(patch, 3, axis)
+        patch = jnp.concatenate([first, jnp.repeat(middle, size - 2, axis), last], axis)
+    return conv3d(x, kernel[..., n:, :], form) + patch
 
 
 def fastest_form(dtype: Any, *, train: bool) -> str:
@@ -109,35 +194,77 @@ def _taps(x: Array, kernel: Array) -> Array:
 
 def _winograd(x: Array, kernel: Array) -> Array:
     """Minimal filtering along time: frames are mixed, convolved in 2-D, and mixed again."""
-    b, t = x.shape[:2]
-    if t == 1:
-        return _taps(x, kernel)
-    if t == 2:
-        # Frames beyond the ends are zero: y0 = k1 x0 + k2 x1, y1 = k0 x0 + k1 x1, which share a
-        # product.
-        both = _conv2d(x[:, :1] + x[:, 1:], kernel[1])
-        first = _conv2d(x[:, 1:], kernel[2] - kernel[1])
-        second = _conv2d(x[:, :1], kernel[0] - kernel[1])
-        return jnp.concatenate([both + first, both + second], axis=1)
-    outputs: dict[int, Array] = {}
-    start = 0
-    for m, run in itertools.groupby(winograd.tiles(t)):
-        starts = [start + m * i for i in range(len(list(run)))]
-        start = starts[-1] + m
-        a, g, mix = winograd.matrices(m)
-        products = []
-        for row, taps in zip(mix, g, strict=True):
-            # Tiles of one size share the transformed kernel: their frames are one batch.
-            frames = [
-                _sum((row[i], x[:, s - 1 + i]) for i in range(m + 2) if 0 <= s - 1 + i < t)
-                for s in starts
-            ]
-            mixed = _sum((tap, kernel[q]) for q, tap in enumerate(taps))
-            products.append(_conv2d(jnp.stack(frames, axis=1), mixed))
-        for k, s in enumerate(starts):
-            for i in range(m):
-                outputs[s + i] = _sum((w, p[:, k]) for w, p in zip(a[i], products, strict=True))
-    return jnp.stack([outputs[i] for i in range(t)], axis=1)
+    return _taps(x, kernel) if x.shape[1] == 1 else _planned(x, kernel)
+
+
+def _planned(x: Array, kernel: Array, low: Array | None = None) -> Array:
+    """`conv3d` of x by `winograd.plan`; with `low`, of its upsampling joined before x.
+
+    The upsampled half is never made. Mixing frames is linear and so is upsampling them, so that
+    both are one mixture of the low frames; and the 2-D convolution of an upsampled frame is nine
+    mixtures of its channels at low resolution, upsampled and shifted.
+    """
+    t, size = x.shape[1], x.shape[2:4]
+    below = 0 if low is None else low.shape[-1]
+    results = []
+    for product in winograd.plan(t):
+        taps = _sum((w, kernel[q]) for q, w in enumerate(product.taps))
+        results.append((product.outputs, _conv2d(_mixtures(x, product.frames), taps[:, :, below:])))
+        if low is not None:
+            slow = product.frames @ _pool_matrix(low.shape[1], t)
+            y = _upsampled_conv2d(_mixtures(low, slow), taps[:, :, :below], size)
+            results.append((product.outputs, y))
+    return jnp.stack(
+        [
+            _sum((outputs[i, k], y[:, k]) for outputs, y in results for k in range(y.shape[1]))
+            for i in range(t)
+        ],
+        axis=1,
+    )
+
+
+def _mixtures(x: Array, weights: np.ndarray) -> Array:
+    """Weighted sums of frames: (B, T, H, W, C), (K, T) → (B, K, H, W, C)."""
+    return jnp.stack([_sum((w, x[:, i]) for i, w in enumerate(row)) for row in weights], axis=1)
+
+
+def _upsampled_conv2d(x: Array, kernel: Array, size: Sequence[int]) -> Array:
+    """`_conv2d` of frames that `adaptive_avg_pool` enlarges: (B, T, h, w, C) → (B, T, H, W, D)."""
+    b, t, h = x.shape[:3]
+    frames = x.reshape(b * t, *x.shape[2:])
+    # (B·T, 3h, W, D): the rows of the three row taps, one under the other.
+    rows = jnp.concatenate([_enlarged_rows(frames, kernel[i], size[1]) for i in range(3)], axis=1)
+    shifted = np.pad(_pool_matrix(h, size[0]), ((1, 1), (0, 0)))
+    height = np.concatenate([shifted[i : i + size[0]] for i in range(3)], axis=1)  # (H, 3h)
+    # A matrix product for each frame: XLA makes a slower one of all, and computes gathers again
+    # for every sum that they are part of.
+    enlarged = [jnp.asarray(height, x.dtype) @ f.reshape(3 * h, -1) for f in rows]
+    return jnp.stack(enlarged).reshape(b, t, *size, kernel.shape[-1])
+
+
+def _enlarged_rows(frames: Array, taps: Array, width: int) -> Array:
+    """Rows enlarged to a width, then convolved with three taps: (N, h, w, C) → (N, h, W, D)."""
+    first, stop = _pool_windows(frames.shape[2], width)
+    total = jnp.zeros((), frames.dtype)
+    for j in range(3):
+        mixed = frames @ taps[j]
+        source = np.arange(width) + j - 1
+        inside = (source >= 0) & (source < width)
+        source = source.clip(0, width - 1)
+        length = (stop - first)[source]
+        for a in range(int(length.max())):
+            weight = np.where(inside & (a < length), 1.0 / length, 0.0)[:, None]
+            inputs = jnp.take(mixed, np.minimum(first + a, stop - 1)[source], axis=2)
+            total = total + inputs * weight.astype(frames.dtype)
+    return total
+
+
+def _pool_matrix(n: int, m: int) -> np.ndarray:
+    """`adaptive_avg_pool` of an axis as a matrix, (m, n)."""
+    first, stop = _pool_windows(n, m)
+    i = np.arange(n)
+    inside = (i >= first[:, None]) & (i < stop[:, None])
+    return inside / inside.sum(1, keepdims=True)
 
 
 def _sum(terms: Iterable[tuple[float, Array]]) -> Array:
@@ -151,6 +278,8 @@ _FORMS: dict[str, Callable[[Array, Array], Array]] = {
     "winograd": _winograd,
 }
 FORMS = ("auto", *_FORMS)
+# Channels from which convolving the enlarged half where it is small pays for its compilation.
+_WORTH_MIXING = 128
 
 
 def _conv2d(x: Array, kernel: Array) -> Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dagr_jax.models.conv3d import Conv3D, adaptive_avg_pool, max_pool
+from dagr_jax.models.conv3d import Conv3D, max_pool
 from dagr_jax.models.layout import saliency_layout
 from dagr_jax.models.linear import Linear
 from dagr_jax.models.norm import BatchNorm
@@ -56,9 +56,13 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t h w d"]:
+    def __call__(
+        self, x: Float[Array, "b t h w c"], *, train: bool, **joined: Array
+    ) -> Float[Array, "b t h w d"]:
+        """Args: joined: what the first convolution sees besides x (`conv3d.Conv3D`)."""
         for i in (1, 2):
-            x = Conv3D(self.features, self.conv_form, self.dtype, name=f"conv{i}")(x, train=train)
+            conv = Conv3D(self.features, self.conv_form, self.dtype, name=f"conv{i}")
+            x = conv(x, train=train, **(joined if i == 1 else {}))
             x = nn.relu(BatchNorm(name=f"bn{i}")(x, train=train))
         return x
 
@@ -99,17 +103,15 @@ class Model(nn.Module):
         """
         dtype = jnp.dtype(self.dtype)
         x = saliency_layout(jnp.asarray(video), self.preset).astype(dtype)
-        b, t, h, w, _ = x.shape
-        if self.num_registers:
-            registers = Registers(self.num_registers, self.register_dim, name="registers")(t)
-            field = jnp.broadcast_to(
-                registers.astype(dtype)[:, None, None, :], (b, t, h, w, self.num_registers)
-            )
-            x = jnp.concatenate([field, x], axis=-1)  # (B, T, H, W, N + 3)
+        joined = {}
+        if self.num_registers:  # N channels before the three of the video
+            registers = Registers(self.num_registers, self.register_dim, name="registers")
+            joined = {"field": registers(x.shape[1]).astype(dtype)}
 
         skips = []
         for level, features in enumerate(self.widths, start=1):
-            x = self._block(features, f"encoder{level}")(x, train=train)
+            x = self._block(features, f"encoder{level}")(x, train=train, **joined)
+            joined = {}
             skips.append(x)
             x = max_pool(x, window=2, padding=1, axes=(1, 2, 3))  # n → ⌊n/2⌋ + 1
 
@@ -118,10 +120,8 @@ class Model(nn.Module):
         x = x * nn.sigmoid(Linear(self.bottleneck, self.dtype, name="attention2")(gate))
 
         for level in range(len(self.widths), 0, -1):
-            skip = skips[level - 1]
-            x = adaptive_avg_pool(x, skip.shape[1:4])
-            x = jnp.concatenate([x, skip], axis=-1)
-            x = self._block(self.widths[level - 1], f"decoder{level}")(x, train=train)
+            block = self._block(self.widths[level - 1], f"decoder{level}")
+            x = block(skips[level - 1], train=train, low=x)  # x enlarged, then the skip
         return Linear(1, name="final_conv")(x)[..., 0]
 
     def _block(self, features: int, name: str) -> Block:

@@ -5,7 +5,9 @@ neighbours are zero it takes three. Along the time axis of a 3×3×3 convolution
 a 2-D convolution of a whole frame: 8 frames take 12 of them instead of 22.
 """
 
+import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -29,6 +31,46 @@ def tiles(length: int) -> list[int]:
     fours, rest = divmod(length, 4)
     # 4k+1 → one five; 4k+2 → two threes for a four and two; 4k+3 → one three.
     return [4] * (fours - (1 if rest in (1, 2) else 0)) + {0: [], 1: [5], 2: [3, 3], 3: [3]}[rest]
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A 2-D convolution of mixtures of frames with a mixture of the kernel's time taps.
+
+    Attributes:
+        taps: (3,) weights of the kernel's taps.
+        frames: (k, T) weights of the frames in each of the k mixtures.
+        outputs: (T, k) weights with which the k results add to each frame of the output.
+    """
+
+    taps: np.ndarray
+    frames: np.ndarray
+    outputs: np.ndarray
+
+
+@functools.cache
+def plan(length: int) -> tuple[Product, ...]:
+    """The products of a convolution along an axis with zero padding 1, which sum to it."""
+    if length == 2:
+        # y0 = k1 x0 + k2 x1 and y1 = k0 x0 + k1 x1 share k1 (x0 + x1).
+        both = Product(np.array([0.0, 1, 0]), np.array([[1.0, 1]]), np.array([[1.0], [1]]))
+        first = Product(np.array([0.0, -1, 1]), np.array([[0.0, 1]]), np.array([[1.0], [0]]))
+        second = Product(np.array([1.0, -1, 0]), np.array([[1.0, 0]]), np.array([[0.0], [1]]))
+        return both, first, second
+    products, start = [], 0
+    for m, run in itertools.groupby(tiles(length)):
+        starts = [start + m * i for i in range(len(list(run)))]
+        start = starts[-1] + m
+        a, g, b = matrices(m)
+        for z in range(m + 2):
+            # Tiles of one size share the mixture of taps: their frames are one batch.
+            frames = np.zeros((len(starts), length + 2))
+            outputs = np.zeros((length, len(starts)))
+            for k, begin in enumerate(starts):
+                frames[k, begin : begin + m + 2] = b[z]
+                outputs[begin : begin + m, k] = a[:, z]
+            products.append(Product(g[z], frames[:, 1:-1], outputs))
+    return tuple(products)
 
 
 @functools.cache

@@ -6,19 +6,26 @@ import numpy as np
 import pytest
 
 from dagr_jax.models import conv3d as conv3d_form
-from dagr_jax.models.conv3d import adaptive_avg_pool, conv3d, max_pool
+from dagr_jax.models.conv3d import (
+    adaptive_avg_pool,
+    conv3d,
+    field_conv3d,
+    max_pool,
+    upsampled_conv3d,
+)
 
 
-def conv_and_gradients(form, x, kernel):
-    """Output, and the gradients of a random direction of it."""
+def conv_and_gradients(form, *arguments, conv=conv3d):
+    """Output, and the gradients of a random direction of it by every argument."""
 
-    def loss(x, kernel):
-        y = conv3d(x, kernel, form)
+    def loss(*arguments):
+        y = conv(*arguments, form)
         # Not in the type of y: bfloat16 counts to 256.
         direction = jnp.cos(jnp.arange(y.size, dtype=jnp.result_type(float))).reshape(y.shape)
         return (y * direction.astype(y.dtype)).astype(float).sum(), y
 
-    (_, y), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(x, kernel)
+    everything = tuple(range(len(arguments)))
+    (_, y), grads = jax.jit(jax.value_and_grad(loss, everything, has_aux=True))(*arguments)
     return [np.asarray(a, np.float64) for a in (y, *grads)]
 
 
@@ -55,6 +62,39 @@ def test_every_form_is_the_plain_convolution_in_value_and_gradient(form, shape):
             off(conv_and_gradients(form, x, kernel), conv_and_gradients("native", x, kernel))
             < 1e-12
         )
+
+
+def both_forms_agree(conv, *arguments):
+    single = [a.astype(np.float32) for a in arguments]
+    plain = conv_and_gradients("native", *single, conv=conv)
+    assert off(conv_and_gradients("winograd", *single, conv=conv), plain) < 1e-5
+    with jax.enable_x64(True):
+        exact = conv_and_gradients("native", *arguments, conv=conv)
+        assert off(conv_and_gradients("winograd", *arguments, conv=conv), exact) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        ((1, 5, 4, 6), (1, 8, 7, 11)),  # as after a pooling of the network, n → ⌊n/2⌋ + 1
+        ((2, 2, 3, 3), (2, 2, 5, 4)),
+        ((1, 2, 2, 5), (1, 3, 3, 8)),
+        ((1, 1, 3, 2), (1, 1, 5, 3)),
+        ((1, 3, 5, 7), (1, 4, 5, 3)),  # an axis that stays and one that shrinks
+    ],
+)
+def test_the_enlarged_half_is_convolved_where_it_is_small(small, large, monkeypatch):
+    monkeypatch.setattr(conv3d_form, "_WORTH_MIXING", 1)
+    rng = np.random.default_rng(sum(small))
+    low, x = rng.standard_normal((*small, 3)), rng.standard_normal((*large, 2))
+    both_forms_agree(upsampled_conv3d, low, x, rng.standard_normal((3, 3, 3, 5, 4)))
+
+
+@pytest.mark.parametrize("size", [(4, 3, 3), (2, 5, 4), (8, 2, 6), (1, 7, 3)])
+def test_constant_channels_are_not_convolved(size):
+    rng = np.random.default_rng(sum(size))
+    field, x = rng.standard_normal((size[0], 2)), rng.standard_normal((2, *size, 3))
+    both_forms_agree(field_conv3d, field, x, rng.standard_normal((3, 3, 3, 5, 4)))
 
 
 def test_large_sums_keep_their_digits():
