@@ -273,6 +273,7 @@ def _evaluate(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
 BENCHES = {
     "decode": "8 frames of a 1080p clip, against decoding or converting more of it",
     "loader": "whether the data keep up with a step of 50 ms",
+    "saliency": "a window of the saliency network, beside PyTorch where it is installed",
 }
 
 

@@ -69,3 +69,14 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "jax": jax.__version__,
     }
+
+
+def matmul_peak(dtype: str, size: int = 2048, rounds: int = 5) -> float:
+    """GFLOP/s of a square matrix product, the best of some rounds: what this machine can do."""
+    import jax
+    import jax.numpy as jnp
+
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(lambda a: a @ a)
+    seconds = alternate({"product": lambda: product(a).block_until_ready()}, rounds)["product"]
+    return round(2 * size**3 / min(seconds) / 1e9, 1)

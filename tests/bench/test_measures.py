@@ -1,12 +1,13 @@
 """The benchmarks measure what they say; what they say of a machine is not tested."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from dagr_jax import cli
-from dagr_jax.bench import decode, loader, timing
+from dagr_jax.bench import decode, loader, saliency, timing
 
 
 def test_sides_alternate_and_the_first_rounds_do_not_count():
@@ -62,6 +63,36 @@ def test_loader():
     (row,) = result["rows"]
     assert (row["rounds"], row["batch_size"], row["workers"]) == (4, 3, 0)
     assert 0 < result["ratios"]["fed"] <= 1
+
+
+SMALL_NET = {"widths": (2, 3), "bottleneck": 4, "num_registers": 2, "register_dim": 3}
+
+
+def measure_saliency(monkeypatch):
+    monkeypatch.setattr(saliency, "WINDOW", (4, 16, 24))
+    monkeypatch.setattr(saliency, "matmul_peak", lambda dtype: 1.0)
+    return saliency.measure(rounds=2, model_args=SMALL_NET)
+
+
+def test_saliency_without_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = measure_saliency(monkeypatch)
+    assert list(result["ratios"]) == ["saliency_float32/taps"]
+    first, plain = result["rows"][:2]
+    assert 0 < first["gflop"] < plain["gflop"]
+
+
+@pytest.mark.torch
+def test_saliency_beside_pytorch(monkeypatch):
+    pytest.importorskip("torch")
+    result = measure_saliency(monkeypatch)
+    assert set(result["ratios"]) == {
+        "saliency_float32/float32",
+        "saliency_float32/bfloat16",
+        "saliency_bfloat16/float32",
+        "saliency_bfloat16/bfloat16",
+        "saliency_float32/taps",
+    }
 
 
 def test_usage(tmp_path):
