@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from dagr_jax.data.prepare import Sampling
 from dagr_jax.video.decode import VideoError, decode_frames, probe
+from dagr_jax.video.pictures import pictures, read_picture
 from dagr_jax.video.resize import resize_bilinear
-
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 class Gaze(Protocol):
@@ -104,18 +102,6 @@ class GazeSet:
     find: Callable[[Path], list[GazeVideo]]
 
 
-def pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder in the order of their names, numbers by value."""
-
-    def order(path: Path) -> tuple[bool, int, str]:
-        return not path.stem.isdigit(), int(path.stem) if path.stem.isdigit() else 0, path.name
-
-    if not folder.is_dir():
-        return []
-    found = [p for p in folder.iterdir() if p.suffix.lower() in _IMAGES]
-    return sorted(found, key=order)
-
-
 def gaze_record(video: GazeVideo, sampling: Sampling, map_size: tuple[int, int]) -> dict[str, Any]:
     """Samples a video and its maps into what `prepare.Saliency` holds of it.
 
@@ -154,18 +140,6 @@ def gaze_record(video: GazeVideo, sampling: Sampling, map_size: tuple[int, int])
         "fixations": fixations,
         "length": np.int32(length),
     }
-
-
-def read_picture(path: Path, mode: str) -> np.ndarray:
-    """A picture as uint8, (h, w) or (h, w, 3)."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert(mode))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise VideoError(
-            path, f"cannot be read as a picture ({said})", "unpack it again"
-        ) from error
 
 
 def density(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -5,10 +5,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from dagr_jax.data.gaze import pictures, read_picture
-from dagr_jax.video.decode import VideoError
+from dagr_jax.video.pictures import pictures, read_picture
 from dagr_jax.video.resize import resize_bilinear
 from dagr_jax.video.sampling import map_indices
+from dagr_jax.video.stream import VideoError
 
 
 def folder_of(home: str | os.PathLike[str], video: str) -> Path:

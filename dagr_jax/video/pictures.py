@@ -1,0 +1,38 @@
+"""Folders of pictures: frames, gaze and saliency maps as files of their own."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dagr_jax.video.stream import VideoError
+
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
+
+
+def pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder in the order of their names, numbers by value."""
+
+    def order(path: Path) -> tuple[bool, int, str]:
+        return not path.stem.isdigit(), int(path.stem) if path.stem.isdigit() else 0, path.name
+
+    if not folder.is_dir():
+        return []
+    found = [p for p in folder.iterdir() if p.suffix.lower() in _IMAGES]
+    return sorted(found, key=order)
+
+
+def read_picture(path: Path, mode: str) -> np.ndarray:
+    """A picture as uint8: mode "L" (h, w), mode "RGB" (h, w, 3).
+
+    Raises:
+        VideoError: It cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise VideoError(
+            path, f"cannot be read as a picture ({said})", "unpack it again"
+        ) from error
