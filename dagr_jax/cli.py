@@ -247,7 +247,9 @@ def _evaluate(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
     if arguments.batch_size < 1:
         parser.error("evaluate: --batch-size must be at least 1")
     from dagr_jax.stages.evaluate import evaluate, summary
+    from dagr_jax.train.compiled import keep_compiled
 
+    keep_compiled()
     rows, failed = [], 0
     for path in sets:
         home = Path(arguments.workdir) / path.resolve().name
@@ -308,7 +310,9 @@ def _score(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     # Imported here: `dagr --help` and usage errors need no JAX.
     from dagr_jax.data.map_folder import folder_of
     from dagr_jax.score import Scorer
+    from dagr_jax.train.compiled import keep_compiled
 
+    keep_compiled()
     try:
         scorer = Scorer.from_checkpoint(arguments.checkpoint)
     except (ValueError, OSError) as error:

@@ -16,9 +16,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
@@ -36,6 +35,9 @@ from dagr_jax.train.meta import (
     unreadable,
 )
 from dagr_jax.train.state import TrainState, Tree
+
+if TYPE_CHECKING:  # Grain takes half a second to load, which reading weights does not need.
+    import grain
 
 
 class _NotOrbax(logging.Filter):
@@ -110,7 +112,7 @@ class Checkpoints:
         self,
         step: int,
         state: TrainState,
-        data_iter: grain.DatasetIterator | None,
+        data_iter: "grain.DatasetIterator | None",
         metrics: Mapping[str, float] | None,
         meta: Mapping[str, Any],
     ) -> None:
@@ -144,13 +146,15 @@ class Checkpoints:
             "meta": ocp.args.JsonSave(written),
         }
         if data_iter is not None:
-            items["data"] = grain.checkpoint.CheckpointSave(data_iter)
+            from grain.checkpoint import CheckpointSave
+
+            items["data"] = CheckpointSave(data_iter)
         self._manager.save(step, args=ocp.args.Composite(**items), metrics=clean, force=True)
 
     def restore_latest(
         self,
         template: TrainState,
-        data_iter: grain.DatasetIterator | None,
+        data_iter: "grain.DatasetIterator | None",
         meta: Mapping[str, Any],
     ) -> TrainState | None:
         """The latest state, and `data_iter` moved to its position; None where there is no step.
@@ -177,7 +181,9 @@ class Checkpoints:
         if data_iter is not None:
             if not (where / "data").exists():
                 raise CheckpointError(f"{where}: holds no data position; start in a new workdir")
-            items["data"] = grain.checkpoint.CheckpointRestore(data_iter)
+            from grain.checkpoint import CheckpointRestore
+
+            items["data"] = CheckpointRestore(data_iter)
         try:
             _refuse_shapes(where, whole)
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
