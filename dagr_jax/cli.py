@@ -22,9 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     score = commands.add_parser("score", help="score videos without a reference")
     score.add_argument("files", nargs="+", metavar="FILE", help="video files")
-    score.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="a run's workdir, or its vqa/ folder"
-    )
+    _add_checkpoint(score)
     score.add_argument(
         "--maps",
         metavar="DIR",
@@ -39,6 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_bench(commands)
     arguments = parser.parse_args(argv)
     return arguments.run(arguments, parser)
+
+
+def _add_checkpoint(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="a run's workdir, or its vqa/ folder"
+    )
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:
@@ -218,9 +222,7 @@ def _add_evaluate(commands: Any) -> None:
         "checkpoint was trained or validated on is left out and counted.",
     )
     evaluate.add_argument("data", nargs="+", metavar="DATA", help="folders of dagr prepare")
-    evaluate.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="a run's workdir, or its vqa/ folder"
-    )
+    _add_checkpoint(evaluate)
     evaluate.add_argument(
         "--workdir",
         required=True,

@@ -28,7 +28,6 @@ import zlib  # noqa: E402
 from collections.abc import Callable, Mapping  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
@@ -129,19 +128,6 @@ def fill() -> Callable[..., dict]:
     Kernels have variance 2 / fan_in, scales and variances lie around one, the rest around zero.
     """
 
-    def make(model, *inputs, seed: int = 0, **kwargs) -> dict:
-        shapes = jax.eval_shape(lambda *a: model.init(jax.random.key(0), *a, **kwargs), *inputs)
-        rng = np.random.default_rng(seed)
+    from dagr_jax.bench.saliency import random_variables
 
-        def leaf(path, x):
-            if path[-1].key in ("scale", "var"):
-                value = rng.uniform(0.5, 1.5, x.shape)
-            elif len(x.shape) > 1:
-                value = rng.standard_normal(x.shape) * np.sqrt(2 / np.prod(x.shape[:-1]))
-            else:
-                value = 0.1 * rng.standard_normal(x.shape)
-            return value.astype(np.float32)
-
-        return jax.tree_util.tree_map_with_path(leaf, shapes)
-
-    return make
+    return random_variables

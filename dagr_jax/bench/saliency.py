@@ -32,7 +32,7 @@ def measure(rounds: int = 5, model_args: Mapping[str, Any] | None = None) -> dic
     """
     model = unet3d.Model(preset="release", **(model_args or {}))
     video = np.random.default_rng(0).uniform(0, 1, (1, *WINDOW, 3)).astype(np.float32)
-    variables = _variables(model)
+    variables = random_variables(model, jnp.zeros((1, 2, 16, 16, 3)))
     ours: dict[str, Callable[[], Any]] = {}
     gflop: dict[str, float] = {}
     for name, form, dtype in (
@@ -80,10 +80,13 @@ def _run(compiled: Any, variables: Any, video: Any) -> Any:
     return jax.block_until_ready(compiled(variables, video))
 
 
-def _variables(model: unet3d.Model) -> dict[str, Any]:
-    """Random weights of the size that training gives, without compiling `init`."""
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 2, 16, 16, 3))))
-    rng = np.random.default_rng(0)
+def random_variables(model: Any, *inputs: Any, seed: int = 0, **kwargs: Any) -> dict[str, Any]:
+    """Variables filled with random numbers, without compiling `init`.
+
+    Kernels have variance 2 / fan_in, scales and variances lie around one, the rest around zero.
+    """
+    shapes = jax.eval_shape(lambda *a: model.init(jax.random.key(0), *a, **kwargs), *inputs)
+    rng = np.random.default_rng(seed)
 
     def leaf(path: Any, x: Any) -> np.ndarray:
         if path[-1].key in ("scale", "var"):

@@ -1,7 +1,6 @@
 """Stage `test`, and a checkpoint on other data sets: what it is worth on unseen contents."""
 
 import csv
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,16 @@ from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
 from dagr_jax.report import baselines, plots, tables
 from dagr_jax.stages.quality import METRICS, gather, quality_scores, quality_source, to_mos
-from dagr_jax.stages.run import Run, StageError, digest, plain, read_json, trained, write_json
+from dagr_jax.stages.run import (
+    Run,
+    StageError,
+    digest,
+    plain,
+    read_json,
+    trained,
+    whole_folder,
+    write_json,
+)
 from dagr_jax.stages.saliency import saliency_report, write_maps
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables
@@ -51,7 +59,9 @@ def test_stage(run: Run) -> Path:
             found["saliency"] = saliency_report(run, variables["params"], stats)
         return {**found, "config_digest": digest(plain(run.config))}
 
-    return _judge(run, variables, run.rows["test"], folder, result, more)
+    with whole_folder(folder) as partial:
+        _judge(run, variables, run.rows["test"], partial, result, more)
+    return folder
 
 
 def evaluate(
@@ -77,7 +87,7 @@ def evaluate(
             or nothing of it is unseen.
     """
     if folder.exists():
-        raise StageError(f"{folder}: is there already; take another --out, or delete it")
+        raise StageError(f"{folder}: is there already; take another --workdir, or delete it")
     variables, meta = load_variables(checkpoint)
     if meta["mos_range"] is None:
         raise StageError(f"{checkpoint}: holds one network, which gives no score by itself")
@@ -96,7 +106,8 @@ def evaluate(
     def more(source: loader.QualitySource) -> dict[str, Any]:
         return {"baselines": baselines.evaluate(whole_records(source))}
 
-    _judge(run, variables, unseen, folder, result, more)
+    with whole_folder(folder) as partial:
+        _judge(run, variables, unseen, partial, result, more)
     return read_json(folder / "metrics.json")
 
 
@@ -172,40 +183,20 @@ def _judge(
     run: Run,
     variables: Mapping[str, Any],
     rows: np.ndarray,
-    folder: Path,
+    partial: Path,
     result: dict[str, Any],
     more: Callable[[loader.QualitySource], dict[str, Any]],
-) -> Path:
+) -> None:
     """Predicts some records: `predictions.csv`, `metrics.json` and `overview.png` in a folder.
 
     Args:
         run: Model and data.
         variables: Of the whole model, on its devices.
         rows: Numbers of the records.
-        folder: Made, whole or not at all.
+        partial: The folder, empty.
         result: What stands first in `metrics.json`.
         more: From the videos, what stands last.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        _fill(run, variables, rows, partial, result, more)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
-
-
-def _fill(
-    run: Run,
-    variables: Mapping[str, Any],
-    rows: np.ndarray,
-    partial: Path,
-    result: dict[str, Any],
-    more: Callable[[loader.QualitySource], dict[str, Any]],
-) -> None:
-    """The work of `_judge`, in a folder that has another name until it is whole."""
     source = loader.QualitySource(run.data, rows, run.mos_range)
     stored = None
     if run.uses_maps and not run.map_plan.plain:

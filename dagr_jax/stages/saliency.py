@@ -1,8 +1,6 @@
 """Stages `saliency` and `maps`: the saliency network and what it predicts."""
 
 import contextlib
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,14 @@ from dagr_jax import saliency_metrics
 from dagr_jax.data import loader, prepare
 from dagr_jax.data.map_folder import folder_of, read_maps
 from dagr_jax.report.plots import overlay
-from dagr_jax.stages.run import Run, StageError, initial, pretrained_saliency, start_from
+from dagr_jax.stages.run import (
+    Run,
+    StageError,
+    initial,
+    pretrained_saliency,
+    start_from,
+    whole_folder,
+)
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.augment import Augment
 from dagr_jax.train.checkpoints import write_variables
@@ -170,15 +175,13 @@ def maps_stage(run: Run) -> Path | None:
     folder = run.workdir / "maps"
     if folder.exists():
         return folder
-    partial = folder.with_name(".maps.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     sources = {
         part: loader.QualitySource(run.data, run.rows[part], run.mos_range)
         for part in ("train", "val")
     }
-    write_maps(run, pretrained_saliency(run) if run.uses_saliency else {}, partial, sources)
-    os.replace(partial, folder)
+    variables = pretrained_saliency(run) if run.uses_saliency else {}
+    with whole_folder(folder) as partial:
+        write_maps(run, variables, partial, sources)
     return folder
 
 
