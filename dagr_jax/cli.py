@@ -250,7 +250,9 @@ def _evaluate(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
         parser.error("evaluate: --batch-size must be at least 1")
     from dagr_jax.stages.evaluate import evaluate, summary
     from dagr_jax.train.compiled import keep_compiled
+    from dagr_jax.train.memory import keep_freed_memory
 
+    keep_freed_memory()
     keep_compiled()
     rows, failed = [], 0
     for path in sets:
@@ -278,6 +280,8 @@ BENCHES = {
     "decode": "8 frames of a 1080p clip, against decoding or converting more of it",
     "loader": "whether the data keep up with a step of 50 ms",
     "saliency": "a window of the saliency network, beside PyTorch where it is installed",
+    "table4": "ten 1080p clips from file to score, beside PyTorch where it is installed",
+    "train": "a training step of each network, beside PyTorch where it is installed",
 }
 
 
@@ -296,6 +300,9 @@ def _bench(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         parser.error("bench: --out must end in .json")
     import importlib
 
+    from dagr_jax.train.memory import keep_freed_memory
+
+    keep_freed_memory()
     result = importlib.import_module(f"dagr_jax.bench.{arguments.what}").measure()
     told = result["machine"]
     print(f"{told['cpu']}, {told['cores']} cores, {told['memory_gib']} GiB; {told['devices']}")
@@ -313,7 +320,9 @@ def _score(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     from dagr_jax.data.map_folder import folder_of
     from dagr_jax.score import Scorer
     from dagr_jax.train.compiled import keep_compiled
+    from dagr_jax.train.memory import keep_freed_memory
 
+    keep_freed_memory()
     keep_compiled()
     try:
         scorer = Scorer.from_checkpoint(arguments.checkpoint)

@@ -3,7 +3,6 @@
 python -m dagr_jax.main --config=configs/vqa.py --workdir=runs/embedded [STAGE …]
 """
 
-import ctypes
 import os
 import signal
 import sys
@@ -14,29 +13,12 @@ from ml_collections import config_flags
 
 from dagr_jax.stages import run_stages
 from dagr_jax.train.loop import TrainingError
+from dagr_jax.train.memory import keep_freed_memory
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/vqa.py", "Configuration file.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run's artifacts.", required=True)
-
-
-# From malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-
-
-def _keep_freed_memory() -> None:
-    """Asks glibc to keep freed memory for the next allocation; elsewhere nothing happens.
-
-    XLA on a CPU takes and frees its buffers, hundreds of megabytes, at every step. By default glibc
-    hands them back to the kernel, which then clears them again page by page: a quarter of the time
-    of an embedded train step. Works only before other threads allocate.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def main(argv: list[str]) -> None:
@@ -46,7 +28,7 @@ def main(argv: list[str]) -> None:
     done, the other stages leave nothing half-written, and the exit code is 130, as shells report
     Ctrl-C.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Ctrl-C leaves batches in Grain's queue to Python's resource tracker, which frees them; that
     # it had to is no news for the user.

@@ -128,6 +128,6 @@ def fill() -> Callable[..., dict]:
     Kernels have variance 2 / fan_in, scales and variances lie around one, the rest around zero.
     """
 
-    from dagr_jax.bench.saliency import random_variables
+    from dagr_jax.bench.sides import random_variables
 
     return random_variables

@@ -34,11 +34,11 @@ def measure(rounds: int = 5) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for gap in (1, 10):
             path = Path(folder) / f"key{gap}.mp4"
-            _write_clip(path, gap * FPS)
+            write_clip(path, gap * FPS)
             sides = {
                 "ours": lambda path=path: read_clip(path, 8)[0],
-                "in_order": lambda path=path: _in_order(path, chosen, every=False),
-                "every_frame": lambda path=path: _in_order(path, chosen, every=True),
+                "in_order": lambda path=path: read_in_order(path, chosen, every=False),
+                "every_frame": lambda path=path: read_in_order(path, chosen, every=True),
             }
             first = {name: side() for name, side in sides.items()}
             if not all(np.array_equal(frames, first["ours"]) for frames in first.values()):
@@ -52,9 +52,9 @@ def measure(rounds: int = 5) -> dict[str, Any]:
     return {"machine": machine(), "rows": rows, "ratios": ratios}
 
 
-def _write_clip(path: Path, gop: int) -> None:
-    """A photograph's detail, moving."""
-    rng = np.random.default_rng(0)
+def write_clip(path: Path, gop: int, seed: int = 0) -> None:
+    """A clip with a photograph's detail, moving; a key frame every `gop` frames."""
+    rng = np.random.default_rng(seed)
     grain = rng.normal(0, 6, (HEIGHT + LENGTH, WIDTH + LENGTH, 1))
     y, x = np.mgrid[: HEIGHT + LENGTH, : WIDTH + LENGTH]
     waves = np.stack([np.sin(x / k) * np.cos(y / (k + 7)) for k in (23, 41, 97)], -1)
@@ -71,11 +71,23 @@ def _write_clip(path: Path, gop: int) -> None:
         container.mux(stream.encode(None))
 
 
-def _in_order(path: Path, chosen: np.ndarray, *, every: bool) -> np.ndarray:
+def read_in_order(path: Path, chosen: np.ndarray, *, every: bool, threads: int = 1) -> np.ndarray:
+    """The chosen frames, of all frames decoded one after the other.
+
+    Args:
+        path: Of the video.
+        chosen: Numbers of the frames, ascending.
+        every: Convert every frame to RGB, not the chosen ones alone.
+        threads: Of the decoder; 0: as many as it takes.
+
+    Returns:
+        (n, H, W, 3) uint8.
+    """
     wanted, kept = set(chosen.tolist()), []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        stream.thread_count = 1
+        stream.thread_count = threads
+        stream.thread_type = "AUTO"
         for i, frame in enumerate(container.decode(stream)):
             if every or i in wanted:
                 picture = frame.to_ndarray(format="rgb24")

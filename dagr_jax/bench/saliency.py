@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dagr_jax.bench.sides import random_variables, torch_device, torch_net
 from dagr_jax.bench.timing import alternate, machine, matmul_peak, ratio, row
-from dagr_jax.convert import to_state_dict
 from dagr_jax.models import unet3d
 
 WINDOW = (8, 224, 398)
@@ -80,51 +80,24 @@ def _run(compiled: Any, variables: Any, video: Any) -> Any:
     return jax.block_until_ready(compiled(variables, video))
 
 
-def random_variables(model: Any, *inputs: Any, seed: int = 0, **kwargs: Any) -> dict[str, Any]:
-    """Variables filled with random numbers, without compiling `init`.
-
-    Kernels have variance 2 / fan_in, scales and variances lie around one, the rest around zero.
-    """
-    shapes = jax.eval_shape(lambda *a: model.init(jax.random.key(0), *a, **kwargs), *inputs)
-    rng = np.random.default_rng(seed)
-
-    def leaf(path: Any, x: Any) -> np.ndarray:
-        if path[-1].key in ("scale", "var"):
-            value = rng.uniform(0.5, 1.5, x.shape)
-        elif len(x.shape) > 1:
-            value = rng.standard_normal(x.shape) * np.sqrt(2 / np.prod(x.shape[:-1]))
-        else:
-            value = 0.1 * rng.standard_normal(x.shape)
-        return value.astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(leaf, shapes)
-
-
 def _torch_sides(
     model: unet3d.Model, variables: dict[str, Any], video: np.ndarray
 ) -> dict[str, Callable[[], np.ndarray]]:
     """PyTorch's forms of the same network; {} where it is not installed."""
-    try:
-        import torch
-
-        from dagr_jax.bench import twin
-    except ImportError:
+    device = torch_device()
+    if not device:
         return {}
-    net = twin.twin_of(model).eval()
-    weights = to_state_dict("unet3d", model, variables)
-    net.load_state_dict({key: torch.from_numpy(np.array(w)) for key, w in weights.items()})
-    frames = torch.from_numpy(video).permute(0, 1, 4, 2, 3).contiguous()  # (B, T, 3, H, W)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    net, frames = net.to(device), frames.to(device)
+    import torch
 
-    def run(module: Any, half: bool) -> np.ndarray:
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=half):
-            return module(frames).float().cpu().numpy()
+    frames = torch.from_numpy(video).permute(0, 1, 4, 2, 3).contiguous().to(device)
 
-    folded = twin.twin_of(model).eval().to(device)
-    folded.load_state_dict(net.state_dict())
-    folded = folded.to(memory_format=torch.channels_last_3d)
-    return {
-        "float32": functools.partial(run, net, False),
-        "bfloat16": functools.partial(run, folded, True),
-    }
+    def side(half: bool) -> Callable[[], np.ndarray]:
+        net = torch_net("unet3d", model, variables, channels_last=half).eval()
+
+        def run() -> np.ndarray:
+            with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=half):
+                return net(frames).float().cpu().numpy()
+
+        return run
+
+    return {"float32": side(False), "bfloat16": side(True)}

@@ -1,10 +1,6 @@
-"""3-D primitives that are fast on XLA: convolution, max-pooling, adaptive average pooling.
+"""3×3×3 convolutions that are fast on XLA. Channels last, (B, T, H, W, C)."""
 
-All take channels last, (B, T, H, W, C).
-"""
-
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dagr_jax.models import winograd
+from dagr_jax.models.conv2d import conv2d
 from dagr_jax.models.linear import fan_in_uniform
+from dagr_jax.models.pool import adaptive_avg_pool, pool_matrix, pool_windows
 
 
 class Conv3D(nn.Module):
@@ -26,8 +24,9 @@ class Conv3D(nn.Module):
       features: C_out.
       form: how it is computed. 'native' is XLA's own 3-D convolution. 'taps' is three 2-D
         convolutions, one per time tap, with the frames folded into the batch. 'winograd' needs
-        fewer of these, of mixtures of frames (`winograd`). 'auto' is `fastest_form`. All take the
-        same parameters and agree to 1e-5 of the largest value in float32.
+        fewer of these, of mixtures of frames (`winograd`). 'mixed' has the value of 'taps' and
+        the gradients of 'winograd'. 'auto' is `fastest_form`. All take the same parameters and
+        agree to 1e-5 of the largest value in float32.
       dtype: compute type.
     """
 
@@ -167,8 +166,10 @@ def fastest_form(dtype: Any, *, train: bool) -> str:
     if jax.default_backend() != "cpu":
         return "native"
     # The transforms cost digits: bfloat16 has none to spare, and batch statistics of a channel
-    # that hardly varies enlarge what is lost in training.
-    return "taps" if train or jnp.dtype(dtype).itemsize < 4 else "winograd"
+    # that hardly varies enlarge what the value loses in training.
+    if jnp.dtype(dtype).itemsize < 4:
+        return "taps"
+    return "mixed" if train else "winograd"
 
 
 def _native(x: Array, kernel: Array) -> Array:
@@ -197,6 +198,23 @@ def _winograd(x: Array, kernel: Array) -> Array:
     return _taps(x, kernel) if x.shape[1] == 1 else _planned(x, kernel)
 
 
+@jax.custom_vjp
+def _mixed(x: Array, kernel: Array) -> Array:
+    """The value of 'taps', the gradients of 'winograd'."""
+    return _taps(x, kernel)
+
+
+def _mixed_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _taps(x, kernel), (x, kernel)
+
+
+def _mixed_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    return jax.vjp(_winograd, *saved)[1](gradient)
+
+
+_mixed.defvjp(_mixed_forward, _mixed_backward)
+
+
 def _planned(x: Array, kernel: Array, low: Array | None = None) -> Array:
     """`conv3d` of x by `winograd.plan`; with `low`, of its upsampling joined before x.
 
@@ -205,27 +223,49 @@ def _planned(x: Array, kernel: Array, low: Array | None = None) -> Array:
     mixtures of its channels at low resolution, upsampled and shifted.
     """
     t, size = x.shape[1], x.shape[2:4]
-    below = 0 if low is None else low.shape[-1]
-    results = []
-    for product in winograd.plan(t):
-        taps = _sum((w, kernel[q]) for q, w in enumerate(product.taps))
-        results.append((product.outputs, _conv2d(_mixtures(x, product.frames), taps[:, :, below:])))
-        if low is not None:
-            slow = product.frames @ _pool_matrix(low.shape[1], t)
-            y = _upsampled_conv2d(_mixtures(low, slow), taps[:, :, :below], size)
-            results.append((product.outputs, y))
-    return jnp.stack(
-        [
-            _sum((outputs[i, k], y[:, k]) for outputs, y in results for k in range(y.shape[1]))
-            for i in range(t)
-        ],
-        axis=1,
-    )
+    products = winograd.plan(t)
+    frames = np.concatenate([product.frames for product in products])  # (K, T)
+    kernels = _mix(np.stack([product.taps for product in products]), kernel[None])[0]
+    mixtures = _mix(frames, x)
+    if low is not None:
+        below = low.shape[-1]
+        low_mixtures = _mix(frames @ pool_matrix(low.shape[1], t), low)
+    results, begin = [], 0
+    for product, taps in zip(products, kernels, strict=True):
+        its = slice(begin, begin + len(product.frames))
+        begin = its.stop
+        if low is None:
+            y = _conv2d(mixtures[:, its], taps)
+        else:
+            y = _conv2d(mixtures[:, its], taps[:, :, below:])
+            y = y + _upsampled_conv2d(low_mixtures[:, its], taps[:, :, :below], size)
+        results.append(y)
+    outputs = np.concatenate([product.outputs for product in products], axis=1)  # (T, K)
+    return _mix_outputs(outputs)(jnp.concatenate(results, axis=1))
 
 
-def _mixtures(x: Array, weights: np.ndarray) -> Array:
-    """Weighted sums of frames: (B, T, H, W, C), (K, T) → (B, K, H, W, C)."""
-    return jnp.stack([_sum((w, x[:, i]) for i, w in enumerate(row)) for row in weights], axis=1)
+def _mix(weights: np.ndarray, x: Array) -> Array:
+    """Weighted sums along axis 1: (K, T), (B, T, …) → (B, K, …).
+
+    A matrix product, not sums: XLA would compute what x is made of again for each of them.
+    """
+    each = jnp.broadcast_to(jnp.asarray(weights, x.dtype), (len(x), *weights.shape))
+    return (each @ x.reshape(*x.shape[:2], -1)).reshape(len(x), -1, *x.shape[2:])
+
+
+def _mix_outputs(weights: np.ndarray) -> Callable[[Array], Array]:
+    """`_mix` by these weights as sums, which become one with what follows; the gradient is none."""
+
+    @jax.custom_vjp
+    def mix(x: Array) -> Array:
+        return _sums(x)
+
+    def _sums(x: Array) -> Array:
+        rows = ((row, np.flatnonzero(row)) for row in weights.astype(x.dtype))
+        return jnp.stack([sum(row[k] * x[:, k] for k in used) for row, used in rows], axis=1)
+
+    mix.defvjp(lambda x: (_sums(x), None), lambda _, gradient: (_mix(weights.T, gradient),))
+    return mix
 
 
 def _upsampled_conv2d(x: Array, kernel: Array, size: Sequence[int]) -> Array:
@@ -234,7 +274,7 @@ def _upsampled_conv2d(x: Array, kernel: Array, size: Sequence[int]) -> Array:
     frames = x.reshape(b * t, *x.shape[2:])
     # (B·T, 3h, W, D): the rows of the three row taps, one under the other.
     rows = jnp.concatenate([_enlarged_rows(frames, kernel[i], size[1]) for i in range(3)], axis=1)
-    shifted = np.pad(_pool_matrix(h, size[0]), ((1, 1), (0, 0)))
+    shifted = np.pad(pool_matrix(h, size[0]), ((1, 1), (0, 0)))
     height = np.concatenate([shifted[i : i + size[0]] for i in range(3)], axis=1)  # (H, 3h)
     # A matrix product for each frame: XLA makes a slower one of all, and computes gathers again
     # for every sum that they are part of.
@@ -244,7 +284,7 @@ def _upsampled_conv2d(x: Array, kernel: Array, size: Sequence[int]) -> Array:
 
 def _enlarged_rows(frames: Array, taps: Array, width: int) -> Array:
     """Rows enlarged to a width, then convolved with three taps: (N, h, w, C) → (N, h, W, D)."""
-    first, stop = _pool_windows(frames.shape[2], width)
+    first, stop = pool_windows(frames.shape[2], width)
     total = jnp.zeros((), frames.dtype)
     for j in range(3):
         mixed = frames @ taps[j]
@@ -259,23 +299,11 @@ def _enlarged_rows(frames: Array, taps: Array, width: int) -> Array:
     return total
 
 
-def _pool_matrix(n: int, m: int) -> np.ndarray:
-    """`adaptive_avg_pool` of an axis as a matrix, (m, n)."""
-    first, stop = _pool_windows(n, m)
-    i = np.arange(n)
-    inside = (i >= first[:, None]) & (i < stop[:, None])
-    return inside / inside.sum(1, keepdims=True)
-
-
-def _sum(terms: Iterable[tuple[float, Array]]) -> Array:
-    """Σ weight · array; weights of zero cost nothing."""
-    return functools.reduce(jnp.add, (x * np.asarray(w, x.dtype) for w, x in terms if w))
-
-
 _FORMS: dict[str, Callable[[Array, Array], Array]] = {
     "native": _native,
     "taps": _taps,
     "winograd": _winograd,
+    "mixed": _mixed,
 }
 FORMS = ("auto", *_FORMS)
 # Channels from which convolving the enlarged half where it is small pays for its compilation.
@@ -285,85 +313,5 @@ _WORTH_MIXING = 128
 def _conv2d(x: Array, kernel: Array) -> Array:
     """3×3 convolution of every frame: (B, T, H, W, C) → (B, T, H, W, D)."""
     b, t = x.shape[:2]
-    y = jax.lax.conv_general_dilated(
-        x.reshape(b * t, *x.shape[2:]),
-        kernel,
-        (1, 1),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    y = conv2d(x.reshape(b * t, *x.shape[2:]), kernel)
     return y.reshape(b, t, *y.shape[1:])
-
-
-def max_pool(
-    x: Float[Array | np.ndarray, "..."],
-    *,
-    window: int,
-    padding: int,
-    axes: Sequence[int],
-    stride: int = 2,
-) -> Float[Array, "..."]:
-    """Max-pooling over some axes; the padding never wins the maximum.
-
-    Computed axis by axis as the maximum of strided slices: the gradient of XLA's window reduction
-    is 4 to 20 times slower on CPUs. Where several inputs tie, they share the gradient.
-
-    Args:
-      x: any array.
-      window, padding, stride: the same for all pooled axes.
-      axes: the axes to pool.
-
-    Returns:
-      x with each pooled axis of length n reduced to ⌊(n + 2·padding − window) / stride⌋ + 1.
-    """
-    x = jnp.asarray(x)
-    for axis in axes:
-        length = (x.shape[axis] + 2 * padding - window) // stride + 1
-        widths = [(0, 0)] * x.ndim
-        widths[axis] = (padding, padding)
-        padded = jnp.pad(x, widths, constant_values=-jnp.inf)
-        x = jax.lax.slice_in_dim(padded, 0, (length - 1) * stride + 1, stride, axis)
-        for tap in range(1, window):
-            last = tap + (length - 1) * stride + 1
-            x = jnp.maximum(x, jax.lax.slice_in_dim(padded, tap, last, stride, axis))
-    return x
-
-
-def adaptive_avg_pool(
-    x: Float[Array | np.ndarray, "b t h w c"], size: Sequence[int]
-) -> Float[Array, "b {size[0]} {size[1]} {size[2]} c"]:
-    """Adaptive average pooling to a size, which may also be larger (REFERENCE section 2).
-
-    Output i of m averages the inputs ⌊i·n/m⌋ … ⌈(i+1)·n/m⌉−1 of n. The window is a box, so the
-    axes are averaged one after the other: exact.
-
-    Args:
-      x: (B, T, H, W, C).
-      size: (T', H', W').
-
-    Returns:
-      (B, T', H', W', C).
-    """
-    x = jnp.asarray(x)
-    for axis, m in enumerate(size, start=1):
-        n = x.shape[axis]
-        if n == m:
-            continue
-        first, stop = _pool_windows(n, m)
-        length = stop - first
-        weight_shape = [1] * x.ndim
-        weight_shape[axis] = m
-        # A few gathers (two when enlarging) rather than an n×m matrix: 4 times faster on CPUs.
-        total = jnp.zeros((), x.dtype)
-        for k in range(int(length.max())):
-            weight = np.where(k < length, 1.0 / length, 0.0).reshape(weight_shape)
-            inputs = jnp.take(x, np.minimum(first + k, stop - 1), axis=axis)
-            total = total + inputs * weight.astype(x.dtype)
-        x = total
-    return x
-
-
-def _pool_windows(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and one-past-last input of each of m adaptive windows over n inputs."""
-    i = np.arange(m)
-    return i * n // m, -(-(i + 1) * n // m)

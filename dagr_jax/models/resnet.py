@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dagr_jax.models.conv3d import max_pool
+from dagr_jax.models.conv2d import Conv2D
 from dagr_jax.models.norm import BatchNorm
+from dagr_jax.models.pool import max_pool
 from dagr_jax.models.torch_names import Arrays, Layer, numbers
 
 # torchvision's initialisation: normal, variance 2 / fan_out.
@@ -54,22 +55,6 @@ def gabor_stem(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -
 _STEM_INIT = {"kaiming": _KAIMING, "gabor": gabor_stem}
 
 
-def _conv(
-    features: int, size: int, stride: int, dtype: Any, name: str, init: Any = _KAIMING
-) -> nn.Conv:
-    """size×size convolution without bias; padding (size−1)/2 on every side, as in PyTorch."""
-    return nn.Conv(
-        features,
-        (size, size),
-        (stride, stride),
-        padding=[(size // 2, size // 2)] * 2,
-        use_bias=False,
-        dtype=jnp.dtype(dtype),
-        kernel_init=init,
-        name=name,
-    )
-
-
 class Bottleneck(nn.Module):
     """1×1, 3×3 (with the stride: V1.5), 1×1 to 4·features, and the shortcut."""
 
@@ -81,15 +66,18 @@ class Bottleneck(nn.Module):
     def __call__(
         self, x: Float[Array | np.ndarray, "n h w c"], *, train: bool
     ) -> Float[Array, "n u v d"]:
+        def conv(features: int, size: int, stride: int, name: str) -> Conv2D:
+            return Conv2D(features, size, stride, self.dtype, _KAIMING, name=name)
+
         out = 4 * self.features
-        y = _conv(self.features, 1, 1, self.dtype, "conv1")(x)
+        y = conv(self.features, 1, 1, "conv1")(x)
         y = nn.relu(BatchNorm(name="bn1")(y, train=train))
-        y = _conv(self.features, 3, self.stride, self.dtype, "conv2")(y)
+        y = conv(self.features, 3, self.stride, "conv2")(y)
         y = nn.relu(BatchNorm(name="bn2")(y, train=train))
-        y = _conv(out, 1, 1, self.dtype, "conv3")(y)
+        y = conv(out, 1, 1, "conv3")(y)
         y = BatchNorm(name="bn3")(y, train=train)
         if x.shape[-1] != out or self.stride != 1:
-            x = _conv(out, 1, self.stride, self.dtype, "downsample_conv")(x)
+            x = conv(out, 1, self.stride, "downsample_conv")(x)
             x = BatchNorm(name="downsample_bn")(x, train=train)
         return nn.relu(x + y)
 
@@ -122,7 +110,7 @@ class ResNet(nn.Module):
             known = ", ".join(_STEM_INIT)
             raise ValueError(f"stem_init {self.stem_init!r} is unknown; use one of {known}")
         x = images.astype(jnp.dtype(self.dtype))
-        x = _conv(self.width, 7, 2, self.dtype, "conv1", _STEM_INIT[self.stem_init])(x)
+        x = Conv2D(self.width, 7, 2, self.dtype, _STEM_INIT[self.stem_init], name="conv1")(x)
         x = nn.relu(BatchNorm(name="bn1")(x, train=train))
         x = max_pool(x, window=3, padding=1, axes=(1, 2))
         for stage, blocks in enumerate(self.stage_sizes):

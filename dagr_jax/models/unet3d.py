@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dagr_jax.models.conv3d import Conv3D, max_pool
+from dagr_jax.models.conv3d import Conv3D
 from dagr_jax.models.layout import saliency_layout
 from dagr_jax.models.linear import Linear
 from dagr_jax.models.norm import BatchNorm
+from dagr_jax.models.pool import max_pool
 from dagr_jax.models.torch_names import Arrays, Layer, numbers, size
 
 TORCH_KEYS = ("encoder1.",)

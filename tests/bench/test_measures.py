@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dagr_jax import cli
-from dagr_jax.bench import decode, loader, saliency, timing
+from dagr_jax.bench import decode, loader, saliency, table4, timing, train
 
 
 def test_sides_alternate_and_the_first_rounds_do_not_count():
@@ -93,6 +93,74 @@ def test_saliency_beside_pytorch(monkeypatch):
         "saliency_bfloat16/bfloat16",
         "saliency_float32/taps",
     }
+
+
+SMALL_HEAD = {
+    "stage_sizes": (1, 1),
+    "width": 4,
+    "num_layers": 1,
+    "num_heads": 2,
+    "mlp_dim": 8,
+    "projection_dim": 8,
+    "regressor": (8, 4),
+}
+
+
+def measure_train(monkeypatch):
+    monkeypatch.setattr(train, "SALIENCY", (1, 2, 16, 24))
+    monkeypatch.setattr(train, "QUALITY", (2, 2, 32, 32))
+    return train.measure(rounds=1, saliency_args=SMALL_NET, vqa_args=SMALL_HEAD)
+
+
+def test_train_without_pytorch(monkeypatch):
+    monkeypatch.setattr(train, "torch_device", lambda: "")
+    result = measure_train(monkeypatch)
+    assert [row["what"] for row in result["rows"]] == [
+        "train saliency float32",
+        "train vqa float32",
+    ]
+    assert result["ratios"] == {}
+
+
+@pytest.mark.torch
+def test_train_beside_pytorch(monkeypatch):
+    """The losses of both sides are compared inside."""
+    pytest.importorskip("torch")
+    assert set(measure_train(monkeypatch)["ratios"]) == {
+        f"train_{net}_float32/{dtype}"
+        for net in ("saliency", "vqa")
+        for dtype in ("float32", "bfloat16")
+    }
+
+
+def measure_table4(monkeypatch):
+    for name, value in (("CLIPS", 2), ("LENGTH", 16), ("FRAMES", 4), ("SIZE", (32, 48))):
+        monkeypatch.setattr(table4, name, value)
+    return table4.measure({"saliency": SMALL_NET, "vqa": SMALL_HEAD})
+
+
+def test_table4_without_pytorch(small_clips, monkeypatch):
+    monkeypatch.setattr(table4, "torch_device", lambda: "")
+    whole, *parts, paper = measure_table4(monkeypatch)["rows"]
+    assert [row["what"].strip() for row in parts] == ["decoding", "transfer", "saliency", "vqa"]
+    assert {row["rounds"] for row in (whole, *parts)} == {2}
+    assert 0.9 < sum(row["share"] for row in parts) <= 1.01
+    assert paper["frames_per_s"] == 387.7
+
+
+@pytest.mark.torch
+def test_table4_beside_pytorch(small_clips, monkeypatch):
+    """The scores of both sides are compared inside."""
+    pytest.importorskip("torch")
+    ratios = measure_table4(monkeypatch)["ratios"]
+    assert set(ratios) == {"table4_float32/float32", "table4_float32/bfloat16"}
+
+
+def test_table4_without_pyav_begins_with_frames(monkeypatch):
+    monkeypatch.setattr(table4, "torch_device", lambda: "")
+    monkeypatch.setitem(sys.modules, "av", None)
+    parts = [row["what"].strip() for row in measure_table4(monkeypatch)["rows"][1:-1]]
+    assert parts == ["transfer", "saliency", "vqa"]
 
 
 def test_usage(tmp_path):

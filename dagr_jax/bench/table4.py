@@ -1,0 +1,174 @@
+"""`dagr bench table4`: the paper's speed table, from file to score, beside PyAV and PyTorch.
+
+The paper gives 6.19 s for ten 1080p videos of 240 frames on an RTX A5000, and counts all 2,400
+frames, of which eight a video are looked at: 387.7 frames/s.
+"""
+
+import functools
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dagr_jax.bench.sides import random_variables, torch_device, torch_net
+from dagr_jax.bench.timing import machine, ratio, row
+from dagr_jax.models import dagr
+from dagr_jax.video.resize import resize_bilinear
+from dagr_jax.video.sampling import sample_indices
+
+CLIPS, LENGTH, FRAMES, SIZE = 10, 240, 8, (224, 398)
+PAPER = 387.7
+Read = Callable[[Path], np.ndarray]  # a clip → its sampled frames (8, 224, 398, 3) uint8
+
+
+def measure(model_args: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Ten clips one after the other, each by every side before the next; random weights.
+
+    Our side decodes as the scorer does. The other decodes in order by PyAV with as many threads
+    as it takes, converts the sampled frames, resizes them as we do and runs the networks in
+    PyTorch. Where PyAV is not installed both sides begin with decoded frames, and "decoding" is
+    missing in the rows.
+
+    Args:
+        model_args: Fields of `dagr.Model`; none for the paper's.
+
+    Returns:
+        "machine", "rows" with `frames_per_s` counted as the paper counts, each part of our time,
+        and "ratios" ours / PyTorch (below 1 is faster), keyed `table4_<our dtype>/<their dtype>`.
+
+    Raises:
+        RuntimeError: The float32 scores of both sides differ by more than 1e-3.
+    """
+    args = {"saliency": {}, "vqa": {}, **(model_args or {})}
+    model = dagr.Model(**args)
+    variables = random_variables(model, jnp.zeros((1, 2, 32, 32, 3)))
+    dtypes = ["float32"] if jax.default_backend() == "cpu" else ["float32", "bfloat16"]
+    with tempfile.TemporaryDirectory() as folder:
+        paths, read, read_in_order = _clips(Path(folder))
+        parts: dict[str, dict[str, list[float]]] = {dtype: {} for dtype in dtypes}
+        sides: dict[str, Callable[[Path], float]] = {
+            dtype: _our_side(args, dtype, variables, read, parts[dtype]) for dtype in dtypes
+        }
+        sides |= _torch_sides(model, variables, read_in_order)
+        scores = {name: side(paths[0]) for name, side in sides.items()}
+        theirs = scores.get("torch float32", scores["float32"])
+        if abs(scores["float32"] - theirs) > 1e-3:
+            raise RuntimeError(f"scores differ: {scores}")
+        for its in parts.values():
+            its.clear()
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for path in paths:
+            for name, side in sides.items():
+                begin = time.perf_counter()
+                side(path)
+                seconds[name].append(time.perf_counter() - begin)
+    rows = []
+    for name, times in seconds.items():
+        rate = round(len(times) * LENGTH / sum(times), 1)
+        rows.append(row(f"table4 {name}", times, frames_per_s=rate))
+        rows += [
+            row(f"  {part}", its, share=round(sum(its) / sum(times), 3))
+            for part, its in parts.get(name, {}).items()
+        ]
+    rows.append({"what": "table4 of the paper, published, another machine", "frames_per_s": PAPER})
+    ratios = {
+        f"table4_{mine}/{name.removeprefix('torch ')}": ratio(seconds[mine], seconds[name])
+        for mine in dtypes
+        for name in seconds
+        if name.startswith("torch ")
+    }
+    return {"machine": machine(), "rows": rows, "ratios": ratios}
+
+
+def _clips(folder: Path) -> tuple[list[Path], Read | None, Read | None]:
+    """Clips, how we read them and how PyAV alone does; without PyAV only names of clips."""
+    paths = [folder / f"{number}.mp4" for number in range(CLIPS)]
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        return paths, None, None
+    from dagr_jax.bench.decode import FPS, read_in_order, write_clip
+    from dagr_jax.video.decode import read_clip
+
+    for number, path in enumerate(paths):
+        write_clip(path, FPS, seed=number)
+    chosen = sample_indices(LENGTH, FRAMES)
+
+    def alone(path: Path) -> np.ndarray:
+        frames = read_in_order(path, chosen, every=False, threads=0)
+        return resize_bilinear(frames, SIZE, antialias=False)
+
+    return paths, lambda path: read_clip(path, FRAMES, size=SIZE)[0], alone
+
+
+@functools.cache
+def _in_memory(path: Path) -> np.ndarray:
+    rng = np.random.default_rng(int(path.stem))
+    return rng.integers(0, 256, (FRAMES, *SIZE, 3), np.uint8)
+
+
+def _our_side(
+    args: Mapping[str, Any],
+    dtype: str,
+    variables: Any,
+    read: Read | None,
+    parts: dict[str, list[float]],
+) -> Callable[[Path], float]:
+    model = dagr.Model(**args, dtype=dtype)
+    there = jax.device_put(variables)
+    maps_of = jax.jit(lambda v, frames: model.apply(v, frames, method="maps"))
+    score_of = jax.jit(lambda v, frames, maps: model.apply(v, frames, maps, method="score"))
+
+    def timed(part: str, run: Callable[..., Any], *inputs: Any) -> Any:
+        begin = time.perf_counter()
+        value = jax.block_until_ready(run(*inputs))
+        parts.setdefault(part, []).append(time.perf_counter() - begin)
+        return value
+
+    def run(path: Path) -> float:
+        frames = timed("decoding", read, path) if read else _in_memory(path)
+        frames = timed("transfer", jax.device_put, frames[None])
+        maps = timed("saliency", maps_of, there, frames)
+        return float(timed("vqa", score_of, there, frames, maps)[0])
+
+    return run
+
+
+def _torch_sides(
+    model: dagr.Model, variables: Any, read: Read | None
+) -> dict[str, Callable[[Path], float]]:
+    """PyTorch's forms; {} where it is not installed."""
+    device = torch_device()
+    if not device:
+        return {}
+    import torch
+
+    own = {part: {k: v[part] for k, v in variables.items()} for part in ("saliency", "vqa")}
+
+    def side(half: bool) -> Callable[[Path], float]:
+        saliency, quality = (
+            torch_net(kind, net, own[part], channels_last=half).eval()
+            for kind, net, part in (
+                ("unet3d", model.saliency, "saliency"),
+                ("vqa", model.vqa, "vqa"),
+            )
+        )
+
+        def run(path: Path) -> float:
+            frames = read(path) if read else _in_memory(path)
+            video = torch.from_numpy(frames[None]).to(device).float() / 255  # (1, T, H, W, 3)
+            with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=half):
+                maps = saliency(video.permute(0, 1, 4, 2, 3))[:, 0].float().sigmoid()
+                low, high = maps.amin((-2, -1), True), maps.amax((-2, -1), True)
+                maps = (maps - low) / (high - low)
+                fused = (1 - model.alpha) * video + model.alpha * video * maps[..., None]
+                return quality(fused.permute(0, 4, 1, 2, 3)).item()
+
+        return run
+
+    return {"torch float32": side(False), "torch bfloat16": side(True)}

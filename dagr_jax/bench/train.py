@@ -1,0 +1,161 @@
+"""`dagr bench train`: a training step of each network, beside PyTorch's where that is."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dagr_jax.bench.sides import random_variables, torch_device, torch_net
+from dagr_jax.bench.timing import alternate, machine, ratio, row
+from dagr_jax.models import dagr, unet3d
+from dagr_jax.train.mesh import jit_train_step, make_mesh, put_batch, replicate
+from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
+
+# Videos, frames, height, width of a step.
+SALIENCY = (1, 8, 224, 398)
+QUALITY = (4, 8, 224, 398)
+RATE = 1e-5
+Side = Callable[[], float]  # runs a step and gives its loss
+
+
+def measure(
+    rounds: int = 3,
+    saliency_args: Mapping[str, Any] | None = None,
+    vqa_args: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Forward, loss, gradient and Adam's update of one batch, by both sides from the same weights.
+
+    Preset 'paper'; no augmentation and no dropout, so that both sides do the same.
+
+    Args:
+        rounds: Timed steps of each side; before each it takes one that is not timed.
+        saliency_args: Fields of `unet3d.Model`; none for the paper's.
+        vqa_args: Fields of `vqa.Model`; none for the paper's.
+
+    Returns:
+        "machine", "rows", and "ratios" ours / PyTorch (below 1 is faster), keyed
+        `train_<network>_<our dtype>/<their dtype>`; no ratios without PyTorch. Our bfloat16 runs
+        on accelerators alone.
+
+    Raises:
+        RuntimeError: The first losses of both sides in float32 differ by more than 1e-3.
+    """
+    rows: list[dict[str, Any]] = []
+    ratios: dict[str, float] = {}
+    dtypes = ["float32"] if jax.default_backend() == "cpu" else ["float32", "bfloat16"]
+    for name, sides_of, args in (
+        ("saliency", _saliency_sides, saliency_args or {}),
+        ("vqa", _quality_sides, {"dropout": 0.0, **(vqa_args or {})}),
+    ):
+        ours, theirs = sides_of(args, dtypes)
+        if theirs:
+            losses = ours["float32"](), theirs["float32"]()
+            if abs(losses[0] - losses[1]) > 1e-3 * abs(losses[1]):
+                raise RuntimeError(f"losses of the {name} step differ: {losses[0]}, {losses[1]}")
+        sides = {**ours, **{f"torch {dtype}": side for dtype, side in theirs.items()}}
+        seconds = alternate(sides, rounds, warmup=0, steady=True)
+        rows += [row(f"train {name} {side}", times) for side, times in seconds.items()]
+        for mine in ours:
+            for dtype in theirs:
+                key = f"train_{name}_{mine}/{dtype}"
+                ratios[key] = ratio(seconds[mine], seconds[f"torch {dtype}"])
+    return {"machine": machine(), "rows": rows, "ratios": ratios}
+
+
+def _saliency_sides(
+    args: Mapping[str, Any], dtypes: list[str]
+) -> tuple[dict[str, Side], dict[str, Side]]:
+    model = unet3d.Model(**args)
+    variables = random_variables(model, jnp.zeros((1, 2, 16, 16, 3)))
+    batch = _batch(SALIENCY)
+    tasks = {dtype: SaliencyTask(model.clone(dtype=dtype)) for dtype in dtypes}
+    ours = {dtype: _our_side(task, variables, batch) for dtype, task in tasks.items()}
+
+    def loss_of(net: Any, batch: Any) -> Any:
+        from dagr_jax.bench import twin
+
+        logits = net(batch["frames"].permute(0, 1, 4, 2, 3) / 255)
+        return twin.saliency_loss(logits[:, 0].float(), batch["maps"] / 255)
+
+    return ours, _torch_sides("unet3d", model, variables, batch, loss_of)
+
+
+def _quality_sides(
+    args: Mapping[str, Any], dtypes: list[str]
+) -> tuple[dict[str, Side], dict[str, Side]]:
+    models = {dtype: dagr.Model(None, args, dtype=dtype) for dtype in dtypes}
+    model = models["float32"]
+    frames = jnp.zeros((1, 2, 32, 32, 3))
+    variables = random_variables(model, frames, jnp.zeros((1, 2, 32, 32)), method="score")
+    batch = _batch(QUALITY)
+    tasks = {dtype: QualityTask(model) for dtype, model in models.items()}
+    ours = {dtype: _our_side(task, variables, batch) for dtype, task in tasks.items()}
+
+    def loss_of(net: Any, batch: Any) -> Any:
+        from dagr_jax.bench import twin
+
+        frames, maps = batch["frames"] / 255, batch["maps"] / 255
+        fused = (1 - model.alpha) * frames + model.alpha * frames * maps[..., None]
+        scores = net(fused.permute(0, 4, 1, 2, 3))
+        return twin.quality_loss(scores.float(), batch["target"])
+
+    own = {kind: tree["vqa"] for kind, tree in variables.items()}
+    return ours, _torch_sides("vqa", model.vqa, own, batch, loss_of)
+
+
+def _batch(shape: tuple[int, int, int, int]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "frames": rng.integers(0, 256, (*shape, 3), np.uint8),
+        "maps": rng.integers(0, 256, shape, np.uint8),
+        "target": rng.uniform(0, 1, shape[0]).astype(np.float32),
+        "index": np.arange(shape[0], dtype=np.int32),
+    }
+
+
+def _our_side(task: Any, variables: Any, batch: Mapping[str, np.ndarray]) -> Side:
+    mesh = make_mesh(jax.devices()[:1])
+    tx = optax.adam(RATE)
+    state = replicate(task.init_state(variables, tx), mesh)
+    there = put_batch(batch, mesh)
+    step = jit_train_step(make_train_step(task.loss, tx), mesh)
+    key = replicate(jax.random.key(0), mesh)
+
+    def run() -> float:
+        nonlocal state
+        state, metrics = step(state, there, key)
+        jax.block_until_ready(state)
+        return float(metrics["loss"])
+
+    return run
+
+
+def _torch_sides(
+    kind: str, model: Any, variables: Any, batch: Mapping[str, np.ndarray], loss_of: Any
+) -> dict[str, Side]:
+    """PyTorch's forms of the step; {} where it is not installed."""
+    device = torch_device()
+    if not device:
+        return {}
+    import torch
+
+    there = {key: torch.from_numpy(value).to(device) for key, value in batch.items()}
+
+    def side(half: bool) -> Side:
+        net = torch_net(kind, model, variables, channels_last=half).train()
+        optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
+
+        def run() -> float:
+            optimizer.zero_grad()
+            with torch.autocast(device, torch.bfloat16, enabled=half):
+                loss = loss_of(net, there)
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+        return run
+
+    return {"float32": side(False), "bfloat16": side(True)}
