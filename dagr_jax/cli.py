@@ -282,6 +282,7 @@ BENCHES = {
     "saliency": "a window of the saliency network, beside PyTorch where it is installed",
     "table4": "ten 1080p clips from file to score, beside PyTorch where it is installed",
     "train": "a training step of each network, beside PyTorch where it is installed",
+    "vqa": "the quality network, beside PyTorch where it is installed",
 }
 
 

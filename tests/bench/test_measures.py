@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dagr_jax import cli
-from dagr_jax.bench import decode, loader, saliency, table4, timing, train
+from dagr_jax.bench import decode, inference, loader, saliency, table4, timing, train, vqa
 
 
 def test_sides_alternate_and_the_first_rounds_do_not_count():
@@ -70,29 +70,40 @@ SMALL_NET = {"widths": (2, 3), "bottleneck": 4, "num_registers": 2, "register_di
 
 def measure_saliency(monkeypatch):
     monkeypatch.setattr(saliency, "WINDOW", (4, 16, 24))
-    monkeypatch.setattr(saliency, "matmul_peak", lambda dtype: 1.0)
+    monkeypatch.setattr(inference, "matmul_peak", lambda dtype: 1.0)
     return saliency.measure(rounds=2, model_args=SMALL_NET)
 
 
 def test_saliency_without_pytorch(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(inference, "torch_device", lambda: "")
     result = measure_saliency(monkeypatch)
     assert list(result["ratios"]) == ["saliency_float32/taps"]
     first, plain = result["rows"][:2]
     assert 0 < first["gflop"] < plain["gflop"]
 
 
+TORCH_FORMS = ("float32", "bfloat16")
+
+
+def without_compiler(monkeypatch):
+    """PyTorch's compiler takes a minute even for a small network."""
+
+    def compile_(net):
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr("torch.compile", compile_)
+
+
 @pytest.mark.torch
 def test_saliency_beside_pytorch(monkeypatch):
     pytest.importorskip("torch")
+    without_compiler(monkeypatch)
     result = measure_saliency(monkeypatch)
     assert set(result["ratios"]) == {
-        "saliency_float32/float32",
-        "saliency_float32/bfloat16",
-        "saliency_bfloat16/float32",
-        "saliency_bfloat16/bfloat16",
-        "saliency_float32/taps",
-    }
+        f"saliency_{ours}/{theirs}" for ours in TORCH_FORMS for theirs in TORCH_FORMS
+    } | {"saliency_float32/taps"}
+    (failed,) = [row for row in result["rows"] if "error" in row]
+    assert failed == {"what": "saliency torch bfloat16 compiled", "error": "no compiler"}
 
 
 SMALL_HEAD = {
@@ -104,6 +115,22 @@ SMALL_HEAD = {
     "projection_dim": 8,
     "regressor": (8, 4),
 }
+
+
+@pytest.mark.torch
+def test_vqa_beside_pytorch(monkeypatch):
+    pytest.importorskip("torch")
+    without_compiler(monkeypatch)
+    monkeypatch.setattr(vqa, "VIDEO", (2, 32, 32))
+    monkeypatch.setattr(inference, "matmul_peak", lambda dtype: 1.0)
+    result = vqa.measure(rounds=1, model_args=SMALL_HEAD)
+    assert set(result["ratios"]) == {
+        f"vqa_{ours}/{theirs}" for ours in TORCH_FORMS for theirs in TORCH_FORMS
+    }
+    first = result["rows"][0]
+    # Peak 1 GFLOP/s: the share of it times the seconds is the work, which stands there rounded.
+    assert first["gflop"] > 0
+    assert abs(first["of_peak"] * first["median_s"] - first["gflop"]) < 1e-3
 
 
 def measure_train(monkeypatch):

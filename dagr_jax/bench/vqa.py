@@ -1,0 +1,35 @@
+"""`dagr bench vqa`: the quality network on fused frames, beside PyTorch's where that is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from dagr_jax.bench.inference import compare
+from dagr_jax.bench.sides import random_variables
+from dagr_jax.models import vqa
+
+VIDEO = (8, 224, 398)
+
+
+def measure(rounds: int = 5, model_args: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Scores of one video in eval mode, by our forms and PyTorch's.
+
+    Args:
+        rounds: Timed rounds, after one that is not.
+        model_args: Fields of `vqa.Model`; none for the paper's.
+
+    Returns:
+        As `inference.compare`.
+
+    Raises:
+        RuntimeError: Our float32 score and PyTorch's differ by more than 1e-4.
+    """
+    model = vqa.Model(**(model_args or {}))
+    video = np.random.default_rng(0).uniform(0, 1, (1, *VIDEO, 3)).astype(np.float32)
+    variables = random_variables(model, jnp.zeros((1, 2, 32, 32, 3)))
+    forms = {dtype: model.clone(dtype=dtype) for dtype in ("float32", "bfloat16")}
+    result = compare("vqa", "vqa", forms, variables, video, rounds)
+    del result["seconds"]
+    return result
