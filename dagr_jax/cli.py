@@ -277,9 +277,11 @@ def _evaluate(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
 
 
 BENCHES = {
+    "cold": "fresh dagr score processes from launch to score, beside PyTorch's",
     "decode": "8 frames of a 1080p clip, against decoding or converting more of it",
     "loader": "whether the data keep up with a step of 50 ms",
     "saliency": "a window of the saliency network, beside PyTorch where it is installed",
+    "scaling": "a score against resolution, frames, batch and devices",
     "table4": "ten 1080p clips from file to score, beside PyTorch where it is installed",
     "train": "a training step of each network, beside PyTorch where it is installed",
     "vqa": "the quality network, beside PyTorch where it is installed",

@@ -92,18 +92,28 @@ def _clips(folder: Path) -> tuple[list[Path], Read | None, Read | None]:
         import av  # noqa: F401
     except ImportError:
         return paths, None, None
-    from dagr_jax.bench.decode import FPS, read_in_order, write_clip
+    from dagr_jax.bench.decode import FPS, write_clip
     from dagr_jax.video.decode import read_clip
 
     for number, path in enumerate(paths):
         write_clip(path, FPS, seed=number)
-    chosen = sample_indices(LENGTH, FRAMES)
+    return (
+        paths,
+        lambda path: read_clip(path, FRAMES, size=SIZE)[0],
+        lambda path: read_plainly(path, LENGTH, FRAMES, SIZE),
+    )
 
-    def alone(path: Path) -> np.ndarray:
-        frames = read_in_order(path, chosen, every=False, threads=0)
-        return resize_bilinear(frames, SIZE, antialias=False)
 
-    return paths, lambda path: read_clip(path, FRAMES, size=SIZE)[0], alone
+def read_plainly(path: Path, length: int, count: int, size: tuple[int, int]) -> np.ndarray:
+    """Sampled frames of a clip of known length by PyAV, decoded in order with all its threads.
+
+    Returns:
+        (count, height, width, 3) uint8.
+    """
+    from dagr_jax.bench.decode import read_in_order
+
+    frames = read_in_order(path, sample_indices(length, count), every=False, threads=0)
+    return resize_bilinear(frames, size, antialias=False)
 
 
 @functools.cache
@@ -146,8 +156,6 @@ def _torch_sides(
     device = torch_device()
     if not device:
         return {}
-    import torch
-
     own = {part: {k: v[part] for k, v in variables.items()} for part in ("saliency", "vqa")}
 
     def side(half: bool) -> Callable[[Path], float]:
@@ -159,16 +167,25 @@ def _torch_sides(
             )
         )
 
-        def run(path: Path) -> float:
-            frames = read(path) if read else _in_memory(path)
-            video = torch.from_numpy(frames[None]).to(device).float() / 255  # (1, T, H, W, 3)
-            with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=half):
-                maps = saliency(video.permute(0, 1, 4, 2, 3))[:, 0].float().sigmoid()
-                low, high = maps.amin((-2, -1), True), maps.amax((-2, -1), True)
-                maps = (maps - low) / (high - low)
-                fused = (1 - model.alpha) * video + model.alpha * video * maps[..., None]
-                return quality(fused.permute(0, 4, 1, 2, 3)).item()
-
-        return run
+        score = torch_scorer(saliency, quality, model.alpha, device, half=half)
+        return lambda path: score(read(path) if read else _in_memory(path))
 
     return {"torch float32": side(False), "torch bfloat16": side(True)}
+
+
+def torch_scorer(
+    saliency: Any, quality: Any, alpha: float, device: str, *, half: bool
+) -> Callable[[np.ndarray], float]:
+    """The score of (T, H, W, 3) uint8 frames by the twins of both networks, preset 'paper'."""
+    import torch
+
+    def score(frames: np.ndarray) -> float:
+        video = torch.from_numpy(frames[None]).to(device).float() / 255  # (1, T, H, W, 3)
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=half):
+            maps = saliency(video.permute(0, 1, 4, 2, 3))[:, 0].float().sigmoid()
+            low, high = maps.amin((-2, -1), True), maps.amax((-2, -1), True)
+            maps = (maps - low) / (high - low)
+            fused = (1 - alpha) * video + alpha * video * maps[..., None]
+            return quality(fused.permute(0, 4, 1, 2, 3)).item()
+
+    return score

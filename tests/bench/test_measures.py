@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 from dagr_jax import cli
-from dagr_jax.bench import decode, inference, loader, saliency, table4, timing, train, vqa
+from dagr_jax.bench import (
+    cold,
+    decode,
+    inference,
+    loader,
+    saliency,
+    scaling,
+    table4,
+    timing,
+    train,
+    vqa,
+)
 
 
 def test_sides_alternate_and_the_first_rounds_do_not_count():
@@ -188,6 +199,38 @@ def test_table4_without_pyav_begins_with_frames(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     parts = [row["what"].strip() for row in measure_table4(monkeypatch)["rows"][1:-1]]
     assert parts == ["transfer", "saliency", "vqa"]
+
+
+@pytest.mark.slow
+def test_cold(small_clips, monkeypatch):
+    """Real processes: a first run finds no compiled program and leaves some, a later one finds."""
+    monkeypatch.setattr(cold, "LENGTH", 16)
+    monkeypatch.setattr(cold, "torch_device", lambda: "")
+    run, found = cold._run, []
+
+    def watched(arguments, cache):
+        before = len(list(cache.rglob("*-cache")))
+        run(arguments, cache)
+        found.append((cache.name, before > 0, len(list(cache.rglob("*-cache"))) > before))
+
+    monkeypatch.setattr(cold, "_run", watched)
+    first, later = cold.measure(rounds=1)["rows"]
+    assert (first["what"], later["what"]) == ("cold first", "cold later")
+    assert found == [
+        ("cold", False, True),
+        ("warm", False, True),
+        ("cold", False, True),
+        ("warm", True, False),
+    ]
+
+
+@pytest.mark.slow
+def test_scaling(monkeypatch):
+    monkeypatch.setattr(scaling, "SHAPES", {"a": (1, 2, 32, 32), "b c": (2, 2, 32, 32)})
+    monkeypatch.setattr(scaling, "DEVICES", (1, 2))
+    result = scaling.measure(rounds=1, model_args={"saliency": SMALL_NET, "vqa": SMALL_HEAD})
+    assert set(result["ratios"]) == {"scaling_b_c/first", "devices_2/1"}
+    assert min(result["ratios"].values()) > 0
 
 
 def test_usage(tmp_path):

@@ -1,0 +1,113 @@
+"""`dagr bench cold`: fresh processes from launch to score, beside PyTorch's where that is."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from dagr_jax.bench.decode import FPS, LENGTH, write_clip
+from dagr_jax.bench.sides import random_variables, torch_device, torch_net
+from dagr_jax.bench.timing import alternate, machine, ratio, row
+from dagr_jax.models import dagr
+from dagr_jax.train.checkpoints import write_variables
+from dagr_jax.train.meta import make_meta
+
+# The networks of the embedded recipe, whose arithmetic is nothing beside starting a process.
+FRAMES, SIZE = 8, (224, 398)
+ARGS: dict[str, Any] = {
+    "saliency": {"widths": (8, 16, 32, 64), "bottleneck": 64},
+    "vqa": {
+        "stage_sizes": (1, 1, 1),
+        "width": 16,
+        "mlp_dim": 64,
+        "projection_dim": 128,
+        "regressor": (64, 32),
+    },
+}
+
+
+def measure(rounds: int = 5) -> dict[str, Any]:
+    """`dagr score` of a 1080p clip and a small checkpoint: first run, later runs, and PyTorch.
+
+    The first run of a machine compiles; later ones find what it kept. PyTorch's process imports,
+    loads the same weights, decodes and scores without compiling (`bench.torch_score`).
+
+    Args:
+        rounds: Processes of each side, one side after the other.
+
+    Returns:
+        "machine", "rows", and "ratios" ours / PyTorch (below 1 is faster), `cold_float32/float32`
+        for the first run and `warm_float32/float32` for later ones.
+
+    Raises:
+        RuntimeError: A process failed.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        clip = folder / "clip.mp4"
+        write_clip(clip, FPS)
+        model = dagr.Model(**ARGS)
+        variables = random_variables(model, jnp.zeros((1, 2, 32, 32, 3)))
+        write_variables(folder / "checkpoint", variables, _meta())
+        score = ["-m", "dagr_jax.cli", "score", str(clip), "--checkpoint"]
+        score.append(str(folder / "checkpoint"))
+        cold, warm = folder / "cold", folder / "warm"
+
+        def first() -> None:
+            shutil.rmtree(cold, ignore_errors=True)
+            _run(score, cold)
+
+        sides: dict[str, Callable[[], None]] = {"first": first, "later": lambda: _run(score, warm)}
+        if torch_device():
+            from dagr_jax.bench import torch_score
+
+            own = {part: {k: v[part] for k, v in variables.items()} for part in ("saliency", "vqa")}
+            nets = (
+                torch_net("unet3d", model.saliency, own["saliency"]).cpu(),
+                torch_net("vqa", model.vqa, own["vqa"]).cpu(),
+            )
+            torch_score.write(folder, ARGS, nets, (LENGTH, FRAMES, *SIZE))
+            theirs = ["-m", "dagr_jax.bench.torch_score", str(folder), str(clip)]
+            sides["torch"] = lambda: _run(theirs, warm)
+        # The round before the timed ones fills the cache that later runs find.
+        seconds = alternate(sides, rounds)
+    ratios = {}
+    if "torch" in seconds:
+        ratios = {
+            "cold_float32/float32": ratio(seconds["first"], seconds["torch"]),
+            "warm_float32/float32": ratio(seconds["later"], seconds["torch"]),
+        }
+    rows = [row(f"cold {name}", times) for name, times in seconds.items()]
+    return {"machine": machine(), "rows": rows, "ratios": ratios}
+
+
+def _meta() -> dict[str, Any]:
+    return make_meta(
+        model="dagr",
+        model_args={"alpha": 0.5, "preset": "paper", "dtype": "float32", **ARGS},
+        preset="paper",
+        dataset="none",
+        mos_range=(0.0, 1.0),
+        sampling={"num_frames": FRAMES, "rule": "linspace"},
+        resize={"size": SIZE, "antialias": False},
+        maps={"window": 0, "choice": "matched"},
+        config_digest="",
+        worker_count=0,
+    )
+
+
+def _run(arguments: list[str], cache: Path) -> None:
+    """A fresh interpreter with an own cache folder."""
+    environment = {key: v for key, v in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+    environment["XDG_CACHE_HOME"] = str(cache)
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)}: {done.stderr.strip()}")

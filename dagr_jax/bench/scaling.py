@@ -1,0 +1,118 @@
+"""`dagr bench scaling`: what a score costs against resolution, frames, batch and devices."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dagr_jax.bench.sides import random_variables
+from dagr_jax.bench.timing import alternate, machine, row
+from dagr_jax.models import dagr
+from dagr_jax.train.mesh import jit_predict, make_mesh, put_batch, replicate
+
+# Videos, frames, height, width. The first is what the others are compared with.
+SHAPES = {
+    "8 frames of 224 x 398": (1, 8, 224, 398),
+    "112 x 199": (1, 8, 112, 199),
+    "336 x 597": (1, 8, 336, 597),
+    "4 frames": (1, 4, 224, 398),
+    "16 frames": (1, 16, 224, 398),
+    "batch of 2": (2, 8, 224, 398),
+    "batch of 4": (4, 8, 224, 398),
+}
+DEVICES = (1, 2, 4, 8)
+# A small model and a video for each device: simulated devices share the cores.
+SMALL: dict[str, Any] = {
+    "saliency": {"widths": (8, 16, 32, 64), "bottleneck": 64},
+    "vqa": {"stage_sizes": (1, 1, 1), "width": 16, "projection_dim": 128},
+}
+SMALL_VIDEO = (8, 112, 199)
+
+
+def measure(rounds: int = 3, model_args: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Scores in eval mode, float32 on a CPU and bfloat16 elsewhere, random weights.
+
+    On a CPU the devices are simulated, each in a process of its own. They share the cores, so that
+    the time of a video shows only whether more devices bring more work, not what they save.
+
+    Args:
+        rounds: Timed rounds, after one that is not.
+        model_args: Fields of `dagr.Model`; none for the paper's.
+
+    Returns:
+        "machine", "rows", and "ratios": cost of a
+        pixel of a frame against the first shape's, `scaling_<shape>/first`, and time of a video
+        with several devices against one, `devices_<n>/1`; 1 is ideal.
+    """
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    model = dagr.Model(**{"saliency": {}, "vqa": {}, **(model_args or {})}, dtype=dtype)
+    variables = jax.device_put(random_variables(model, jnp.zeros((1, 2, 32, 32, 3))))
+    apply = jax.jit(model.apply)
+
+    def side(shape: tuple[int, ...]) -> Callable[[], Any]:
+        frames = jax.device_put(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
+        return lambda: jax.block_until_ready(apply(variables, frames))
+
+    seconds = alternate({name: side(shape) for name, shape in SHAPES.items()}, rounds)
+    first, *others = SHAPES
+    rows = [row(f"scaling {name}", times) for name, times in seconds.items()]
+    ratios = {}
+    for name in others:
+        pixels = np.prod(SHAPES[name]) / np.prod(SHAPES[first])
+        cost = statistics.median(
+            a / b / pixels for a, b in zip(seconds[name], seconds[first], strict=True)
+        )
+        ratios[f"scaling_{name.replace(' ', '_')}/first"] = round(float(cost), 4)
+    times = {count: _on_devices(count, rounds) for count in _counts()}
+    for count, its in times.items():
+        each = [second / count for second in its]
+        rows.append(row(f"scaling {count} devices, a video", each))
+        if count > 1:
+            # Apart in time: the fastest of each are compared, not rounds.
+            ratios[f"devices_{count}/1"] = round(min(each) / min(times[1]), 4)
+    return {"machine": machine(), "rows": rows, "ratios": ratios}
+
+
+def _counts() -> list[int]:
+    if jax.default_backend() == "cpu":
+        return list(DEVICES)
+    return [count for count in DEVICES if count <= jax.device_count()]
+
+
+def _on_devices(count: int, rounds: int) -> list[float]:
+    """Seconds of a batch of one video for each of so many devices."""
+    if jax.default_backend() != "cpu":
+        return weak_scaling(count, rounds)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    done = subprocess.run(
+        [sys.executable, "-m", "dagr_jax.bench.scaling", str(count), str(rounds)],
+        env={**os.environ, "XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"scaling on {count} devices: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def weak_scaling(count: int, rounds: int) -> list[float]:
+    """Seconds of each round of a batch with one video for each device."""
+    mesh = make_mesh(jax.devices()[:count])
+    model = dagr.Model(**SMALL)
+    variables = replicate(random_variables(model, jnp.zeros((1, 2, 32, 32, 3))), mesh)
+    frames = np.random.default_rng(0).integers(0, 256, (count, *SMALL_VIDEO, 3), np.uint8)
+    batch = put_batch({"frames": frames}, mesh)
+    predict = jit_predict(lambda v, batch: model.apply(v, batch["frames"]), mesh)
+    return alternate({"": lambda: jax.block_until_ready(predict(variables, batch))}, rounds)[""]
+
+
+if __name__ == "__main__":
+    print(json.dumps(weak_scaling(int(sys.argv[1]), int(sys.argv[2]))))

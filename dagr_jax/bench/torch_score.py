@@ -1,0 +1,45 @@
+"""A score the way PyTorch's users compute it: what `dagr score` is compared with.
+
+python -m dagr_jax.bench.torch_score FOLDER CLIP prints the score of a clip by the networks that
+`write` left in a folder, in a process of its own.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dagr_jax.bench import twin
+from dagr_jax.bench.table4 import read_plainly, torch_scorer
+from dagr_jax.models import dagr, unet3d, vqa
+
+
+def write(
+    folder: Path, args: dict[str, Any], nets: tuple[Any, Any], clip: tuple[int, int, int, int]
+) -> None:
+    """Weights, fields of `dagr.Model` and (frames, sampled frames, height, width) of a clip."""
+    for name, net in zip(("saliency", "vqa"), nets, strict=True):
+        torch.save(net.state_dict(), folder / f"{name}.pth")
+    (folder / "args.json").write_text(json.dumps({"model": args, "clip": clip}))
+
+
+def main(folder: Path, clip: Path) -> float:
+    """The score of a clip by what `write` left."""
+    told = json.loads((folder / "args.json").read_text())
+    model = dagr.Model(**told["model"])
+    nets = []
+    for name, net in (("saliency", model.saliency), ("vqa", model.vqa)):
+        assert isinstance(net, (unet3d.Model, vqa.Model))
+        module = twin.twin_of(net)
+        module.load_state_dict(torch.load(folder / f"{name}.pth", weights_only=True))
+        nets.append(module.eval())
+    length, count, height, width = told["clip"]
+    frames = read_plainly(clip, length, count, (height, width))
+    saliency, quality = nets
+    return torch_scorer(saliency, quality, model.alpha, "cpu", half=False)(frames)
+
+
+if __name__ == "__main__":
+    print(main(Path(sys.argv[1]), Path(sys.argv[2])))
