@@ -89,6 +89,10 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
                 "bottleneck": 1024,
                 "num_registers": 4,
                 "register_dim": 64,
+                # How its convolutions are computed (docs/performance.md), and what training
+                # computes again instead of keeping it: none, norms or blocks.
+                "conv_form": "auto",
+                "remat": "none",
             },
             "vqa": {
                 "head": "full",

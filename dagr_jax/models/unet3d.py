@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from dagr_jax.models.conv3d import Conv3D
@@ -49,6 +51,15 @@ class Registers(nn.Module):
         return values[np.arange(num_frames) * self.num_registers // num_frames]
 
 
+# What `Model.remat` keeps of a block for the gradient.
+_CONVOLVED = "convolved"
+REMAT: dict[str, Any] = {
+    "none": None,
+    "norms": jax.checkpoint_policies.save_only_these_names(_CONVOLVED),
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
+
+
 class Block(nn.Module):
     """[3×3×3 convolution, BatchNorm, ReLU] twice: (B,T,H,W,C) → (B,T,H,W,features)."""
 
@@ -58,12 +69,12 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t h w c"], *, train: bool, **joined: Array
+        self, x: Float[Array, "b t h w c"], train: bool, **joined: Array
     ) -> Float[Array, "b t h w d"]:
         """Args: joined: what the first convolution sees besides x (`conv3d.Conv3D`)."""
         for i in (1, 2):
             conv = Conv3D(self.features, self.conv_form, self.dtype, name=f"conv{i}")
-            x = conv(x, train=train, **(joined if i == 1 else {}))
+            x = checkpoint_name(conv(x, train=train, **(joined if i == 1 else {})), _CONVOLVED)
             x = nn.relu(BatchNorm(name=f"bn{i}")(x, train=train))
         return x
 
@@ -78,6 +89,9 @@ class Model(nn.Module):
       register_dim: length of a register token.
       preset: 'paper' or 'release'; see `layout.saliency_layout`.
       conv_form: how the convolutions are computed, see `conv3d.Conv3D`.
+      remat: what training computes again for the gradient instead of keeping it. 'none': nothing.
+        'norms': norms and activations, all but what the convolutions gave. 'blocks': everything
+        but the inputs of the blocks, at the price of another forward pass.
       dtype: compute type, 'float32' or 'bfloat16'; parameters, norms and logits are float32.
     """
 
@@ -87,6 +101,7 @@ class Model(nn.Module):
     register_dim: int = 64
     preset: str = "paper"
     conv_form: str = "auto"
+    remat: str = "none"
     dtype: Any = "float32"
 
     @nn.compact
@@ -111,22 +126,27 @@ class Model(nn.Module):
 
         skips = []
         for level, features in enumerate(self.widths, start=1):
-            x = self._block(features, f"encoder{level}")(x, train=train, **joined)
+            x = self._block(features, f"encoder{level}")(x, train, **joined)
             joined = {}
             skips.append(x)
             x = max_pool(x, window=2, padding=1, axes=(1, 2, 3))  # n → ⌊n/2⌋ + 1
 
-        x = self._block(self.bottleneck, "bottleneck")(x, train=train)
+        x = self._block(self.bottleneck, "bottleneck")(x, train)
         gate = nn.relu(Linear(self.bottleneck, self.dtype, name="attention1")(x))
         x = x * nn.sigmoid(Linear(self.bottleneck, self.dtype, name="attention2")(gate))
 
         for level in range(len(self.widths), 0, -1):
             block = self._block(self.widths[level - 1], f"decoder{level}")
-            x = block(skips[level - 1], train=train, low=x)  # x enlarged, then the skip
+            x = block(skips[level - 1], train, low=x)  # x enlarged, then the skip
         return Linear(1, name="final_conv")(x)[..., 0]
 
     def _block(self, features: int, name: str) -> Block:
-        return Block(features, self.conv_form, self.dtype, name=name)
+        if self.remat not in REMAT:
+            raise ValueError(f"remat {self.remat!r} is unknown; use one of {', '.join(REMAT)}")
+        kind = Block
+        if policy := REMAT[self.remat]:
+            kind = nn.remat(Block, policy=policy, static_argnums=2)  # of (self, x, train)
+        return kind(features, self.conv_form, self.dtype, name=name)
 
 
 def of_torch(arrays: Arrays) -> Model:
