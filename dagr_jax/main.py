@@ -1,17 +1,21 @@
 """Runs the stages of a configuration.
 
 python -m dagr_jax.main --config=configs/vqa.py --workdir=runs/embedded [STAGE …]
+
+In several processes, on one machine or on many, the same command in each, with a workdir that all
+share, and --distributed, or --coordinator, --num_processes and --process_id.
 """
 
 import os
 import signal
-import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dagr_jax.stages import run_stages
+from dagr_jax.train import hosts
 from dagr_jax.train.loop import TrainingError
 from dagr_jax.train.memory import keep_freed_memory
 
@@ -19,6 +23,14 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/vqa.py", "Configuration file.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run's artifacts.", required=True)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT where process 0 listens, as all processes reach it."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes make the run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This one's number, from 0.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Take these three from SLURM, Open MPI, a TPU pod or Kubernetes."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -26,10 +38,9 @@ def main(argv: list[str]) -> None:
 
     An error is one line and exit code 1. After Ctrl-C or SIGTERM training saves the step that is
     done, the other stages leave nothing half-written, and the exit code is 130, as shells report
-    Ctrl-C.
+    Ctrl-C. Of several processes all end when one does, with its exit code.
     """
     keep_freed_memory()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Ctrl-C leaves batches in Grain's queue to Python's resource tracker, which frees them; that
     # it had to is no news for the user.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
@@ -39,18 +50,31 @@ def main(argv: list[str]) -> None:
     workdir = Path(_WORKDIR.value)
     said, code = "", 0
     try:
+        hosts.connect(
+            _COORDINATOR.value,
+            _NUM_PROCESSES.value,
+            _PROCESS_ID.value,
+            detect=_DISTRIBUTED.value,
+        )
+        # Not before: nothing interrupts the wait for other processes but the signals' own way.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         run_stages(_CONFIG.value, workdir, argv[1:])
+        if hosts.is_first():
+            for result in (workdir / "test" / "metrics.json", workdir / "folds.json"):
+                if result.exists():
+                    print(result.read_text(), end="")
+        hosts.disconnect()
     except (ValueError, OSError, TrainingError) as error:
         said, code = f"error: {error}", 1
     except KeyboardInterrupt as stop:
         said, code = f"{str(stop) or 'interrupted'}; the same command goes on from here", 130
+    except Exception:
+        if not hosts.several():
+            raise
+        said, code = traceback.format_exc().rstrip(), 1
     # Not inside the handlers, which would keep the last batch and its shared memory alive.
     if code:
-        print(said, file=sys.stderr)
-        sys.exit(code)
-    for result in (workdir / "test" / "metrics.json", workdir / "folds.json"):
-        if result.exists():
-            print(result.read_text(), end="")
+        hosts.leave(said, code)
 
 
 if __name__ == "__main__":

@@ -150,8 +150,38 @@ class SaliencySource:
         }
 
 
+class _Share(grain.MapDataset):
+    """Of every `batch_size` elements in a row one process's part, of those of an epoch that fill
+    batches.
+
+    Applied before anything is read, and after whatever is drawn by the place in the whole order.
+    """
+
+    def __init__(self, parent: grain.MapDataset, batch_size: int, share: tuple[int, int]):
+        super().__init__(parent)
+        number, count = share
+        self._all, self._batch, self._own = len(parent), batch_size, batch_size // count
+        self._first = number * self._own
+
+    def __len__(self) -> int:
+        return self._all // self._batch * self._own
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        epoch, index = divmod(index, len(self))
+        batch, place = divmod(index, self._own)
+        return self._parent[epoch * self._all + batch * self._batch + self._first + place]
+
+
 def train_iterator(
-    source: Source, *, batch_size: int, seed: int, workers: int, frames: int = 0
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    frames: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> grain.DatasetIterator:
     """Endless batches in a fresh order every epoch, of which the remainder is dropped.
 
@@ -162,14 +192,16 @@ def train_iterator(
         workers: Processes that read and decode; 0 reads in threads of this process.
         frames: How many frames of a video are used, with their maps: each epoch another random
             subset, in its order. 0 uses all; another number wants a `FrameSource`.
+        share: (number of this process, number of processes): of each batch this slice is read and
+            given. The order and the frames are those of a process that reads all.
 
     Returns:
-        An iterator whose state `grain.checkpoint` saves and restores. The state depends on
-        `workers`. Its `close` ends them.
+        An iterator whose state, JSON, counts batches: it is the same in every process and for
+        any number of them, and depends on `workers`. Its `close` ends them.
 
     Raises:
         ValueError: The source holds fewer records than a batch, or a video fewer frames than
-            asked for.
+            asked for, or the batch does not divide over the processes.
         TypeError: `frames` of a source that has only whole records.
     """
     if len(source) < batch_size:
@@ -177,15 +209,18 @@ def train_iterator(
             f"the training part has {len(source)} records, fewer than the batch of {batch_size}; "
             "lower batch_size"
         )
-    order = grain.MapDataset.range(len(source)).shuffle(seed=seed)
-    if not frames:
-        dataset = order.map(source.__getitem__)
-    elif isinstance(source, FrameSource):
-        dataset = order.random_map(_frame_chooser(source, frames), seed=seed)
-    else:
-        raise TypeError(f"frames={frames}: a {type(source).__name__} has only whole records")
+    own = _own(batch_size, share)
+    drawn = grain.MapDataset.range(len(source)).shuffle(seed=seed)
+    read: Callable[..., Batch] = source.__getitem__
+    if frames:
+        if not isinstance(source, FrameSource):
+            raise TypeError(f"frames={frames}: a {type(source).__name__} has only whole records")
+        drawn = drawn.random_map(_frame_chooser(source, frames), seed=seed)
+        read = functools.partial(_read_chosen, source)
+    if share != (0, 1):
+        drawn = _Share(drawn, batch_size, share)
     # Repeated after batching: no batch reaches over the end of an epoch and holds a record twice.
-    batches = dataset.batch(batch_size, drop_remainder=True).repeat()
+    batches = drawn.map(read).batch(own, drop_remainder=True).repeat()
     iterable = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
     if workers:
         if not flags.FLAGS.is_parsed():
@@ -208,33 +243,54 @@ def _begin_reader(*_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _frame_chooser(source: FrameSource, frames: int) -> Callable[[int, np.random.Generator], Batch]:
+def _own(batch_size: int, share: tuple[int, int]) -> int:
+    """Records of a batch that one process reads."""
+    own, remainder = divmod(batch_size, share[1])
+    if remainder:
+        raise ValueError(
+            f"batch_size={batch_size} does not divide over {share[1]} processes; "
+            f"use a multiple of {share[1]}"
+        )
+    return own
+
+
+def _frame_chooser(
+    source: FrameSource, frames: int
+) -> Callable[[int, np.random.Generator], tuple[int, np.ndarray]]:
     stored = source.num_frames
     if frames > stored:
         raise ValueError(f"frames={frames} exceeds the {stored} frames of a record")
 
-    def choose(index: int, rng: np.random.Generator) -> Batch:
-        return source.read(index, np.sort(rng.choice(stored, frames, replace=False)))
+    def choose(index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        return index, np.sort(rng.choice(stored, frames, replace=False))
 
     return choose
 
 
-def eval_batches(source: Source, *, batch_size: int) -> Iterator[Batch]:
+def _read_chosen(source: FrameSource, drawn: tuple[int, np.ndarray]) -> Batch:
+    return source.read(*drawn)
+
+
+def eval_batches(
+    source: Source, *, batch_size: int, share: tuple[int, int] = (0, 1)
+) -> Iterator[Batch]:
     """Every record once, in order, in batches of one size.
 
-    The last batch is padded with its last record; `mask` (B,) is True for real records.
+    The last batch is padded with the last record; `mask` (B,) is True for real records.
+
+    Args:
+        source: Its records are read in the order of their numbers.
+        batch_size: Global batch.
+        share: (number of this process, number of processes): of each batch this slice is given.
+
+    Raises:
+        ValueError: The batch does not divide over the processes.
     """
+    own, last = _own(batch_size, share), len(source) - 1
 
-    def pad(batch: Batch) -> Batch:
-        missing = batch_size - len(batch["index"])
-        mask = np.arange(batch_size) < batch_size - missing
-        padded = {
-            key: np.concatenate([value, np.repeat(value[-1:], missing, 0)])
-            for key, value in batch.items()
-        }
-        return {**padded, "mask": mask}
+    def read(number: int) -> Batch:
+        return {**source[min(number, last)], "mask": np.asarray(number <= last)}
 
-    dataset = grain.MapDataset.source(source).batch(batch_size, drop_remainder=False)
-    yield from dataset.map(pad).to_iter_dataset(
-        grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
-    )
+    padded = grain.MapDataset.range(-(-len(source) // batch_size) * batch_size)
+    dataset = _Share(padded, batch_size, share).map(read).batch(own)
+    yield from dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))

@@ -5,7 +5,6 @@ artifact is there is not repeated.
 """
 
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +16,9 @@ from dagr_jax.stages.evaluate import test_stage
 from dagr_jax.stages.folds import ALL, run_folds
 from dagr_jax.stages.prepare import has_gaze, prepare_set
 from dagr_jax.stages.quality import vqa_stage
-from dagr_jax.stages.run import Run, StageError, claim, plain, write_json
+from dagr_jax.stages.run import Run, StageError, claim, digest, plain, say, write_json
 from dagr_jax.stages.saliency import maps_stage, saliency_stage
+from dagr_jax.train import hosts
 
 __all__ = ["STAGES", "Run", "StageError", "run_stages"]
 
@@ -26,15 +26,19 @@ __all__ = ["STAGES", "Run", "StageError", "run_stages"]
 def prepare_stage(run: Run) -> Path:
     """Makes or decodes the data set, `data/`, and splits it, `split.csv`."""
     chosen = run.config
-    prepare_set(
-        run.data,
-        plain(chosen.dataset),
-        plain(chosen.sampling),
-        list(run.saliency_size) if has_gaze(chosen.dataset.name) else None,
-    )
+
+    def prepare() -> None:
+        prepare_set(
+            run.data,
+            plain(chosen.dataset),
+            plain(chosen.sampling),
+            list(run.saliency_size) if has_gaze(chosen.dataset.name) else None,
+        )
+
+    hosts.first(prepare, makes=run.data)
     if chosen.split.fold != ALL:
         parts = ", ".join(f"{len(numbers)} {part}" for part, numbers in run.rows.items())
-        print(f"split: {parts}", file=sys.stderr, flush=True)
+        say(f"split: {parts}")
     return run.data
 
 
@@ -51,6 +55,8 @@ def run_stages(
     config: config_dict.ConfigDict, workdir: str | os.PathLike[str], names: Sequence[str] = ()
 ) -> None:
     """Runs stages in their order; those that are finished in `workdir` are not repeated.
+
+    Several processes (`train.hosts`) call this together, with a workdir that they share.
 
     Args:
         config: As `configs/vqa.py` gives it.
@@ -69,16 +75,25 @@ def run_stages(
     dataset_module(config.dataset.name)
     model_module(config.model.name)
     run = Run(config, Path(workdir))
-    run.workdir.mkdir(parents=True, exist_ok=True)
-    home = run.workdir / "config.json"
-    if home.exists():
-        claim(home, plain(config), "a run")
-    else:
-        write_json(home, plain(config))
     chosen = names or config.stages
+    home = run.workdir / "config.json"
+
+    def begin() -> str:
+        run.workdir.mkdir(parents=True, exist_ok=True)
+        if home.exists():
+            claim(home, plain(config), "a run")
+        else:
+            write_json(home, plain(config))
+        return digest([plain(config), list(chosen)])
+
+    if hosts.first(begin, makes=home) != digest([plain(config), list(chosen)]):
+        raise StageError(
+            f"{run.workdir}: this process was started with another configuration or other stages "
+            "than process 0; start all with the same command"
+        )
     if config.split.fold == ALL:
         _timed("prepare", prepare_stage, run)
-        print(run_folds(run, lambda c, home: run_stages(c, home, names)), file=sys.stderr)
+        say(str(run_folds(run, lambda c, home: run_stages(c, home, names))))
         return
     for name in [stage for stage in STAGES if stage in chosen]:
         _timed(name, STAGES[name], run)
@@ -87,6 +102,7 @@ def run_stages(
 def _timed(name: str, stage: Callable[[Run], Path | None], run: Run) -> None:
     begin = time.perf_counter()
     artifact = stage(run)
+    hosts.meet()  # what one process wrote last, the others read next
     seconds = time.perf_counter() - begin
     what = "not needed" if artifact is None else str(artifact)
-    print(f"[{name}] {what} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+    say(f"[{name}] {what} ({seconds:.1f} s)")

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import config_dict
-from tqdm import tqdm
 
 from dagr_jax import __version__, metrics
 from dagr_jax.data import loader
@@ -22,12 +21,14 @@ from dagr_jax.stages.run import (
     StageError,
     digest,
     plain,
+    progress,
     read_json,
     trained,
     whole_folder,
     write_json,
 )
-from dagr_jax.stages.saliency import saliency_report, write_maps
+from dagr_jax.stages.saliency import maps_of_test, saliency_report, write_maps
+from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.loop import predict_all
@@ -39,24 +40,26 @@ FITTED = ("plcc_fitted", "rmse_fitted")
 def test_stage(run: Run) -> Path:
     """Reads the test part, once: `test/predictions.csv`, `metrics.json`, `overview.png`."""
     folder = run.workdir / "test"
-    if folder.exists():
+    if hosts.first(folder.exists):
         return folder
     if not len(run.rows["test"]):
         raise StageError(
             f"{run.workdir / 'split.csv'}: nothing tests; leave the stage test out, or take "
             "another config.split"
         )
-    variables = jax.device_put(trained(run, "vqa"), meshes.replicated(run.mesh))
+    variables = meshes.put_whole(trained(run, "vqa"), run.mesh)
     result: dict[str, Any] = {"dataset": run.config.dataset.name}
+    maps = None
+    if run.uses_saliency and run.saliency_data is not None:
+        maps = maps_of_test(run, variables["params"], variables["batch_stats"])
 
     def more(source: loader.QualitySource) -> dict[str, Any]:
         training = quality_source(run, "train")
         found: dict[str, Any] = {
             "baselines": baselines.evaluate(whole_records(source), whole_records(training))
         }
-        if run.uses_saliency and run.saliency_data is not None:
-            stats = variables["batch_stats"]
-            found["saliency"] = saliency_report(run, variables["params"], stats)
+        if maps is not None:
+            found["saliency"] = saliency_report(run, maps)
         return {**found, "config_digest": digest(plain(run.config))}
 
     with whole_folder(folder) as partial:
@@ -93,7 +96,7 @@ def evaluate(
         raise StageError(f"{checkpoint}: holds one network, which gives no score by itself")
     run = _run_of(meta, data, folder, batch_size, maps)
     unseen, left_out = _unseen(checkpoint, data)
-    variables = jax.device_put(variables, meshes.replicated(run.mesh))
+    variables = meshes.put_whole(variables, run.mesh)
     low, high = meta["mos_range"]
     result = {
         "dataset": run.config.dataset.name,
@@ -195,13 +198,13 @@ def _judge(
         rows: Numbers of the records.
         partial: The folder, empty.
         result: What stands first in `metrics.json`.
-        more: From the videos, what stands last.
+        more: From the videos, what stands last; process 0 asks.
     """
     source = loader.QualitySource(run.data, rows, run.mos_range)
     stored = None
     if run.uses_maps and not run.map_plan.plain:
         stored = partial / "maps"
-        stored.mkdir()
+        hosts.first(stored.mkdir, makes=stored)
         write_maps(run, variables, stored, {"test": source})
         source = loader.QualitySource(
             run.data, rows, run.mos_range, open_records(stored, "maps", "test")
@@ -210,8 +213,9 @@ def _judge(
     predict = meshes.jit_predict(
         lambda v, b: task.predict(v, b) if stored else task.predict_frames(v, b["frames"]), run.mesh
     )
-    batches = loader.eval_batches(source, batch_size=run.eval_batch(run.config.test.batch_size))
-    with tqdm(total=len(source), desc="test: scoring", unit="video", disable=None) as bar:
+    batch_size = run.eval_batch(run.config.test.batch_size)
+    batches = loader.eval_batches(source, batch_size=batch_size, share=hosts.share())
+    with progress(len(source), "test: scoring", "video") as bar:
 
         def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for index, values in predict_all(predict, variables, batches, run.mesh):
@@ -219,6 +223,25 @@ def _judge(
                 yield index, values
 
         predictions = to_mos(gather(counted(), len(source)), run.mos_range)
+    hosts.first(lambda: _report(run, variables, source, predictions, stored, partial, result, more))
+
+
+def _report(
+    run: Run,
+    variables: Mapping[str, Any],
+    source: loader.QualitySource,
+    predictions: np.ndarray,
+    stored: Path | None,
+    partial: Path,
+    result: dict[str, Any],
+    more: Callable[[loader.QualitySource], dict[str, Any]],
+) -> None:
+    """What `_judge` writes, by process 0.
+
+    Args:
+        predictions: Of each record of `source`, on the MOS scale.
+        stored: Folder of the maps that were made for this, to delete; None where there are none.
+    """
     clips = list(source.facts)
     first, predictions = per_video(clips, predictions)
     facts = [clips[i] for i in first.tolist()]
@@ -251,8 +274,9 @@ def _judge(
         # They were needed for the scores alone.
         shutil.rmtree(stored)
     elif run.uses_saliency:
+        here = jax.device_get(variables)  # what spans hosts only all of them can compute with
         look = jax.jit(lambda v, frames: run.model.apply(v, frames, method="maps"))
-        maps = [np.asarray(look(variables, item["frames"][None])[0]) for item in items]
+        maps = [np.asarray(look(here, item["frames"][None])[0]) for item in items]
     plots.overview(
         partial / "overview.png",
         frames=[item["frames"] for item in items],

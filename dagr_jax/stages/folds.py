@@ -1,7 +1,6 @@
 """All folds of a protocol, one after the other: the field's ten random splits, and K-fold."""
 
 import copy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from ml_collections import config_dict
 
 from dagr_jax.stages.evaluate import FITTED
 from dagr_jax.stages.quality import METRICS
-from dagr_jax.stages.run import Run, StageError, read_json, write_json
+from dagr_jax.stages.run import Run, StageError, read_json, say, write_json
 from dagr_jax.stages.saliency import saliency_stage
+from dagr_jax.train import hosts
 
 ALL = -1  # config.split.fold
 
@@ -51,17 +51,21 @@ def run_folds(run: Run, run_one: Callable[[config_dict.ConfigDict, Path], None])
             config.data_dir = str(run.data)
             if shared:
                 config.saliency.update({"init": str(run.workdir), "steps": 0, "epochs": 0})
-        print(f"[fold {k} of {split.folds}] {home}", file=sys.stderr, flush=True)
+        say(f"[fold {k} of {split.folds}] {home}")
         run_one(config, home)
+    path = run.workdir / "folds.json"
+    hosts.first(lambda: write_json(path, _sum_up(homes, split.protocol)), makes=path)
+    return path
+
+
+def _sum_up(homes: list[Path], protocol: str) -> dict[str, Any]:
+    """Of the folds that have been tested; {} where none has."""
     results = [home / "test" / "metrics.json" for home in homes]
     found = [read_json(path) for path in results if path.exists()]
-    summary: dict[str, Any] = {}
-    if found:
-        summary = {"dataset": found[0]["dataset"], "protocol": split.protocol, "folds": len(found)}
-        summary |= {name: spread([r[name]["value"] for r in found]) for name in METRICS + FITTED}
-    path = run.workdir / "folds.json"
-    write_json(path, summary)
-    return path
+    if not found:
+        return {}
+    summary = {"dataset": found[0]["dataset"], "protocol": protocol, "folds": len(found)}
+    return summary | {name: spread([r[name]["value"] for r in found]) for name in METRICS + FITTED}
 
 
 def spread(values: list[float]) -> dict[str, Any]:

@@ -4,13 +4,13 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from dagr_jax import metrics
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import open_records
 from dagr_jax.stages.run import Run, StageError, whole_model
+from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.augment import Augment
 from dagr_jax.train.loop import fit, predict_all
@@ -26,7 +26,7 @@ def vqa_stage(run: Run) -> Path:
     source = quality_source(run, "train", _maps_of(run))
     folder = run.workdir / "vqa"
     section, meta = run.section("vqa"), run.meta("vqa")
-    if is_finished(folder, section.steps, meta):
+    if hosts.first(lambda: is_finished(folder, section.steps, meta)):
         return folder
     task = QualityTask(
         run.model,
@@ -43,9 +43,9 @@ def vqa_stage(run: Run) -> Path:
     predict = meshes.jit_predict(task.predict, run.mesh)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        variables = jax.device_put(state.variables_to_use(), meshes.replicated(run.mesh))
+        variables = meshes.put_whole(state.variables_to_use(), run.mesh)
         batch_size = run.eval_batch(run.config.test.batch_size)
-        batches = loader.eval_batches(validation, batch_size=batch_size)
+        batches = loader.eval_batches(validation, batch_size=batch_size, share=hosts.share())
         predictions = gather(predict_all(predict, variables, batches, run.mesh), len(targets))
         return quality_scores(to_mos(predictions, run.mos_range), targets)
 
@@ -56,6 +56,7 @@ def vqa_stage(run: Run) -> Path:
         seed=run.config.seed,
         workers=run.config.workers,
         frames=section.frames,
+        share=hosts.share(),
     )
     with contextlib.closing(train_iter):
         fit(

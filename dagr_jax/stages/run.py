@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import config_dict
+from tqdm import tqdm
 
 from dagr_jax.convert import load_resnet
 from dagr_jax.data.prepare import Sampling, has_records
@@ -23,6 +25,7 @@ from dagr_jax.data.splits import PARTS, Protocol, SplitError, read_split, write_
 from dagr_jax.models import unet3d
 from dagr_jax.registry import model_module
 from dagr_jax.score import MapPlan
+from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables, tree_shapes
 from dagr_jax.train.meta import complete_steps, is_finished, make_meta
@@ -102,7 +105,8 @@ class Run:
                 protocol = Protocol(name=chosen.protocol, **fields)
                 contents = [row.content for row in listed]
                 parts = protocol.assign(contents, [row.part for row in listed])
-            write_split(path, listed, parts)
+            if hosts.is_first():
+                write_split(path, listed, parts)
         except SplitError as error:
             raise StageError(str(error)) from error
         numbers = np.array(parts)
@@ -225,17 +229,37 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(partial, path)
 
 
+def say(text: str) -> None:
+    """A line on stderr, of process 0."""
+    if hosts.is_first():
+        print(text, file=sys.stderr, flush=True)
+
+
+def progress(total: int, desc: str, unit: str) -> tqdm:
+    """A bar on the terminal of process 0."""
+    return tqdm(total=total, desc=desc, unit=unit, disable=None if hosts.is_first() else True)
+
+
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes its name when it is full and is gone when that fails."""
+    """An empty folder to fill, which takes its name when it is full and is gone when that fails.
+
+    Several processes fill it together.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+
+    def begin() -> None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+
+    hosts.first(begin, makes=partial)
     try:
         yield partial
-        os.replace(partial, folder)
+        hosts.meet()
+        hosts.first(lambda: os.replace(partial, folder), makes=folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if hosts.is_first():
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _defined(tree: Any) -> Any:

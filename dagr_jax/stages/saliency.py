@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from dagr_jax import saliency_metrics
 from dagr_jax.data import loader, prepare
@@ -18,9 +17,11 @@ from dagr_jax.stages.run import (
     StageError,
     initial,
     pretrained_saliency,
+    progress,
     start_from,
     whole_folder,
 )
+from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.augment import Augment
 from dagr_jax.train.checkpoints import write_variables
@@ -31,6 +32,7 @@ from dagr_jax.train.steps import SaliencyTask
 from dagr_jax.video.decode import decode_frames
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
+Maps = tuple[np.ndarray, list[np.ndarray]]  # record numbers, the maps (T, h, w) of each
 
 
 def saliency_stage(run: Run) -> Path | None:
@@ -39,15 +41,15 @@ def saliency_stage(run: Run) -> Path | None:
         return None
     folder = run.workdir / "saliency"
     section, meta = run.section("saliency"), run.meta("saliency")
-    if is_finished(folder, section.steps, meta):
+    if hosts.first(lambda: is_finished(folder, section.steps, meta)):
         return folder
     if run.saliency_data is None or (section.init and not section.steps):
         return _adopt(run, section, meta, folder)
-    source = loader.SaliencySource(run.saliency_data, run.saliency_rows["train"])
+    source = _saliency_source(run, "train")
     task = SaliencyTask(
         run.saliency_model, run.config.preset, section.gamma, Augment(flip=section.flip)
     )
-    validation = loader.SaliencySource(run.saliency_data, run.saliency_rows["val"])
+    validation = _saliency_source(run, "val")
     predict = meshes.jit_predict(task.predict, run.mesh)
 
     def evaluate(state: TrainState) -> dict[str, float]:
@@ -64,6 +66,7 @@ def saliency_stage(run: Run) -> Path | None:
         batch_size=section.batch_size,
         seed=run.config.seed,
         workers=run.config.workers,
+        share=hosts.share(),
     )
     with contextlib.closing(train_iter):
         fit(
@@ -94,7 +97,7 @@ def _adopt(run: Run, section: Any, meta: Mapping[str, Any], folder: Path) -> Pat
     frames = np.zeros((1, 2, *run.saliency_size, 3), np.float32)
     fresh = initial(run.saliency_model, run.config.seed, frames)
     variables = start_from(section.init, "saliency", fresh, run.config.preset)
-    write_variables(folder, variables, meta)
+    hosts.first(lambda: write_variables(folder, variables, meta), makes=folder)
     return folder
 
 
@@ -118,8 +121,8 @@ def saliency_scores(
     run: Run, predict: Callable[..., Any], variables: Any, source: Any, batch_size: int
 ) -> dict[str, float]:
     """Mean CC and NSS of predicted maps over the frames of a saliency set."""
-    variables = jax.device_put(variables, meshes.replicated(run.mesh))
-    batches = loader.eval_batches(source, batch_size=batch_size)
+    variables = meshes.put_whole(variables, run.mesh)
+    batches = loader.eval_batches(source, batch_size=batch_size, share=hosts.share())
     scores = []
     for index, maps in predict_all(predict, variables, batches, run.mesh):
         scores += [
@@ -173,7 +176,7 @@ def maps_stage(run: Run) -> Path | None:
     if not run.uses_maps:
         return None
     folder = run.workdir / "maps"
-    if folder.exists():
+    if hosts.first(folder.exists):
         return folder
     sources = {
         part: loader.QualitySource(run.data, run.rows[part], run.mos_range)
@@ -199,7 +202,6 @@ def write_maps(
         folder: Exists.
         sources: Name of a part → its videos.
     """
-    variables = jax.device_put(variables, meshes.replicated(run.mesh))
     predicted = _maps_of_sampled
     if run.map_plan.outside:
         predicted = _maps_of_folder
@@ -209,37 +211,54 @@ def write_maps(
     for split, source in sources.items():
         names = [fact["video"] for fact in source.facts]
         shards[split] = [folder / f"{split}{i}.npz" for i in range(len(source))]
-        with tqdm(total=len(source), desc=f"maps: {split}", unit="video", disable=None) as bar:
+        with progress(len(_own(source)), f"maps: {split}", "video") as bar:
             for index, maps in predicted(run, variables, source):
                 for i, m in zip(index, maps, strict=True):
                     stored = np.floor(m * 255 + 0.5).astype(np.uint8)
                     record = {"video": names[i].decode(), "maps": stored}
                     prepare.write_shard(shards[split][i], record)
                     bar.update()
-    prepare.pack(prepare.Maps, folder, shards)
-    for path in (path for paths in shards.values() for path in paths):
-        path.unlink()
+    hosts.meet()
+
+    def pack() -> None:
+        prepare.pack(prepare.Maps, folder, shards)
+        for path in (path for paths in shards.values() for path in paths):
+            path.unlink()
+
+    hosts.first(pack)
+
+
+def _own(source: loader.QualitySource) -> range:
+    """Numbers of the records whose maps this process writes."""
+    number, count = hosts.share()
+    return range(number, len(source), count)
 
 
 def _maps_of_sampled(
     run: Run, variables: Mapping[str, Any], source: loader.QualitySource
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(record numbers, their maps): the sampled frames of a record are one window."""
+) -> Iterator[Maps]:
+    """(record numbers, their maps): the sampled frames of a record are one window.
+
+    All processes predict each batch together.
+    """
+    variables = meshes.put_whole(variables, run.mesh)
     apply = meshes.jit_predict(
         lambda v, batch: run.model.apply(v, batch["frames"], method="maps"), run.mesh
     )
     batch_size = run.eval_batch(run.config.maps.batch_size)
-    batches = loader.eval_batches(source, batch_size=batch_size)
+    batches = loader.eval_batches(source, batch_size=batch_size, share=hosts.share())
     for index, maps in predict_all(apply, variables, batches, run.mesh):
-        yield index, np.stack([run.map_plan.of_sampled(m) for m in maps])
+        own = np.isin(index, _own(source))
+        yield index[own], [run.map_plan.of_sampled(m) for m in maps[own]]
 
 
 def _maps_of_folder(
     run: Run, variables: Mapping[str, Any], source: loader.QualitySource
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[Maps]:
     """(record number, its maps): what another model made; there are no variables."""
     home = Path(run.config.maps.folder)
-    for i, fact in enumerate(source.facts):
+    for i in _own(source):
+        fact = source.facts[i]
         length = int(fact["length"])
         maps = read_maps(
             folder_of(home, fact["video"].decode()),
@@ -249,15 +268,21 @@ def _maps_of_folder(
             run.saliency_size,
             run.config.preset,
         )
-        yield np.array([i]), maps[None]
+        yield np.array([i]), [maps]
 
 
 def _maps_of_windows(
     run: Run, variables: Mapping[str, Any], source: loader.QualitySource
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(record number, its maps): windows over every frame, from the source files."""
+) -> Iterator[Maps]:
+    """(record number, its maps): windows over every frame, from the source files.
+
+    Each process predicts for videos of its own, on its own devices.
+    """
+    here = meshes.make_mesh(jax.local_devices())
+    variables = meshes.put_whole(jax.device_get(variables), here)
     look = jax.jit(lambda v, frames: run.model.apply(v, frames, method="maps"))
-    for i, fact in enumerate(source.facts):
+    for i in _own(source):
+        fact = source.facts[i]
         path = Path(run.facts["videos"] or run.data / "videos") / fact["video"].decode()
         if not path.is_file():
             raise StageError(f"{path}: is gone, and maps of every frame need the source files")
@@ -269,21 +294,29 @@ def _maps_of_windows(
         maps = run.map_plan.maps(
             lambda frames: look(variables, frames), read, run.sampling.indices(length), length
         )
-        yield np.array([i]), maps[None]
+        yield np.array([i]), [maps]
 
 
-def saliency_report(run: Run, params: Any, stats: Any) -> dict[str, Any]:
-    """All saliency metrics on the saliency test part, beside maps that ignore the video."""
-    assert run.saliency_data is not None  # the caller has looked
-    source = loader.SaliencySource(run.saliency_data, run.saliency_rows["test"])
+def maps_of_test(run: Run, params: Any, stats: Any) -> list[np.ndarray]:
+    """Predicted maps (T, h, w) of each record of the saliency test part."""
+    source = _saliency_source(run, "test")
     task = SaliencyTask(run.saliency_model, run.config.preset)
     predict = meshes.jit_predict(task.predict, run.mesh)
     variables = {"params": params["saliency"], "batch_stats": stats["saliency"]}
-    variables = jax.device_put(variables, meshes.replicated(run.mesh))
+    variables = meshes.put_whole(variables, run.mesh)
     batch_size = run.eval_batch(run.config.saliency.batch_size)
-    batches = loader.eval_batches(source, batch_size=batch_size)
-    predicted = [m for _, maps in predict_all(predict, variables, batches, run.mesh) for m in maps]
-    training = loader.SaliencySource(run.saliency_data, run.saliency_rows["train"])
+    batches = loader.eval_batches(source, batch_size=batch_size, share=hosts.share())
+    return [m for _, maps in predict_all(predict, variables, batches, run.mesh) for m in maps]
+
+
+def _saliency_source(run: Run, part: str) -> loader.SaliencySource:
+    assert run.saliency_data is not None  # the callers have looked
+    return loader.SaliencySource(run.saliency_data, run.saliency_rows[part])
+
+
+def saliency_report(run: Run, predicted: Sequence[np.ndarray]) -> dict[str, Any]:
+    """All saliency metrics of `maps_of_test`, beside those of maps that ignore the video."""
+    source, training = _saliency_source(run, "test"), _saliency_source(run, "train")
     mean_map = np.mean([training[i]["maps"].mean(0) for i in range(len(training))], axis=0)
     centre = saliency_metrics.centre_bias(*mean_map.shape)
     shape = predicted[0].shape

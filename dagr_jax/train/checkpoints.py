@@ -2,7 +2,7 @@
 
     DIR/<step>/variables   params and batch_stats of the complete model: all that scoring reads
               /state       step, optimizer state, and where the above is an average the weights
-              /data        position of the Grain iterator
+              /data        JSON: position of the Grain iterator, the same on every host
               /meta        JSON: how to use it and what must not change on resume
               /metrics     JSON: validation metrics at that step
 
@@ -146,9 +146,8 @@ class Checkpoints:
             "meta": ocp.args.JsonSave(written),
         }
         if data_iter is not None:
-            from grain.checkpoint import CheckpointSave
-
-            items["data"] = CheckpointSave(data_iter)
+            # Grain's own handler writes one file a process, and refuses another number of them.
+            items["data"] = ocp.args.JsonSave(data_iter.get_state())
         self._manager.save(step, args=ocp.args.Composite(**items), metrics=clean, force=True)
 
     def restore_latest(
@@ -161,7 +160,7 @@ class Checkpoints:
 
         Args:
           template: a state of the same run with the shapes, types and shardings to restore to; the
-            number of devices may differ from that of the run which wrote.
+            numbers of devices and of processes may differ from those of the run which wrote.
           data_iter: moved in place.
           meta: this run's; must agree with the checkpoint's in every field of MUST_MATCH.
 
@@ -181,12 +180,12 @@ class Checkpoints:
         if data_iter is not None:
             if not (where / "data").exists():
                 raise CheckpointError(f"{where}: holds no data position; start in a new workdir")
-            from grain.checkpoint import CheckpointRestore
-
-            items["data"] = CheckpointRestore(data_iter)
+            items["data"] = ocp.args.JsonRestore()
         try:
             _refuse_shapes(where, whole)
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+            if data_iter is not None:
+                data_iter.set_state(restored["data"])
         except (CheckpointError, jax.errors.JaxRuntimeError):
             raise  # the latter: the device is at fault (its memory), not the file
         except READ_ERRORS as error:
@@ -218,6 +217,8 @@ def write_variables(
 ) -> None:
     """Writes weights that no run here trained as step 0 of a new folder, whole or not at all.
 
+    For one process, which need not be the only one.
+
     Args:
       directory: `load_variables` reads it again.
       variables: {'params', 'batch_stats'}; 'batch_stats' may lack.
@@ -234,9 +235,13 @@ def write_variables(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        with ocp.CheckpointManager(partial) as manager:
+        options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=_alone())
+        with ocp.CheckpointManager(partial, options=options) as manager:
             items = {
-                "variables": ocp.args.StandardSave({"batch_stats": {}, **variables}),
+                # Orbax takes no array of one host where there are several.
+                "variables": ocp.args.StandardSave(
+                    jax.device_get({"batch_stats": {}, **variables})
+                ),
                 "meta": ocp.args.JsonSave({**meta, "step": 0, "metrics": None, "best": None}),
             }
             manager.save(0, args=ocp.args.Composite(**items), force=True)
@@ -280,7 +285,7 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
             _stored(where / "variables"),
         )
-        with ocp.StandardCheckpointer() as reader:
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
             return reader.restore(where / "variables", template), meta
     except jax.errors.JaxRuntimeError:
         raise
@@ -294,13 +299,19 @@ def _silence_orbax() -> None:
         logger.addFilter(_quiet)
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """This process reads or writes without waiting for others."""
+    this = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+
+
 def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
 def _stored(item: Path) -> Tree:
     """Names, shapes and types of a stored tree, without its values."""
-    with ocp.StandardCheckpointer() as reader:
+    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
         found = reader.metadata(item).item_metadata
     if found is None:
         raise FileNotFoundError(f"{item.name} is lost or cut")

@@ -108,7 +108,8 @@ def fit(
     schedule = make_schedule(optim, config.steps, config.epoch_steps)
     tx = make_optimizer(optim, config.steps, config.epoch_steps)
     step_fn = mesh_lib.jit_train_step(make_train_step(task.loss, tx, optim.ema), mesh)
-    key = jax.device_put(jax.random.key(config.seed), mesh_lib.replicated(mesh))
+    whole = mesh_lib.replicated(mesh)
+    key = jax.jit(jax.random.key, static_argnums=0, out_shardings=whole)(config.seed)
     state = mesh_lib.replicate(state.with_average() if optim.ema else state, mesh)
     with Checkpoints(folder, best if evaluate is not None else None) as checkpoints:
         state = checkpoints.restore_latest(state, train_iter, meta) or state
@@ -205,7 +206,13 @@ class _Pending:
 
 
 def _suspects(batch: Mapping[str, np.ndarray]) -> str:
-    """Names the records whose own values are not finite; all of the batch if none is."""
+    """Names the records whose own values are not finite; all of the batch if none is.
+
+    With several hosts those of all of them, which must call this together.
+    """
+    batch = {k: v for k, v in batch.items() if k == "index" or np.issubdtype(v.dtype, np.floating)}
+    if jax.process_count() > 1:
+        batch = multihost_utils.process_allgather(batch, tiled=True)
     index = np.asarray(batch["index"])
     for name, values in batch.items():
         if np.issubdtype(values.dtype, np.floating):

@@ -10,14 +10,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A one-dimensional mesh over `devices` (default: all devices of all hosts)."""
-    return Mesh(np.asarray(jax.devices() if devices is None else list(devices)), (AXIS,))
+    """A one-dimensional mesh over `devices` (default: all devices of all hosts).
+
+    Those of a host stand in a row, so that its share of a batch is one slice of it.
+    """
+    if devices is None:
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.asarray(list(devices)), (AXIS,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -53,9 +59,26 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     }
 
 
+def put_whole(tree: Any, mesh: Mesh) -> Any:
+    """A tree of arrays → the same on every device; with several hosts those of process 0.
+
+    Hosts compute the same values up to rounding, and replicas must not differ by that.
+    """
+    sharding = replicated(mesh)
+    # What spans hosts already is moved as it is; a host's own arrays cannot be put elsewhere.
+    if sharding.is_fully_addressable or any(
+        isinstance(x, jax.Array) and not x.is_fully_addressable for x in jax.tree.leaves(tree)
+    ):
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, x),
+        multihost_utils.broadcast_one_to_all(tree),
+    )
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Copies a tree of arrays to every device; shares no buffer with its input."""
-    return fresh_copy(jax.device_put(tree, replicated(mesh)))
+    return fresh_copy(put_whole(tree, mesh))
 
 
 @jax.jit
