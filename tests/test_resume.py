@@ -7,17 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dagr_jax.train.checkpoints import load_variables
+from tests.programs import lines, started, wait_for
 from tests.train.tiny import same_bits
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -39,34 +39,13 @@ def program(workdir: Path, environment: dict[str, str]) -> Iterator[subprocess.P
         *(f"--workdir={workdir}", "--config.workers=1"),
         *("--config.saliency.steps=12", "--config.vqa.steps=16"),
     ]
-    with open(workdir.with_suffix(".log"), "a") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    with started(command, environment, workdir.with_suffix(".log")) as process:
+        yield process
 
 
 def finish(workdir: Path, environment: dict[str, str]) -> None:
     with program(workdir, environment) as process:
         assert process.wait(timeout=600) == 0, workdir.with_suffix(".log").read_text()[-2000:]
-
-
-def wait_for(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
-    until = time.monotonic() + 300
-    while not reached():
-        assert process.poll() is None, "the program ended before it could be stopped"
-        assert time.monotonic() < until, "the program does not get there"
-        time.sleep(0.01)
 
 
 def members(group: int) -> list[int]:
@@ -83,10 +62,6 @@ def members(group: int) -> list[int]:
 
 def count(workdir: Path, pattern: str) -> int:
     return sum(1 for _ in workdir.glob(pattern))
-
-
-def lines(path: Path) -> int:
-    return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 @pytest.fixture(scope="module")

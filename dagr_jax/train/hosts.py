@@ -244,6 +244,21 @@ def _check(coordinator: str, num_processes: int, process_id: int) -> None:
             f"--process_id={process_id} must be 0 … {num_processes - 1} with "
             f"--num_processes={num_processes}"
         )
+    if process_id == 0:  # asked before JAX does, which may crash
+        try:
+            _listen(int(port)).close()
+        except (OSError, OverflowError) as error:
+            raise HostsError(
+                f"--coordinator={coordinator}: process 0 cannot listen there ({error}); take "
+                "another port"
+            ) from None
+
+
+def _listen(port: int) -> socket.socket:
+    """On all addresses of this host, as the service will."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
 
 
 def _await_answer(coordinator: str, timeout: int) -> None:

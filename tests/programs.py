@@ -1,0 +1,51 @@
+"""Programs that tests start, watch and stop."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@contextlib.contextmanager
+def started(
+    command: Sequence[str], environment: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen]:
+    """A program as leader of its own process group, which ends with the context.
+
+    Args:
+      command: run in the repository.
+      environment: all of it.
+      log: stderr is appended here; stdout goes beside it, with the suffix .out.
+    """
+    with open(log, "a") as errors, open(log.with_suffix(".out"), "a") as results:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=results,
+            stderr=errors,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
+    until = time.monotonic() + 300
+    while not reached():
+        assert process.poll() is None, "the program ended before it could be stopped"
+        assert time.monotonic() < until, "the program does not get there"
+        time.sleep(0.01)
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
