@@ -68,10 +68,10 @@ def main(argv: list[str]) -> None:
         said, code = f"error: {error}", 1
     except KeyboardInterrupt as stop:
         said, code = f"{str(stop) or 'interrupted'}; the same command goes on from here", 130
-    except Exception:
+    except Exception as error:
         if not hosts.several():
             raise
-        said, code = traceback.format_exc().rstrip(), 1
+        said, code = f"{type(error).__name__}: {error}\n{traceback.format_exc().rstrip()}", 1
     # Not inside the handlers, which would keep the last batch and its shared memory alive.
     if code:
         hosts.leave(said, code)

@@ -33,7 +33,11 @@ def free_port() -> int:
 
 
 def environment(devices: int) -> dict[str, str]:
-    return {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling is most of what these tests wait for
+    }
 
 
 def log_of(folder: Path) -> list[dict[str, float]]:
@@ -288,7 +292,9 @@ def test_an_error_in_process_0_ends_all(alone, tmp_path):
     assert any(
         "error:" in line and "dataset.args.frames was 10" in line for line in said(workdir, 0)
     )
-    assert "process 1 of 2" in said(workdir, 1)[-1] or "process 0 of 2" in said(workdir, 1)[-1]
+    assert said(workdir, 1)[-1].startswith(
+        "process 1 of 2: ended because of process 0 of 2: error:"
+    )
 
 
 @pytest.mark.slow
@@ -297,13 +303,16 @@ def test_an_error_in_another_process_ends_all(tmp_path):
     with program(workdir, 2, differing=("--config.seed=7",)) as running:
         assert codes(running, 60) == [1, 1]
     assert "another configuration" in said(workdir, 1)[-1]
-    assert "ended because of process 1 of 2: error:" in said(workdir, 0)[-1]
+    assert said(workdir, 0)[-1].startswith(
+        "process 0 of 2: ended because of process 1 of 2: error:"
+    )
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_all(alone, tmp_path):
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_all(alone, tmp_path, killed):
     workdir = tmp_path / "run"
     with program(workdir, 2, f"--config.data_dir={alone / 'data'}") as running:
         wait_for(running[0], lambda: lines(workdir / "saliency" / "log.jsonl") >= 2)
-        running[1].kill()
-        assert running[0].wait(timeout=200) not in (0, 130)
+        running[killed].kill()
+        assert running[1 - killed].wait(timeout=200) not in (0, 130)

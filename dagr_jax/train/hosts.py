@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 from jax.experimental import multihost_utils
@@ -33,6 +33,7 @@ _END = "dagr/end/"
 _numbers = itertools.count()
 _leaving = threading.Lock()
 _left = threading.Event()
+_watcher = threading.Thread(target=lambda: _watch(), daemon=True)
 
 
 class HostsError(ValueError):
@@ -95,22 +96,22 @@ def connect(
         if detect and not jax.distributed.is_initialized():
             first = f"--distributed finds no SLURM, Open MPI, TPU or Kubernetes job ({first})"
         raise HostsError(f"{first}; name --coordinator, --num_processes and --process_id") from None
-    threading.Thread(target=_watch, daemon=True).start()
+    _watcher.start()
     # All together, as a backend waits only minutes for the others' devices; and a first collective,
     # so that processes which cannot reach each other say so now. Gloo greets on stdout, where only
     # results belong.
-    with _stdout_to_stderr():
+    with _stdout_closed():
         held = collections.Counter(device.process_index for device in jax.devices())
+        if len(set(held.values())) > 1:
+            raise HostsError(
+                f"processes have unlike numbers of devices, {dict(held)}; give all as many"
+            )
         multihost_utils.sync_global_devices("dagr/connect")
-    if len(set(held.values())) > 1:
-        raise HostsError(
-            f"processes have unlike numbers of devices, {dict(held)}; give all as many"
-        )
 
 
 def several() -> bool:
     """Whether this process is one of several."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    return jax.distributed.is_initialized() and _state().num_processes > 1
 
 
 def share() -> tuple[int, int]:
@@ -174,6 +175,7 @@ def disconnect() -> None:
     if jax.distributed.is_initialized():
         meet()
         _left.set()
+        _watcher.join()
         jax.distributed.shutdown()
 
 
@@ -191,8 +193,7 @@ def leave(said: str, code: int) -> NoReturn:
         print(said, file=sys.stderr)
         sys.exit(code)
     _left.set()
-    number, count = share()
-    _end(f"process {number} of {count}: {said}", code)
+    _end(said, code)
 
 
 def _end(said: str, code: int) -> NoReturn:
@@ -204,13 +205,16 @@ def _end(said: str, code: int) -> NoReturn:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
+        state = _state()  # not JAX's devices, which may be what failed
+        said = f"process {state.process_id} of {state.num_processes}: {said}"
         print(said, file=sys.stderr, flush=True)
         sys.stdout.flush()
-        client = _client()
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # others may be dead already
-            client.key_value_set(_END + str(jax.process_index()), json.dumps([said, code]))
-            client.wait_at_barrier("dagr/farewell", int(_FAREWELL * 1000))
-        if is_first():
+            if ends := _client().key_value_dir_get(_END):
+                code = json.loads(ends[0][1])[1]  # an error may follow from another's end
+            _client().key_value_set(f"{_END}{state.process_id}", json.dumps([said, code]))
+            _client().wait_at_barrier("dagr/farewell", int(_FAREWELL * 1000))
+        if state.process_id == 0:
             time.sleep(1)  # the service lives here: the others go first
         os._exit(code)
 
@@ -227,12 +231,18 @@ def _watch() -> None:
             _end(f"ended because of {said.splitlines()[0]}", code)
 
 
-def _client() -> "jax._src.lib._jax.DistributedRuntimeClient":  # noqa: F821
+def _state() -> Any:
     # Not public in JAX 0.10; Orbax coordinates itself through the same object.
     from jax._src.distributed import global_state
 
-    assert global_state.client is not None  # the callers have asked
-    return global_state.client
+    return global_state
+
+
+def _client() -> Any:
+    """The coordination service's: keys with values, and barriers."""
+    client = _state().client
+    assert client is not None  # the callers have asked
+    return client
 
 
 def _check(coordinator: str, num_processes: int, process_id: int) -> None:
@@ -289,11 +299,12 @@ def _ctrl_c_kills() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Of everything that this process writes, C++ included."""
+def _stdout_closed() -> Iterator[None]:
+    """To everything in this process, C++ included."""
     sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
     try:
         yield
     finally:
