@@ -209,7 +209,7 @@ def _end(said: str, code: int) -> NoReturn:
         said = f"process {state.process_id} of {state.num_processes}: {said}"
         print(said, file=sys.stderr, flush=True)
         sys.stdout.flush()
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # others may be dead already
+        with contextlib.suppress(RuntimeError, ValueError):  # others may be dead already
             if ends := _client().key_value_dir_get(_END):
                 code = json.loads(ends[0][1])[1]  # an error may follow from another's end
             _client().key_value_set(f"{_END}{state.process_id}", json.dumps([said, code]))
@@ -224,7 +224,7 @@ def _watch() -> None:
     while not _left.wait(1.0):
         try:
             ends = _client().key_value_dir_get(_END)
-        except jax.errors.JaxRuntimeError:  # the service is gone, which JAX itself acts on
+        except (RuntimeError, ValueError):  # the service is gone, which JAX itself acts on
             return
         if ends and not _left.wait(_GRACE):
             said, code = json.loads(ends[0][1])
