@@ -306,7 +306,11 @@ def _bench(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     from dagr_jax.train.memory import keep_freed_memory
 
     keep_freed_memory()
-    result = importlib.import_module(f"dagr_jax.bench.{arguments.what}").measure()
+    try:
+        result = importlib.import_module(f"dagr_jax.bench.{arguments.what}").measure()
+    except RuntimeError as error:
+        print(f"dagr: {error}", file=sys.stderr)
+        return 1
     told = result["machine"]
     print(f"{told['cpu']}, {told['cores']} cores, {told['memory_gib']} GiB; {told['devices']}")
     sys.stdout.write(tables.render(result["rows"], "table"))

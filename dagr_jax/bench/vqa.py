@@ -24,7 +24,7 @@ def measure(rounds: int = 5, model_args: Mapping[str, Any] | None = None) -> dic
         As `inference.compare`.
 
     Raises:
-        RuntimeError: Our float32 score and PyTorch's differ by more than 1e-4.
+        RuntimeError: Our float32 score and PyTorch's differ by more than 1e-4 of it.
     """
     model = vqa.Model(**(model_args or {}))
     video = np.random.default_rng(0).uniform(0, 1, (1, *VIDEO, 3)).astype(np.float32)
