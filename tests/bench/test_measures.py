@@ -1,6 +1,7 @@
 """The benchmarks measure what they say; what they say of a machine is not tested."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -231,6 +232,22 @@ def test_scaling(monkeypatch):
     result = scaling.measure(rounds=1, model_args={"saliency": SMALL_NET, "vqa": SMALL_HEAD})
     assert set(result["ratios"]) == {"scaling_b_c/first", "devices_2/1"}
     assert min(result["ratios"].values()) > 0
+
+
+def test_the_networks_are_measured_where_only_jax_and_pytorch_are():
+    """A machine lent for its GPU may have nothing else."""
+    script = """
+import importlib, sys
+for name in ("absl", "av", "grain", "ml_collections", "tensorflow_datasets", "pandas", "skimage"):
+    sys.modules[name] = None
+for name in ("saliency", "vqa", "train", "table4", "scaling"):
+    importlib.import_module("dagr_jax.bench." + name)
+import dagr_jax.cli
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_usage(tmp_path):
