@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dagr_jax.train.memory import give_memory_back
+
 Side = Callable[[], Any]
 
 
@@ -33,6 +35,8 @@ def alternate(
             side()
             if number >= warmup:
                 seconds[name].append(time.perf_counter() - begin)
+            if steady:
+                give_memory_back()
     return seconds
 
 
