@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from dagr_jax.bench.decode import FPS, LENGTH, write_clip
-from dagr_jax.bench.sides import random_variables, torch_device, torch_net
-from dagr_jax.bench.timing import alternate, machine, ratio, row
+from dagr_jax.bench.sides import random_variables, torch_device, torch_nets
+from dagr_jax.bench.timing import alternate, fresh_process, machine, ratio, row
 from dagr_jax.models import dagr
 from dagr_jax.train.checkpoints import write_variables
 from dagr_jax.train.meta import make_meta
@@ -67,11 +65,8 @@ def measure(rounds: int = 5) -> dict[str, Any]:
         if torch_device():
             from dagr_jax.bench import torch_score
 
-            own = {part: {k: v[part] for k, v in variables.items()} for part in ("saliency", "vqa")}
-            nets = (
-                torch_net("unet3d", model.saliency, own["saliency"]).cpu(),
-                torch_net("vqa", model.vqa, own["vqa"]).cpu(),
-            )
+            saliency, quality = torch_nets(model, variables)
+            nets = saliency.cpu(), quality.cpu()
             torch_score.write(folder, ARGS, nets, (LENGTH, FRAMES, *SIZE))
             theirs = ["-m", "dagr_jax.bench.torch_score", str(folder), str(clip)]
             sides["torch"] = lambda: _run(theirs, warm)
@@ -106,8 +101,4 @@ def _run(arguments: list[str], cache: Path) -> None:
     """A fresh interpreter with an own cache folder."""
     environment = {key: v for key, v in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
     environment["XDG_CACHE_HOME"] = str(cache)
-    done = subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(arguments)}: {done.stderr.strip()}")
+    fresh_process(arguments, environment)

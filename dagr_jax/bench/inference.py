@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from dagr_jax.bench.sides import torch_device, torch_net
-from dagr_jax.bench.timing import alternate, machine, matmul_peak, ratio, row
+from dagr_jax.bench.timing import alternate, machine, matmul_peak, ratios, row
 
 
 def compare(
@@ -19,7 +19,7 @@ def compare(
     video: np.ndarray,
     rounds: int,
     needed: float | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Times the forms of a network beside PyTorch's float32, bfloat16 and compiled bfloat16.
 
     Args:
@@ -35,7 +35,7 @@ def compare(
     Returns:
         "machine", "rows" with the arithmetic that XLA counts, its rate and the share of this
         machine's matrix product in the same type, and "ratios" ours / PyTorch (below 1 is
-        faster), keyed `<what>_<our dtype>/<their form>`.
+        faster), keyed `<what>_<our dtype>/<their form>`; and the seconds of every side.
 
     Raises:
         RuntimeError: Our float32 output and PyTorch's differ by more than 1e-4 of their range, or
@@ -72,13 +72,8 @@ def compare(
     rows += [
         {"what": f"matrix product, {dtype}", "gflop_per_s": peak} for dtype, peak in peaks.items()
     ]
-    ratios = {
-        f"{what}_{mine}/{name}": ratio(seconds[mine], seconds[f"torch {name}"])
-        for mine in ("float32", "bfloat16")
-        if mine in ours
-        for name in theirs
-    }
-    return {"machine": machine(), "rows": rows, "ratios": ratios, "seconds": seconds}
+    found = ratios(what, seconds, ("float32", "bfloat16"))
+    return {"machine": machine(), "rows": rows, "ratios": found}, seconds
 
 
 def _run(compiled: Any, variables: Any, video: Any) -> Any:

@@ -26,7 +26,7 @@ def measure(rounds: int = 5, model_args: Mapping[str, Any] | None = None) -> dic
         model_args: Fields of `unet3d.Model`; none for the paper's.
 
     Returns:
-        As `inference.compare`; and the ratio of our float32 to its plain form,
+        The first of `inference.compare`, and the ratio of our float32 to its plain form,
         `saliency_float32/taps`. On an accelerator all forms are tried in both types.
 
     Raises:
@@ -44,7 +44,6 @@ def measure(rounds: int = 5, model_args: Mapping[str, Any] | None = None) -> dic
         for form, dtype in tried
     }
     needed = None if model_args else NEEDED
-    result = compare("saliency", "unet3d", forms, variables, video, rounds, needed)
-    seconds = result.pop("seconds")
+    result, seconds = compare("saliency", "unet3d", forms, variables, video, rounds, needed)
     result["ratios"]["saliency_float32/taps"] = ratio(seconds["float32"], seconds["float32 taps"])
     return result

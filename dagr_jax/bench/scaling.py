@@ -3,7 +3,6 @@
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dagr_jax.bench.sides import random_variables
-from dagr_jax.bench.timing import alternate, machine, row
+from dagr_jax.bench.sides import dtypes, random_variables
+from dagr_jax.bench.timing import alternate, fresh_process, machine, row
 from dagr_jax.models import dagr
 from dagr_jax.train.mesh import jit_predict, make_mesh, put_batch, replicate
 
@@ -51,8 +50,7 @@ def measure(rounds: int = 3, model_args: Mapping[str, Any] | None = None) -> dic
         pixel of a frame against the first shape's, `scaling_<shape>/first`, and time of a video
         with several devices against one, `devices_<n>/1`; 1 is ideal.
     """
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    model = dagr.Model(**{"saliency": {}, "vqa": {}, **(model_args or {})}, dtype=dtype)
+    model = dagr.Model(**{"saliency": {}, "vqa": {}, **(model_args or {})}, dtype=dtypes()[-1])
     variables = jax.device_put(random_variables(model, jnp.zeros((1, 2, 32, 32, 3))))
     apply = jax.jit(model.apply)
 
@@ -91,16 +89,9 @@ def _on_devices(count: int, rounds: int) -> list[float]:
     if jax.default_backend() != "cpu":
         return weak_scaling(count, rounds)
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
-    done = subprocess.run(
-        [sys.executable, "-m", "dagr_jax.bench.scaling", str(count), str(rounds)],
-        env={**os.environ, "XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"scaling on {count} devices: {done.stderr.strip()}")
-    return json.loads(done.stdout)
+    environment = {**os.environ, "XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
+    arguments = ["-m", "dagr_jax.bench.scaling", str(count), str(rounds)]
+    return json.loads(fresh_process(arguments, environment))
 
 
 def weak_scaling(count: int, rounds: int) -> list[float]:

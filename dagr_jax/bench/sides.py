@@ -37,6 +37,11 @@ def torch_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def dtypes() -> list[str]:
+    """Our types that are worth measuring: a CPU multiplies bfloat16 more slowly than float32."""
+    return ["float32"] if jax.default_backend() == "cpu" else ["float32", "bfloat16"]
+
+
 def torch_net(kind: str, model: Any, variables: Any, *, channels_last: bool = False) -> Any:
     """The network in PyTorch, with the same weights, on `torch_device`.
 
@@ -57,3 +62,13 @@ def torch_net(kind: str, model: Any, variables: Any, *, channels_last: bool = Fa
         volumes = kind == "unet3d"
         net = net.to(memory_format=torch.channels_last_3d if volumes else torch.channels_last)
     return net.to(torch_device())
+
+
+def torch_nets(model: Any, variables: Any, *, channels_last: bool = False) -> tuple[Any, Any]:
+    """Saliency and quality network of a `dagr.Model` by `torch_net`, in eval mode."""
+
+    def net(kind: str, part: str) -> Any:
+        own = {collection: tree[part] for collection, tree in variables.items()}
+        return torch_net(kind, getattr(model, part), own, channels_last=channels_last).eval()
+
+    return net("unet3d", "saliency"), net("vqa", "vqa")

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dagr_jax.bench.sides import random_variables, torch_device, torch_net
-from dagr_jax.bench.timing import machine, ratio, row
+from dagr_jax.bench.sides import dtypes, random_variables, torch_device, torch_nets
+from dagr_jax.bench.timing import machine, ratios, row
 from dagr_jax.models import dagr
 from dagr_jax.video.resize import resize_bilinear
 from dagr_jax.video.sampling import sample_indices
@@ -47,12 +47,12 @@ def measure(model_args: Mapping[str, Any] | None = None) -> dict[str, Any]:
     args = {"saliency": {}, "vqa": {}, **(model_args or {})}
     model = dagr.Model(**args)
     variables = random_variables(model, jnp.zeros((1, 2, 32, 32, 3)))
-    dtypes = ["float32"] if jax.default_backend() == "cpu" else ["float32", "bfloat16"]
+    tried = dtypes()
     with tempfile.TemporaryDirectory() as folder:
         paths, read, read_in_order = _clips(Path(folder))
-        parts: dict[str, dict[str, list[float]]] = {dtype: {} for dtype in dtypes}
+        parts: dict[str, dict[str, list[float]]] = {dtype: {} for dtype in tried}
         sides: dict[str, Callable[[Path], float]] = {
-            dtype: _our_side(args, dtype, variables, read, parts[dtype]) for dtype in dtypes
+            dtype: _our_side(args, dtype, variables, read, parts[dtype]) for dtype in tried
         }
         sides |= _torch_sides(model, variables, read_in_order)
         scores = {name: side(paths[0]) for name, side in sides.items()}
@@ -76,13 +76,8 @@ def measure(model_args: Mapping[str, Any] | None = None) -> dict[str, Any]:
             for part, its in parts.get(name, {}).items()
         ]
     rows.append({"what": "table4 of the paper, published, another machine", "frames_per_s": PAPER})
-    ratios = {
-        f"table4_{mine}/{name.removeprefix('torch ')}": ratio(seconds[mine], seconds[name])
-        for mine in dtypes
-        for name in seconds
-        if name.startswith("torch ")
-    }
-    return {"machine": machine(), "rows": rows, "ratios": ratios}
+    found = ratios("table4", seconds, tried)
+    return {"machine": machine(), "rows": rows, "ratios": found}
 
 
 def _clips(folder: Path) -> tuple[list[Path], Read | None, Read | None]:
@@ -156,17 +151,9 @@ def _torch_sides(
     device = torch_device()
     if not device:
         return {}
-    own = {part: {k: v[part] for k, v in variables.items()} for part in ("saliency", "vqa")}
 
     def side(half: bool) -> Callable[[Path], float]:
-        saliency, quality = (
-            torch_net(kind, net, own[part], channels_last=half).eval()
-            for kind, net, part in (
-                ("unet3d", model.saliency, "saliency"),
-                ("vqa", model.vqa, "vqa"),
-            )
-        )
-
+        saliency, quality = torch_nets(model, variables, channels_last=half)
         score = torch_scorer(saliency, quality, model.alpha, device, half=half)
         return lambda path: score(read(path) if read else _in_memory(path))
 

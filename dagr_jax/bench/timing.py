@@ -3,6 +3,8 @@
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -55,6 +57,40 @@ def row(what: str, seconds: Sequence[float], **more: Any) -> dict[str, Any]:
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Median over the rounds of ours / theirs; below 1 is faster."""
     return round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 4)
+
+
+def ratios(
+    what: str, seconds: Mapping[str, Sequence[float]], ours: Sequence[str]
+) -> dict[str, float]:
+    """`ratio` of sides of ours to each of PyTorch's, whose names begin with "torch ".
+
+    Returns:
+        Keyed `<what>_<our side>/<their side>`.
+    """
+    return {
+        f"{what}_{mine}/{name.removeprefix('torch ')}": ratio(seconds[mine], times)
+        for mine in ours
+        for name, times in seconds.items()
+        if name.startswith("torch ")
+    }
+
+
+def fresh_process(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """What a new Python interpreter with these arguments prints.
+
+    Raises:
+        RuntimeError: It failed; what it said.
+    """
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"python {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def machine() -> dict[str, Any]:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dagr_jax.bench.sides import random_variables, torch_device, torch_net
-from dagr_jax.bench.timing import alternate, machine, ratio, row
+from dagr_jax.bench.sides import dtypes, random_variables, torch_device, torch_net
+from dagr_jax.bench.timing import alternate, machine, ratios, row
 from dagr_jax.models import dagr, unet3d
 from dagr_jax.train.memory import give_memory_back
 from dagr_jax.train.mesh import jit_train_step, make_mesh, put_batch, replicate
@@ -45,13 +45,12 @@ def measure(
         RuntimeError: The first losses of both sides in float32 differ by more than 1e-3.
     """
     rows: list[dict[str, Any]] = []
-    ratios: dict[str, float] = {}
-    dtypes = ["float32"] if jax.default_backend() == "cpu" else ["float32", "bfloat16"]
+    found: dict[str, float] = {}
     for name, sides_of, args in (
         ("saliency", _saliency_sides, saliency_args or {}),
         ("vqa", _quality_sides, {"dropout": 0.0, **(vqa_args or {})}),
     ):
-        ours, theirs = sides_of(args, dtypes)
+        ours, theirs = sides_of(args, dtypes())
         if theirs:
             mine = ours["float32"]()
             give_memory_back()
@@ -62,20 +61,17 @@ def measure(
         sides = {**ours, **{f"torch {dtype}": side for dtype, side in theirs.items()}}
         seconds = alternate(sides, rounds, warmup=0, steady=True)
         rows += [row(f"train {name} {side}", times) for side, times in seconds.items()]
-        for own in ours:
-            for dtype in theirs:
-                key = f"train_{name}_{own}/{dtype}"
-                ratios[key] = ratio(seconds[own], seconds[f"torch {dtype}"])
-    return {"machine": machine(), "rows": rows, "ratios": ratios}
+        found |= ratios(f"train_{name}", seconds, list(ours))
+    return {"machine": machine(), "rows": rows, "ratios": found}
 
 
 def _saliency_sides(
-    args: Mapping[str, Any], dtypes: list[str]
+    args: Mapping[str, Any], tried: list[str]
 ) -> tuple[dict[str, Side], dict[str, Side]]:
     model = unet3d.Model(**args)
     variables = random_variables(model, jnp.zeros((1, 2, 16, 16, 3)))
     batch = _batch(SALIENCY)
-    tasks = {dtype: SaliencyTask(model.clone(dtype=dtype)) for dtype in dtypes}
+    tasks = {dtype: SaliencyTask(model.clone(dtype=dtype)) for dtype in tried}
     ours = {dtype: _our_side(task, variables, batch) for dtype, task in tasks.items()}
 
     def loss_of(net: Any, batch: Any) -> Any:
@@ -88,9 +84,9 @@ def _saliency_sides(
 
 
 def _quality_sides(
-    args: Mapping[str, Any], dtypes: list[str]
+    args: Mapping[str, Any], tried: list[str]
 ) -> tuple[dict[str, Side], dict[str, Side]]:
-    models = {dtype: dagr.Model(None, args, dtype=dtype) for dtype in dtypes}
+    models = {dtype: dagr.Model(None, args, dtype=dtype) for dtype in tried}
     model = models["float32"]
     frames = jnp.zeros((1, 2, 32, 32, 3))
     variables = random_variables(model, frames, jnp.zeros((1, 2, 32, 32)), method="score")

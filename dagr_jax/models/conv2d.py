@@ -1,5 +1,6 @@
 """Convolutions of images whose gradients are fast on CPUs too. Channels last, (N, H, W, C)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -77,23 +78,28 @@ def _conv(x: Array, kernel: Array, stride: int = 1) -> Array:
     )
 
 
-@jax.custom_vjp
-def _conv2d_cpu(x: Array, kernel: Array) -> Array:
-    return _same(x, kernel)
+def with_gradient(
+    value: Callable[..., Array], backward: Callable[[tuple[Array, ...], Array], tuple[Array, ...]]
+) -> Callable[..., Array]:
+    """A function of arrays with a gradient rule of its own.
+
+    Args:
+      value: the function.
+      backward: its arguments and the gradient by its output → the gradients by its arguments.
+    """
+    rule = jax.custom_vjp(value)
+    rule.defvjp(lambda *arguments: (value(*arguments), arguments), backward)
+    return rule
 
 
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _same(x, kernel), (x, kernel)
-
-
-def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, kernel = saved
+def _backward(arguments: tuple[Array, ...], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = arguments
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     of_kernel = kernel_gradient(x, gradient, len(kernel))
     return _same(gradient, turned), of_kernel.astype(kernel.dtype)
 
 
-_conv2d_cpu.defvjp(_forward, _backward)
+_conv2d_cpu = with_gradient(_same, _backward)
 
 
 def kernel_gradient(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dagr_jax.models import winograd
-from dagr_jax.models.conv2d import conv2d
+from dagr_jax.models.conv2d import conv2d, with_gradient
 from dagr_jax.models.linear import fan_in_uniform
 from dagr_jax.models.pool import adaptive_avg_pool, pool_matrix, pool_windows
 
@@ -59,7 +59,7 @@ class Conv3D(nn.Module):
         kernel = self.param("kernel", init, (3, 3, 3, channels, self.features), jnp.float32)
         bias = self.param("bias", init, (self.features,), jnp.float32)
         dtype = jnp.dtype(self.dtype)
-        form = fastest_form(dtype, train=train) if self.form == "auto" else self.form
+        form = _resolved(self.form, dtype, train=train)
         kernel = jnp.asarray(kernel, dtype)
         x = jnp.asarray(x, dtype)
         if low is not None:
@@ -90,11 +90,7 @@ def conv3d(
       ValueError: unknown form.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    if form == "auto":
-        form = fastest_form(x.dtype, train=False)
-    if form not in _FORMS:
-        raise ValueError(f"Conv3D form {form!r} is unknown; use one of {', '.join(FORMS)}")
-    return _FORMS[form](x, kernel)
+    return _FORMS[_resolved(form, x.dtype)](x, kernel)
 
 
 def upsampled_conv3d(
@@ -118,8 +114,7 @@ def upsampled_conv3d(
       (B, T, H, W, D).
     """
     low, x, kernel = jnp.asarray(low), jnp.asarray(x), jnp.asarray(kernel)
-    if form == "auto":
-        form = fastest_form(x.dtype, train=False)
+    form = _resolved(form, x.dtype)
     if form == "winograd" and x.shape[1] > 1 and low.shape[-1] >= _WORTH_MIXING:
         return _planned(x, kernel, low)
     large = adaptive_avg_pool(low, x.shape[1:4])
@@ -147,8 +142,7 @@ def field_conv3d(
       (B, T, H, W, D).
     """
     field, x, kernel = jnp.asarray(field), jnp.asarray(x), jnp.asarray(kernel)
-    if form == "auto":
-        form = fastest_form(x.dtype, train=False)
+    form = _resolved(form, x.dtype)
     n, (h, w) = field.shape[-1], x.shape[2:4]
     if form != "winograd" or min(h, w) < 3:
         everywhere = jnp.broadcast_to(field[:, None, None], (*x.shape[:4], n))
@@ -170,6 +164,13 @@ def fastest_form(dtype: Any, *, train: bool) -> str:
     if jnp.dtype(dtype).itemsize < 4:
         return "taps"
     return "mixed" if train else "winograd"
+
+
+def _resolved(form: str, dtype: Any, *, train: bool = False) -> str:
+    """The form itself, or what 'auto' stands for."""
+    if form not in FORMS:
+        raise ValueError(f"Conv3D form {form!r} is unknown; use one of {', '.join(FORMS)}")
+    return fastest_form(dtype, train=train) if form == "auto" else form
 
 
 def _native(x: Array, kernel: Array) -> Array:
@@ -198,21 +199,11 @@ def _winograd(x: Array, kernel: Array) -> Array:
     return _taps(x, kernel) if x.shape[1] == 1 else _planned(x, kernel)
 
 
-@jax.custom_vjp
-def _mixed(x: Array, kernel: Array) -> Array:
-    """The value of 'taps', the gradients of 'winograd'."""
-    return _taps(x, kernel)
+def _winograd_gradients(arguments: tuple[Array, ...], gradient: Array) -> tuple[Array, ...]:
+    return jax.vjp(_winograd, *arguments)[1](gradient)
 
 
-def _mixed_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _taps(x, kernel), (x, kernel)
-
-
-def _mixed_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    return jax.vjp(_winograd, *saved)[1](gradient)
-
-
-_mixed.defvjp(_mixed_forward, _mixed_backward)
+_mixed = with_gradient(_taps, _winograd_gradients)
 
 
 def _planned(x: Array, kernel: Array, low: Array | None = None) -> Array:
@@ -256,16 +247,11 @@ def _mix(weights: np.ndarray, x: Array) -> Array:
 def _mix_outputs(weights: np.ndarray) -> Callable[[Array], Array]:
     """`_mix` by these weights as sums, which become one with what follows; the gradient is none."""
 
-    @jax.custom_vjp
-    def mix(x: Array) -> Array:
-        return _sums(x)
-
-    def _sums(x: Array) -> Array:
+    def sums(x: Array) -> Array:
         rows = ((row, np.flatnonzero(row)) for row in weights.astype(x.dtype))
         return jnp.stack([sum(row[k] * x[:, k] for k in used) for row, used in rows], axis=1)
 
-    mix.defvjp(lambda x: (_sums(x), None), lambda _, gradient: (_mix(weights.T, gradient),))
-    return mix
+    return with_gradient(sums, lambda _, gradient: (_mix(weights.T, gradient),))
 
 
 def _upsampled_conv2d(x: Array, kernel: Array, size: Sequence[int]) -> Array:

@@ -77,6 +77,7 @@ def run_stages(
     run = Run(config, Path(workdir))
     chosen = names or config.stages
     home = run.workdir / "config.json"
+    asked = digest([plain(config), list(chosen)])
 
     def begin() -> str:
         run.workdir.mkdir(parents=True, exist_ok=True)
@@ -84,9 +85,9 @@ def run_stages(
             claim(home, plain(config), "a run")
         else:
             write_json(home, plain(config))
-        return digest([plain(config), list(chosen)])
+        return asked
 
-    if hosts.first(begin, makes=home) != digest([plain(config), list(chosen)]):
+    if hosts.first(begin, makes=home) != asked:
         raise StageError(
             f"{run.workdir}: this process was started with another configuration or other stages "
             "than process 0; start all with the same command"

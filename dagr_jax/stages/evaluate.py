@@ -23,15 +23,14 @@ from dagr_jax.stages.run import (
     plain,
     progress,
     read_json,
-    trained,
     whole_folder,
     write_json,
 )
 from dagr_jax.stages.saliency import maps_of_test, saliency_report, write_maps
+from dagr_jax.stages.weights import trained
 from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables
-from dagr_jax.train.loop import predict_all
 from dagr_jax.train.steps import QualityTask
 
 FITTED = ("plcc_fitted", "rmse_fitted")
@@ -213,12 +212,11 @@ def _judge(
     predict = meshes.jit_predict(
         lambda v, b: task.predict(v, b) if stored else task.predict_frames(v, b["frames"]), run.mesh
     )
-    batch_size = run.eval_batch(run.config.test.batch_size)
-    batches = loader.eval_batches(source, batch_size=batch_size, share=hosts.share())
+    batches = run.predict(predict, variables, source, run.config.test.batch_size)
     with progress(len(source), "test: scoring", "video") as bar:
 
         def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for index, values in predict_all(predict, variables, batches, run.mesh):
+            for index, values in batches:
                 bar.update(len(index))
                 yield index, values
 

@@ -9,11 +9,12 @@ import numpy as np
 from dagr_jax import metrics
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import open_records
-from dagr_jax.stages.run import Run, StageError, whole_model
+from dagr_jax.stages.run import Run, StageError
+from dagr_jax.stages.weights import whole_model
 from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.augment import Augment
-from dagr_jax.train.loop import fit, predict_all
+from dagr_jax.train.loop import fit
 from dagr_jax.train.meta import BY_SRCC, is_finished
 from dagr_jax.train.state import TrainState, make_optimizer
 from dagr_jax.train.steps import QualityTask
@@ -43,10 +44,10 @@ def vqa_stage(run: Run) -> Path:
     predict = meshes.jit_predict(task.predict, run.mesh)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        variables = meshes.put_whole(state.variables_to_use(), run.mesh)
-        batch_size = run.eval_batch(run.config.test.batch_size)
-        batches = loader.eval_batches(validation, batch_size=batch_size, share=hosts.share())
-        predictions = gather(predict_all(predict, variables, batches, run.mesh), len(targets))
+        batches = run.predict(
+            predict, state.variables_to_use(), validation, run.config.test.batch_size
+        )
+        predictions = gather(batches, len(targets))
         return quality_scores(to_mos(predictions, run.mos_range), targets)
 
     optimizer = make_optimizer(section.optim, section.steps, section.epoch_steps)

@@ -12,20 +12,13 @@ from dagr_jax import saliency_metrics
 from dagr_jax.data import loader, prepare
 from dagr_jax.data.map_folder import folder_of, read_maps
 from dagr_jax.report.plots import overlay
-from dagr_jax.stages.run import (
-    Run,
-    StageError,
-    initial,
-    pretrained_saliency,
-    progress,
-    start_from,
-    whole_folder,
-)
+from dagr_jax.stages.run import Run, StageError, progress, whole_folder
+from dagr_jax.stages.weights import initial, pretrained_saliency, start_from
 from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.augment import Augment
 from dagr_jax.train.checkpoints import write_variables
-from dagr_jax.train.loop import fit, predict_all
+from dagr_jax.train.loop import fit
 from dagr_jax.train.meta import Best, is_finished
 from dagr_jax.train.state import TrainState, make_optimizer
 from dagr_jax.train.steps import SaliencyTask
@@ -121,10 +114,8 @@ def saliency_scores(
     run: Run, predict: Callable[..., Any], variables: Any, source: Any, batch_size: int
 ) -> dict[str, float]:
     """Mean CC and NSS of predicted maps over the frames of a saliency set."""
-    variables = meshes.put_whole(variables, run.mesh)
-    batches = loader.eval_batches(source, batch_size=batch_size, share=hosts.share())
     scores = []
-    for index, maps in predict_all(predict, variables, batches, run.mesh):
+    for index, maps in run.predict(predict, variables, source, batch_size):
         scores += [
             frame_scores(source[i], m, QUICK) for i, m in zip(index.tolist(), maps, strict=True)
         ]
@@ -241,13 +232,10 @@ def _maps_of_sampled(
 
     All processes predict each batch together.
     """
-    variables = meshes.put_whole(variables, run.mesh)
     apply = meshes.jit_predict(
         lambda v, batch: run.model.apply(v, batch["frames"], method="maps"), run.mesh
     )
-    batch_size = run.eval_batch(run.config.maps.batch_size)
-    batches = loader.eval_batches(source, batch_size=batch_size, share=hosts.share())
-    for index, maps in predict_all(apply, variables, batches, run.mesh):
+    for index, maps in run.predict(apply, variables, source, run.config.maps.batch_size):
         own = np.isin(index, _own(source))
         yield index[own], [run.map_plan.of_sampled(m) for m in maps[own]]
 
@@ -303,10 +291,8 @@ def maps_of_test(run: Run, params: Any, stats: Any) -> list[np.ndarray]:
     task = SaliencyTask(run.saliency_model, run.config.preset)
     predict = meshes.jit_predict(task.predict, run.mesh)
     variables = {"params": params["saliency"], "batch_stats": stats["saliency"]}
-    variables = meshes.put_whole(variables, run.mesh)
-    batch_size = run.eval_batch(run.config.saliency.batch_size)
-    batches = loader.eval_batches(source, batch_size=batch_size, share=hosts.share())
-    return [m for _, maps in predict_all(predict, variables, batches, run.mesh) for m in maps]
+    batches = run.predict(predict, variables, source, run.config.saliency.batch_size)
+    return [m for _, maps in batches for m in maps]
 
 
 def _saliency_source(run: Run, part: str) -> loader.SaliencySource:

@@ -238,7 +238,7 @@ def test_the_networks_are_measured_where_only_jax_and_pytorch_are():
     """A machine lent for its GPU may have nothing else."""
     script = """
 import importlib, sys
-for name in ("absl", "av", "grain", "ml_collections", "tensorflow_datasets", "pandas", "skimage"):
+for name in ("av", "grain", "ml_collections", "tensorflow_datasets", "pandas", "skimage"):
     sys.modules[name] = None
 for name in ("saliency", "vqa", "train", "table4", "scaling"):
     importlib.import_module("dagr_jax.bench." + name)
