@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dagr_jax import __version__
+from dagr_jax.huge_pages import use_huge_pages
 from dagr_jax.report import tables
 from dagr_jax.video.sampling import MAP_CHOICES, RULES
 
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_evaluate(commands)
     _add_bench(commands)
     arguments = parser.parse_args(argv)
+    if argv is None:
+        use_huge_pages()
     return arguments.run(arguments, parser)
 
 
@@ -250,9 +253,7 @@ def _evaluate(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
         parser.error("evaluate: --batch-size must be at least 1")
     from dagr_jax.stages.evaluate import evaluate, summary
     from dagr_jax.train.compiled import keep_compiled
-    from dagr_jax.train.memory import keep_freed_memory
 
-    keep_freed_memory()
     keep_compiled()
     rows, failed = [], 0
     for path in sets:
@@ -303,9 +304,6 @@ def _bench(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         parser.error("bench: --out must end in .json")
     import importlib
 
-    from dagr_jax.train.memory import keep_freed_memory
-
-    keep_freed_memory()
     try:
         result = importlib.import_module(f"dagr_jax.bench.{arguments.what}").measure()
     except RuntimeError as error:
@@ -327,9 +325,7 @@ def _score(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     from dagr_jax.data.map_folder import folder_of
     from dagr_jax.score import Scorer
     from dagr_jax.train.compiled import keep_compiled
-    from dagr_jax.train.memory import keep_freed_memory
 
-    keep_freed_memory()
     keep_compiled()
     try:
         scorer = Scorer.from_checkpoint(arguments.checkpoint)

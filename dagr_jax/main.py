@@ -14,10 +14,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dagr_jax.stages import run_stages
-from dagr_jax.train import hosts
-from dagr_jax.train.loop import TrainingError
-from dagr_jax.train.memory import keep_freed_memory
+from dagr_jax.huge_pages import use_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/vqa.py", "Configuration file.", lock_config=True
@@ -40,7 +37,11 @@ def main(argv: list[str]) -> None:
     done, the other stages leave nothing half-written, and the exit code is 130, as shells report
     Ctrl-C. Of several processes all end when one does, with its exit code.
     """
-    keep_freed_memory()
+    # Imported here: JAX takes a second to load, and the process may have been started twice.
+    from dagr_jax.stages import run_stages
+    from dagr_jax.train import hosts
+    from dagr_jax.train.loop import TrainingError
+
     # Ctrl-C leaves batches in Grain's queue to Python's resource tracker, which frees them; that
     # it had to is no news for the user.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
@@ -78,4 +79,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     app.run(main)

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dagr_jax.train.memory import give_memory_back
-
 Side = Callable[[], Any]
 
 
@@ -25,8 +23,9 @@ def alternate(
         sides: Name → what is timed.
         rounds: How often.
         warmup: Rounds before that are not timed.
-        steady: Run a side once before each time that it is timed, so that it finds its memory as
-            it left it, as in a loop of its own. Large steps otherwise begin with page faults.
+        steady: Run a side once before each time that it is timed, so that it meets the machine as
+            in a loop of its own. Memory that another side had, or that a virtual machine gave
+            back to its host meanwhile, takes seconds to get again.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(warmup + rounds):
@@ -37,8 +36,6 @@ def alternate(
             side()
             if number >= warmup:
                 seconds[name].append(time.perf_counter() - begin)
-            if steady:
-                give_memory_back()
     return seconds
 
 

@@ -11,7 +11,6 @@ import optax
 from dagr_jax.bench.sides import dtypes, random_variables, torch_device, torch_net
 from dagr_jax.bench.timing import alternate, machine, ratios, row
 from dagr_jax.models import dagr, unet3d
-from dagr_jax.train.memory import give_memory_back
 from dagr_jax.train.mesh import jit_train_step, make_mesh, put_batch, replicate
 from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
 
@@ -53,9 +52,7 @@ def measure(
         ours, theirs = sides_of(args, dtypes())
         if theirs:
             mine = ours["float32"]()
-            give_memory_back()
             other = theirs["float32"]()
-            give_memory_back()
             if abs(mine - other) > 1e-3 * abs(other):
                 raise RuntimeError(f"losses of the {name} step differ: {mine}, {other}")
         sides = {**ours, **{f"torch {dtype}": side for dtype, side in theirs.items()}}

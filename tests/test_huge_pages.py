@@ -1,0 +1,98 @@
+"""A command starts a second time, as the same process, to get huge pages from Linux."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dagr_jax import huge_pages
+
+SCRIPT = """
+import os, sys
+from dagr_jax.huge_pages import use_huge_pages
+use_huge_pages()
+size = 64 * 2**20
+import ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+ctypes.memset(libc.malloc(ctypes.c_size_t(size)), 1, size)
+with open("/proc/self/smaps_rollup") as lines:
+    huge = next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages"))
+print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), huge >= size // 2**11, sys.argv[1:], input())
+"""
+
+on_request = pytest.mark.skipif(
+    not huge_pages._on_request(), reason="this Linux or glibc gives no huge pages on request"
+)
+
+
+def told(tunables: str | None, *arguments: str) -> list[str]:
+    """What a process says of itself that may have started again."""
+    environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    if tunables is not None:
+        environment["GLIBC_TUNABLES"] = tunables
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    out, _ = process.communicate("hello\n")
+    assert process.returncode == 0
+    number, *rest = out.split(maxsplit=3)
+    assert int(number) == process.pid
+    return rest
+
+
+@on_request
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.tcache_count=7", "glibc.malloc.tcache_count=7:glibc.malloc.hugetlb=1"),
+    ],
+)
+def test_malloc_gets_huge_pages_and_the_command_loses_nothing(before, after):
+    assert told(before, "--a", "b c") == [after, "True", "['--a', 'b c'] hello\n"]
+
+
+@on_request
+def test_the_user_may_refuse():
+    off = "glibc.malloc.hugetlb=0"
+    assert told(off, "x") == [off, "False", "['x'] hello\n"]
+
+
+def test_a_process_started_for_something_else_is_left_alone(monkeypatch):
+    def execv(*_):
+        raise AssertionError("the process would have been replaced")
+
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(huge_pages, "_on_request", lambda: True)
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "ipykernel_launcher", "-f", "k.json"])
+    for own in (["dagr", "score", "a.mp4"], ["dagr"]):
+        monkeypatch.setattr(sys, "argv", own)
+        huge_pages.use_huge_pages()
+
+
+@pytest.mark.parametrize(
+    ("libc", "modes", "wanted"),
+    [
+        ("glibc 2.36", "always [madvise] never\n", True),
+        ("glibc 2.36", "[always] madvise never\n", False),
+        ("glibc 2.36", "always madvise [never]\n", False),
+        ("glibc 2.35", "always [madvise] never\n", True),
+        ("glibc 2.31", "always [madvise] never\n", False),
+        ("", "always [madvise] never\n", False),
+        ("glibc 2.36", None, False),
+    ],
+)
+def test_where_it_would_help(monkeypatch, tmp_path, libc, modes, wanted):
+    file = tmp_path / "enabled"
+    if modes is not None:
+        file.write_text(modes)
+    monkeypatch.setattr(huge_pages, "_MODES", file)
+    monkeypatch.setattr(os, "confstr", lambda _: libc)
+    assert huge_pages._on_request() is wanted
