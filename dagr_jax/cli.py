@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dagr_jax import __version__
-from dagr_jax.huge_pages import use_huge_pages
+from dagr_jax import __version__, process
 from dagr_jax.report import tables
 from dagr_jax.video.sampling import MAP_CHOICES, RULES
 
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_bench(commands)
     arguments = parser.parse_args(argv)
     if argv is None:
-        use_huge_pages()
+        process.set_up()
     return arguments.run(arguments, parser)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dagr_jax.huge_pages import use_huge_pages
+from dagr_jax import process
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/vqa.py", "Configuration file.", lock_config=True
@@ -79,5 +79,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    use_huge_pages()
+    process.set_up()
     app.run(main)

@@ -20,7 +20,7 @@ MODULES = {
 
 # From bottom to top; a part imports only from the ones below its own, and within its own folder.
 LAYERS = (
-    {"huge_pages", "registry", "video", "losses", "metrics", "saliency_metrics"},
+    {"process", "registry", "video", "losses", "metrics", "saliency_metrics"},
     {"data", "models"},
     {"convert"},
     {"train"},

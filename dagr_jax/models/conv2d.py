@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dagr_jax.models.parameter import parameter
+
 # Pixels whose products are summed at a time: what a core keeps near while it multiplies them.
 _CHUNK = 1024
 
@@ -36,7 +38,7 @@ class Conv2D(nn.Module):
     def __call__(self, x: Float[Array | np.ndarray, "n h w c"]) -> Float[Array, "n u v d"]:
         """Convolves: (N, H, W, C) → (N, ⌈H/stride⌉, ⌈W/stride⌉, features)."""
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        kernel = parameter(self, "kernel", self.kernel_init, shape)
         kernel = jnp.asarray(kernel, jnp.dtype(self.dtype))
         x = jnp.asarray(x, kernel.dtype)
         if self.size == 1:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from dagr_jax.models import winograd
 from dagr_jax.models.conv2d import conv2d, with_gradient
 from dagr_jax.models.linear import fan_in_uniform
+from dagr_jax.models.parameter import parameter
 from dagr_jax.models.pool import adaptive_avg_pool, pool_matrix, pool_windows
 
 
@@ -56,8 +57,8 @@ class Conv3D(nn.Module):
         """
         channels = x.shape[-1] + sum(a.shape[-1] for a in (low, field) if a is not None)
         init = fan_in_uniform(27 * channels)
-        kernel = self.param("kernel", init, (3, 3, 3, channels, self.features), jnp.float32)
-        bias = self.param("bias", init, (self.features,), jnp.float32)
+        kernel = parameter(self, "kernel", init, (3, 3, 3, channels, self.features))
+        bias = parameter(self, "bias", init, (self.features,))
         dtype = jnp.dtype(self.dtype)
         form = _resolved(self.form, dtype, train=train)
         kernel = jnp.asarray(kernel, dtype)

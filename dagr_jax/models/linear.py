@@ -13,6 +13,8 @@ import numpy as np
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
+from dagr_jax.models.parameter import parameter
+
 
 def fan_in_uniform(fan_in: int) -> Initializer:
     """Initializer, uniform in ±1/sqrt(fan_in): PyTorch's default for kernels and for biases."""
@@ -43,8 +45,8 @@ class Linear(nn.Module):
     def __call__(self, x: Float[Array | np.ndarray, "*b c"]) -> Float[Array, "*b d"]:
         default = fan_in_uniform(x.shape[-1])
         dtype = jnp.dtype(self.dtype or jnp.result_type(float))
-        kernel = self.param(
-            "kernel", self.kernel_init or default, (x.shape[-1], self.features), jnp.float32
+        kernel = parameter(
+            self, "kernel", self.kernel_init or default, (x.shape[-1], self.features)
         )
-        bias = self.param("bias", self.bias_init or default, (self.features,), jnp.float32)
+        bias = parameter(self, "bias", self.bias_init or default, (self.features,))
         return jnp.asarray(x, dtype) @ jnp.asarray(kernel, dtype) + jnp.asarray(bias, dtype)

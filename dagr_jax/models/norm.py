@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dagr_jax.models.parameter import parameter
+
 
 class BatchNorm(nn.Module):
     """Normalises the last axis (channels) over all other axes.
@@ -33,8 +35,8 @@ class BatchNorm(nn.Module):
     ) -> Float[Array, "*b c"]:
         """Args: x, (..., C); train: use the batch's statistics and update the running ones."""
         channels = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        scale = parameter(self, "scale", nn.initializers.ones, channels)
+        bias = parameter(self, "bias", nn.initializers.zeros, channels)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
 

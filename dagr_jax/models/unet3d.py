@@ -17,6 +17,7 @@ from dagr_jax.models.conv3d import Conv3D
 from dagr_jax.models.layout import saliency_layout
 from dagr_jax.models.linear import Linear
 from dagr_jax.models.norm import BatchNorm
+from dagr_jax.models.parameter import parameter
 from dagr_jax.models.pool import max_pool
 from dagr_jax.models.torch_names import Arrays, Layer, numbers, size
 
@@ -40,11 +41,8 @@ class Registers(nn.Module):
 
         With `num_frames` = N these are the projected tokens themselves, one in each row.
         """
-        tokens = self.param(
-            "tokens",
-            nn.initializers.normal(1.0),
-            (self.num_registers, self.register_dim),
-            jnp.float32,
+        tokens = parameter(
+            self, "tokens", nn.initializers.normal(1.0), (self.num_registers, self.register_dim)
         )
         values = Linear(self.num_registers, name="proj")(tokens)  # (N tokens, N channels)
         # The tokens lie along time; nearest-neighbour resize to the T frames.

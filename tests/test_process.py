@@ -1,4 +1,4 @@
-"""A command starts a second time, as the same process, to get huge pages from Linux."""
+"""How a command sets up its process: huge pages by a second start, garbage sought rarely."""
 
 import os
 import subprocess
@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from dagr_jax import huge_pages
+from dagr_jax import process
 
 SCRIPT = """
 import os, sys
-from dagr_jax.huge_pages import use_huge_pages
+from dagr_jax.process import use_huge_pages
 use_huge_pages()
 size = 64 * 2**20
 import ctypes
@@ -23,7 +23,7 @@ print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), huge >= size // 2**11, sys.
 """
 
 on_request = pytest.mark.skipif(
-    not huge_pages._on_request(), reason="this Linux or glibc gives no huge pages on request"
+    not process._on_request(), reason="this Linux or glibc gives no huge pages on request"
 )
 
 
@@ -32,17 +32,17 @@ def told(tunables: str | None, *arguments: str) -> list[str]:
     environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
     if tunables is not None:
         environment["GLIBC_TUNABLES"] = tunables
-    process = subprocess.Popen(
+    running = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *arguments],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    out, _ = process.communicate("hello\n")
-    assert process.returncode == 0
+    out, _ = running.communicate("hello\n")
+    assert running.returncode == 0
     number, *rest = out.split(maxsplit=3)
-    assert int(number) == process.pid
+    assert int(number) == running.pid
     return rest
 
 
@@ -69,12 +69,12 @@ def test_a_process_started_for_something_else_is_left_alone(monkeypatch):
         raise AssertionError("the process would have been replaced")
 
     monkeypatch.setattr(os, "execv", execv)
-    monkeypatch.setattr(huge_pages, "_on_request", lambda: True)
+    monkeypatch.setattr(process, "_on_request", lambda: True)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "ipykernel_launcher", "-f", "k.json"])
     for own in (["dagr", "score", "a.mp4"], ["dagr"]):
         monkeypatch.setattr(sys, "argv", own)
-        huge_pages.use_huge_pages()
+        process.use_huge_pages()
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,16 @@ def test_where_it_would_help(monkeypatch, tmp_path, libc, modes, wanted):
     file = tmp_path / "enabled"
     if modes is not None:
         file.write_text(modes)
-    monkeypatch.setattr(huge_pages, "_MODES", file)
+    monkeypatch.setattr(process, "_MODES", file)
     monkeypatch.setattr(os, "confstr", lambda _: libc)
-    assert huge_pages._on_request() is wanted
+    assert process._on_request() is wanted
+
+
+def test_a_command_collects_rarely_and_a_library_does_not():
+    command = "from dagr_jax.process import set_up; set_up()"
+    for script, wanted in ((command, 100_000), ("import dagr_jax.cli, dagr_jax.main", 700)):
+        code = f"{script}; import gc; print(gc.get_threshold()[0])"
+        done = subprocess.run(
+            [sys.executable, "-c", code, "x"], capture_output=True, text=True, check=True
+        )
+        assert int(done.stdout) == wanted
