@@ -4,11 +4,14 @@ import os
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Eight fake devices, so that sharding is tested everywhere.
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    ).strip()
+# Eight fake devices, so that sharding is tested everywhere. They share few cores, with other tests:
+# XLA aborts the process when they wait for each other for longer than it expects of real ones.
+for flag in (
+    "--xla_force_host_platform_device_count=8",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=900",
+):
+    if flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 # Many tests compile the same small networks: once is enough for all of them, and for the processes
 # they start. A folder of this session's own, so that no run depends on an earlier one.

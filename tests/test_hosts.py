@@ -35,7 +35,8 @@ def free_port() -> int:
 def environment(devices: int) -> dict[str, str]:
     return {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=900",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling is most of what these tests wait for
     }
 
