@@ -1,11 +1,9 @@
 """Scoring videos with a checkpoint."""
 
 import dataclasses
-import functools
 import os
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +140,7 @@ class Scorer:
         self._variables = variables
         self._size = tuple(meta["resize"]["size"])
         self._plan = MapPlan.from_meta(meta)
+        self._apply = jax.jit(self.model.apply)
         self._maps = jax.jit(lambda v, frames: self.model.apply(v, frames, method="maps"))
         self._score = jax.jit(
             lambda v, frames, maps: self.model.apply(v, frames, maps, method="score")
@@ -191,11 +190,7 @@ class Scorer:
                 if self._plan.outside
                 else f"{maps}: the checkpoint makes its own saliency maps; leave these out"
             )
-        with ThreadPoolExecutor(1) as pool:
-            looked_at = pool.submit(self._look_at, video)
-            if self._whole:
-                _ = self._compiled  # the first time, while the video is decoded
-            frames, facts, read = looked_at.result()
+        frames, facts, read = self._look_at(video)
         prediction = self._predict(frames, facts["total_frames"], read, maps)
         low, high = self.meta["mos_range"]
         return Result(
@@ -225,18 +220,6 @@ class Scorer:
         frames, facts, read = self._look_at(video)
         return self._maps_of(frames, facts["total_frames"], read)
 
-    @property
-    def _whole(self) -> bool:
-        """Whether the model makes the score of the frames alone, or else of maps too."""
-        return self._plan.plain or not self.meta["model_args"]["alpha"]
-
-    @functools.cached_property
-    def _compiled(self) -> jax.stages.Compiled:
-        """The whole model, compiled for the frames of one video."""
-        shape = (1, self.meta["sampling"]["num_frames"], *self._size, 3)
-        frames = jax.ShapeDtypeStruct(shape, np.uint8)
-        return jax.jit(self.model.apply).lower(self._variables, frames).compile()
-
     def _predict(
         self,
         frames: np.ndarray,
@@ -245,8 +228,8 @@ class Scorer:
         folder: str | os.PathLike[str] | None,
     ) -> float:
         """The prediction on the [0, 1] scale."""
-        if self._whole:
-            return float(self._compiled(self._variables, frames[None])[0])
+        if self._plan.plain or not self.meta["model_args"]["alpha"]:
+            return float(self._apply(self._variables, frames[None])[0])
         if folder is None:
             maps = self._maps_of(frames, length, read)
         else:

@@ -5,6 +5,7 @@ frames, of which eight a video are looked at: 387.7 frames/s.
 """
 
 import functools
+import importlib.util
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -83,9 +84,7 @@ def measure(model_args: Mapping[str, Any] | None = None) -> dict[str, Any]:
 def _clips(folder: Path) -> tuple[list[Path], Read | None, Read | None]:
     """Clips, how we read them and how PyAV alone does; without PyAV only names of clips."""
     paths = [folder / f"{number}.mp4" for number in range(CLIPS)]
-    try:
-        import av  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("av") is None:
         return paths, None, None
     from dagr_jax.bench.decode import FPS, write_clip
     from dagr_jax.video.decode import read_clip

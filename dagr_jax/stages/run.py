@@ -135,10 +135,6 @@ class Run:
     def saliency_model(self) -> unet3d.Model:
         return unet3d.Model(**self.saliency_args)
 
-    def eval_batch(self, batch_size: int) -> int:
-        """A batch size of an evaluation, which pads, raised to what divides over the devices."""
-        return -(-batch_size // self.mesh.size) * self.mesh.size
-
     def predict(
         self, predict: Callable[..., jax.Array], variables: Any, source: Any, batch_size: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -150,11 +146,12 @@ class Run:
             source: Records by number.
             batch_size: Raised to what divides over the devices.
         """
+        devices = self.mesh.size
         return predict_all(
             predict,
             meshes.put_whole(variables, self.mesh),
             loader.eval_batches(
-                source, batch_size=self.eval_batch(batch_size), share=hosts.share()
+                source, batch_size=-(-batch_size // devices) * devices, share=hosts.share()
             ),
             self.mesh,
         )
