@@ -263,8 +263,8 @@ def test_two_processes_make_the_run_of_one(alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("begun", "ended"), [(2, 1), (1, 2)])
 def test_sigterm_to_one_stops_all_and_another_number_goes_on(alone, tmp_path, begun, ended):
-    workdir = tmp_path / "run"
-    with program(workdir, begun) as running:
+    workdir, prepared = tmp_path / "run", f"--config.data_dir={alone / 'data'}"
+    with program(workdir, begun, prepared) as running:
         wait_for(running[0], lambda: lines(workdir / "vqa" / "log.jsonl") >= 5)
         running[-1].send_signal(signal.SIGTERM)
         assert codes(running, 60) == [130] * begun
@@ -276,7 +276,7 @@ def test_sigterm_to_one_stops_all_and_another_number_goes_on(alone, tmp_path, be
         steps.add(int(last.split("at step ")[1].split("/")[0]))
     saved = max(int(p.name) for p in (workdir / "vqa").iterdir() if p.name.isdigit())
     assert steps == {saved} and 5 <= saved < 16
-    finish(workdir, ended)
+    finish(workdir, ended, prepared)
     assert_same_run(workdir, alone)
     ours, theirs = load_variables(workdir), load_variables(alone)
     assert same_bits(ours[0], theirs[0])

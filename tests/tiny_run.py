@@ -17,6 +17,7 @@ def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     with config.unlocked():
         config.sampling.update({"num_frames": 4, "size": (32, 48)})
         config.model.args.saliency_size = (16, 24)
+        config.model.args.saliency.conv_form = "native"  # which compiles the fastest
         config.model.args.saliency.update(
             {"widths": (2, 3, 4, 5), "bottleneck": 6, "num_registers": 2, "register_dim": 3}
         )
