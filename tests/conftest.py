@@ -34,6 +34,7 @@ from pathlib import Path  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+pytest_plugins = ["tests.scoring"]
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -298,7 +298,7 @@ def test_the_command_lists_failures_and_says_so_in_the_exit_code(workdir, tmp_pa
     assert [r["file"] for r in rows] == [good, str(empty)]
     assert 0 < rows[0]["frames"] == 4 and "error" not in rows[0]
     assert str(empty) in rows[1]["error"] and "score" not in rows[1]
-    assert captured.err.count("\n") == 1 and str(empty) in captured.err
+    assert captured.err.count("\n") == 2 and str(empty) in captured.err
     assert [r["file"] for r in rows_of(tmp_path / "x.csv")] == [good, str(empty)]
 
     assert cli.main(["score", good, "--checkpoint", str(workdir)]) == 0

@@ -13,7 +13,7 @@ from dagr_jax import convert, stages
 from dagr_jax.models import dagr
 from dagr_jax.score import Scorer
 from dagr_jax.train import exchange
-from dagr_jax.video.decode import iter_frames
+from dagr_jax.video.decode import iter_frames, read_clip
 from tests.convert.small import arrays_of, small_full_shapes, small_unet_shapes
 from tests.tiny_run import tiny_config
 from tests.video.clips import moving_bar, write
@@ -35,8 +35,11 @@ def scorer(tmp_path_factory):
 
 def with_maps(scorer: Scorer, window: int, choice: str) -> Scorer:
     """The same compiled functions with another plan for the maps."""
-    other = copy.copy(scorer)
-    other._plan = dataclasses.replace(scorer._plan, window=window, choice=choice)
+    other, predictor = copy.copy(scorer), copy.copy(scorer._predictor)
+    plan = {"window": window, "choice": choice}
+    predictor.plan = dataclasses.replace(predictor.plan, **plan)
+    predictor.look = dataclasses.replace(predictor.look, **plan)
+    other._predictor = predictor
     return other
 
 
@@ -49,7 +52,7 @@ def clip(tmp_path_factory):
 
 def plainly(scorer: Scorer, path: Path, choice: str) -> float:
     """The release's pipeline, one step after the other as REFERENCE section 1 lists them."""
-    model, variables = scorer.model, scorer._variables
+    model, variables = scorer.model, scorer._predictor.variables
     every = np.stack(list(iter_frames(path, (224, 398), antialias=True)))
     padded = np.concatenate([every, every[-1:].repeat(-len(every) % 8, axis=0)])
     look = jax.jit(lambda v, x: model.apply(v, x, method=lambda m, x: m.saliency(x, train=False)))
@@ -144,15 +147,15 @@ def test_a_real_clip_end_to_end(golden, golden_scorers):
     """The release's own frames, maps and scores of a KoNViD-1k clip (tests/golden/README.md)."""
     expected = golden("end_to_end_10053703034")
     scorer = golden_scorers[0.5]
-    frames, facts, _ = scorer._look_at(CLIP)
-    assert facts["total_frames"] == expected["n_frames"] == 240
+    frames, info = read_clip(CLIP, 8, size=(224, 398))
+    assert info.num_frames == expected["n_frames"] == 240
     difference = np.abs(frames[:, ::16, ::16].astype(int) - expected["frames_u8_sub"])
     assert difference.mean() < 0.2 and difference.max() <= 2
 
     # The stored frames as one window.
     video = frames[None].astype(np.float32) / 255
     look = jax.jit(lambda v, x: scorer.model.apply(v, x, method=lambda m, x: m.saliency(x)))
-    logits = np.asarray(look(scorer._variables, video))[0, :, ::8, ::8]
+    logits = np.asarray(look(scorer._predictor.variables, video))[0, :, ::8, ::8]
     want = expected["sampled_window_logits_sub"]
     # Frames that differ by a grey level here and there move logits by more than rounding does.
     assert np.abs(logits - want).max() < 0.02 * want.std()
@@ -162,8 +165,7 @@ def test_a_real_clip_end_to_end(golden, golden_scorers):
     assert np.abs(stored - expected["saliency_sub"]).max() <= 1
     for alpha, own in golden_scorers.items():
         want = float(expected[f"score_alpha_{alpha:g}"][0])
-        with_maps = own._score(own._variables, frames[None], maps[None])
-        assert float(with_maps[0]) == pytest.approx(want, rel=1e-3)
+        assert own._predictor.predict([frames], [maps], 1)[0] == pytest.approx(want, rel=1e-3)
 
     fused = dagr.fuse(video, dagr.release_maps(maps)[None], 0.5)
     sub = np.moveaxis(np.asarray(fused)[0, :, ::16, ::16], -1, 0)

@@ -31,7 +31,7 @@ def render(rows: Sequence[Mapping[str, Any]], form: str) -> str:
         stream = io.StringIO()
         writer = csv.DictWriter(stream, fieldnames=columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
         return stream.getvalue()
     if form == "table":
         cells = [columns, *([_cell(row.get(c)) for c in columns] for row in rows)]
@@ -39,6 +39,11 @@ def render(rows: Sequence[Mapping[str, Any]], form: str) -> str:
         lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
         return "".join(line.rstrip() + "\n" for line in lines)
     raise ValueError(f"format {form!r} is unknown; one of {', '.join(FORMATS)}")
+
+
+def _plain(value: Any) -> Any:
+    """A value for a CSV cell: lists and dicts as JSON, nothing for None."""
+    return json.dumps(value) if isinstance(value, (list, dict)) else value
 
 
 def _cell(value: Any) -> str:

@@ -1,17 +1,24 @@
 """What a file's packets tell without decoding: which must be decoded to see a chosen frame."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import av
 import numpy as np
 
-from dagr_jax.video.stream import open_stream
+from dagr_jax.video.stream import Limits, open_stream
 
 # Codecs whose packets hold one shown frame each; VP8's hidden frames, for one, are packets too.
 _ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "rawvideo"}
+
+
+def mean_fps(times: Sequence[int | None], time_base: float, nominal: float) -> float:
+    """Frames per second of frames shown at these times; the nominal rate where they do not tell."""
+    known = [time for time in times if time is not None]
+    span = (max(known) - min(known)) * time_base if known and len(known) == len(times) else 0.0
+    return (len(times) - 1) / span if span > 0 else nominal
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class Packets:
         bytes: Their sizes, summed.
         whole: Whether the file could be read to its end, and no packet is cut.
         codec: FFmpeg's name of it.
+        time_base: Seconds of a unit of time.
+        nominal_fps: What the container says, 0 if nothing.
     """
 
     times: tuple[int | None, ...]
@@ -33,6 +42,8 @@ class Packets:
     bytes: int
     whole: bool
     codec: str
+    time_base: float = 0.0
+    nominal_fps: float = 0.0
 
     @property
     def count(self) -> int:
@@ -45,6 +56,12 @@ class Packets:
         numbers = np.flatnonzero(~np.array(self.hidden, bool))
         times = np.array([self.times[i] for i in numbers.tolist()], np.int64)
         return numbers[np.argsort(times, kind="stable")]
+
+    @property
+    def fps(self) -> float:
+        """Mean frames per second over the presentation times; 0 if nothing tells."""
+        times = [t for t, hidden in zip(self.times, self.hidden, strict=True) if not hidden]
+        return mean_fps(times, self.time_base, self.nominal_fps)
 
     @cached_property
     def tell(self) -> bool:
@@ -80,14 +97,14 @@ class Packets:
         return spans
 
 
-def read_packets(path: str | os.PathLike[str]) -> Packets:
+def read_packets(path: str | os.PathLike[str], limits: Limits | None = None) -> Packets:
     """Reads a file without decoding it.
 
     Raises:
         VideoError: As `stream.open_stream`.
     """
     times, keys, hidden, total = [], [], [], 0
-    with open_stream(path) as (container, stream):
+    with open_stream(path, limits) as (container, stream):
         whole = True
         try:
             for packet in container.demux(stream):
@@ -100,4 +117,7 @@ def read_packets(path: str | os.PathLike[str]) -> Packets:
         except av.FFmpegError:
             whole = False
         codec = stream.codec_context.codec.canonical_name
-    return Packets(tuple(times), tuple(keys), tuple(hidden), total, whole, codec)
+        base, rate = float(stream.time_base or 0), stream.average_rate or stream.guessed_rate
+    return Packets(
+        tuple(times), tuple(keys), tuple(hidden), total, whole, codec, base, float(rate or 0)
+    )

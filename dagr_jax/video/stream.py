@@ -57,7 +57,38 @@ class VideoError(ValueError):
 
     def __init__(self, path: str | os.PathLike, problem: str, mend: str):
         super().__init__(f"{os.fspath(path)}: {problem}; {mend}")
-        self.problem = problem
+        self.problem, self.mend = problem, mend
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What is refused before it costs memory or hours; a header of a few bytes can ask for both.
+
+    Attributes:
+        pixels: Of a frame.
+        seconds: Of a video.
+    """
+
+    pixels: int = 8192 * 8192
+    seconds: float = 4 * 3600.0
+
+    def check_pixels(self, path: str | os.PathLike, width: int, height: int) -> None:
+        """Raises VideoError for a larger frame."""
+        if width * height > self.pixels:
+            raise VideoError(
+                path,
+                f"frames of {width} x {height} are more than {self.pixels} pixels",
+                "score a smaller version of it, or raise the limit (--max-pixels)",
+            )
+
+    def check_seconds(self, path: str | os.PathLike, seconds: float) -> None:
+        """Raises VideoError for a longer video."""
+        if seconds > self.seconds:
+            raise VideoError(
+                path,
+                f"{seconds:.0f} s are more than {self.seconds:g} s",
+                "cut it, or raise the limit (--max-seconds)",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +100,19 @@ class Packet:
 
 
 @contextlib.contextmanager
-def open_stream(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and the video stream that a player would show."""
+def open_stream(
+    path: str | os.PathLike, limits: Limits | None = None
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and the video stream that a player would show.
+
+    Raises:
+        VideoError: The file is missing, unreadable, no video, or beyond the limits.
+    """
     name = os.fspath(path)
     if not os.path.exists(name):
         raise VideoError(path, "there is no such file", "check the path")
+    if os.path.isdir(name):
+        raise VideoError(path, "it is a folder without videos", "give one that holds some, as .mp4")
     if not os.path.isfile(name):
         raise VideoError(path, "it is not a file", "give the path of a video file")
     if os.path.getsize(name) == 0:
@@ -86,6 +125,7 @@ def open_stream(path: str | os.PathLike) -> Iterator[tuple[InputContainer, Video
             f"file:{name}",
             format="rawvideo" if raw else None,
             options={"protocol_whitelist": "file", **raw},
+            metadata_errors="replace",  # a title need not be UTF-8
         )
     except PermissionError as error:
         raise VideoError(path, "it may not be read", "change its permissions") from error
@@ -108,6 +148,11 @@ def open_stream(path: str | os.PathLike) -> Iterator[tuple[InputContainer, Video
         if stream.codec_context.name in _TEXT_CODECS:
             raise VideoError(path, "it is text, not video", "give a video file")
         stream.codec_context.thread_count = 1
+        if limits is not None:
+            limits.check_pixels(path, stream.codec_context.width, stream.codec_context.height)
+            limits.check_seconds(path, (container.duration or 0) / av.time_base)
+            # Headers may say other sizes on the way.
+            stream.codec_context.options = {"max_pixels": str(limits.pixels)}
         yield container, stream
 
 

@@ -351,7 +351,7 @@ def make_bad(kind, tmp_path):
     "kind,words",
     [
         ("missing", "there is no such file; check the path"),
-        ("directory", "it is not a file; give the path of a video file"),
+        ("directory", "it is a folder without videos; give one that holds some, as .mp4"),
         ("empty", "the file is empty; copy or download it again"),
         ("random", "FFmpeg cannot read it .*; give a video file that plays"),
         ("text", "FFmpeg cannot read it .*; give a video file that plays"),

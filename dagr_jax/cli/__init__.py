@@ -1,0 +1,37 @@
+"""The `dagr` command."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from dagr_jax import __version__, process
+from dagr_jax.cli import bench, convert, evaluate, prepare, score
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `dagr`; returns the exit code: 0 all done, 1 something failed, 2 usage."""
+    parser = argparse.ArgumentParser(prog="dagr", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"dagr_jax {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in (score, convert, prepare, evaluate, bench):
+        command.add(commands)
+    for added in commands.choices.values():
+        added.add_argument("--debug", action="store_true", help="show where an error came from")
+    arguments = parser.parse_args(argv)
+    if argv is None:
+        process.set_up()
+    try:
+        return arguments.run(arguments, parser)
+    except BrokenPipeError:  # who read our output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("dagr: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if arguments.debug:
+            raise
+        told = " ".join(str(error).split())[:500]
+        print(f"dagr: {type(error).__name__}: {told}; --debug shows where", file=sys.stderr)
+        return 1

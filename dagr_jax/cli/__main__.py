@@ -1,0 +1,7 @@
+"""`python -m dagr_jax.cli`, as `dagr`."""
+
+import sys
+
+from dagr_jax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,90 @@
+"""`dagr convert`."""
+
+import argparse
+import sys
+from typing import Any
+
+from dagr_jax.video.sampling import MAP_CHOICES
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    convert = commands.add_parser(
+        "convert",
+        help="weights of the PyTorch release to a checkpoint, and back",
+        description="IN --out DIR: one network, to start training from. --saliency A --vqa B "
+        "--out DIR: a checkpoint that scores. DIR --to-torch FILE: back to PyTorch's names.",
+    )
+    convert.add_argument("source", nargs="?", metavar="IN", help=".pth, .pt, .safetensors, or DIR")
+    convert.add_argument("--saliency", metavar="A", help="weights of the saliency network")
+    convert.add_argument("--vqa", metavar="B", help="weights of the quality network")
+    convert.add_argument("--out", metavar="DIR", help="checkpoint to write; must not exist")
+    convert.add_argument("--to-torch", metavar="FILE", help="safetensors file to write")
+    convert.add_argument(
+        "--alpha", type=float, default=0.5, help="weight of the saliency, 0 to 1 (0.5)"
+    )
+    convert.add_argument(
+        "--maps",
+        choices=MAP_CHOICES,
+        default="linspace",
+        help="which maps go with the 8 frames: linspace (the release for KoNViD-1k, LIVE-VQC and "
+        "YouTube-UGC; default), first (for LSVQ), or matched",
+    )
+    convert.add_argument(
+        "--window",
+        type=int,
+        default=8,
+        metavar="N",
+        help="the saliency net sees every frame in windows of N (8, the release); "
+        "0: the sampled frames alone",
+    )
+    convert.add_argument(
+        "--dataset", default="unknown", metavar="NAME", help="what the network was trained on"
+    )
+    convert.add_argument(
+        "--mos-range",
+        type=float,
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="lowest and highest MOS of that data set, for scores on its scale (0 1)",
+    )
+    convert.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    pair = bool(arguments.vqa or arguments.saliency)
+    if pair == bool(arguments.source):
+        parser.error("convert: give IN, or --vqa (and --saliency)")
+    if bool(arguments.out) == bool(arguments.to_torch) or (pair and arguments.to_torch):
+        parser.error("convert: give --out DIR, or one DIR and --to-torch FILE")
+    if pair and not arguments.vqa:
+        parser.error("convert: a checkpoint that scores needs --vqa too; one network alone is IN")
+    if arguments.window < 0 or not arguments.mos_range[0] < arguments.mos_range[1]:
+        parser.error("convert: --window must be 0 or more, and --mos-range ascend")
+    from dagr_jax.registry import model_module
+    from dagr_jax.train import exchange
+
+    try:
+        if arguments.to_torch:
+            for path in exchange.export_torch(arguments.source, arguments.to_torch):
+                print(path)
+            return 0
+        if pair:
+            use = exchange.Use(
+                alpha=arguments.alpha,
+                window=arguments.window,
+                choice=arguments.maps,
+                dataset=arguments.dataset,
+                mos_range=tuple(arguments.mos_range),
+            )
+            networks = exchange.import_dagr(arguments.saliency, arguments.vqa, use, arguments.out)
+        else:
+            network = exchange.import_network(arguments.source, arguments.out)
+            networks = {network.name: network}
+    except (ValueError, OSError) as error:
+        print(f"dagr: {error}", file=sys.stderr)
+        return 1
+    described = [model_module(n.name).describe(n.model) for n in networks.values()]
+    print(f"{arguments.out}: {' and '.join(described)}, preset 'release'")
+    return 0

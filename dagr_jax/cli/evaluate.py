@@ -1,0 +1,70 @@
+"""`dagr evaluate`."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from dagr_jax.cli import options
+from dagr_jax.report import tables
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="a checkpoint on prepared sets that it has not seen",
+        description="Predicts whole prepared sets, as for cross-data-set figures. What the "
+        "checkpoint was trained or validated on is left out and counted.",
+    )
+    evaluate.add_argument("data", nargs="+", metavar="DATA", help="folders of dagr prepare")
+    options.add_checkpoint(evaluate)
+    evaluate.add_argument(
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="a folder for each set goes here: predictions.csv, metrics.json, overview.png",
+    )
+    evaluate.add_argument(
+        "--maps", default="", metavar="DIR", help="saliency maps of the one set, as for dagr score"
+    )
+    evaluate.add_argument(
+        "--batch-size", type=int, default=4, metavar="N", help="videos at once (4)"
+    )
+    options.add_output(evaluate)
+    evaluate.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    options.check_output(arguments, parser)
+    sets = [Path(path) for path in arguments.data]
+    if len({path.resolve().name for path in sets}) < len(sets):
+        parser.error("evaluate: two DATA folders have one name; their results would too")
+    if arguments.maps and len(sets) > 1:
+        parser.error("evaluate: --maps are of one set; give one DATA")
+    if arguments.batch_size < 1:
+        parser.error("evaluate: --batch-size must be at least 1")
+    from dagr_jax.stages.evaluate import evaluate, summary
+    from dagr_jax.train.compiled import keep_compiled
+
+    keep_compiled()
+    rows, failed = [], 0
+    for path in sets:
+        home = Path(arguments.workdir) / path.resolve().name
+        try:
+            result = evaluate(
+                Path(arguments.checkpoint),
+                path,
+                home,
+                batch_size=arguments.batch_size,
+                maps=arguments.maps,
+            )
+        except (ValueError, OSError) as error:
+            print(f"dagr: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        rows.append({"data": str(path), **summary(result)})
+    sys.stdout.write(tables.render(rows, arguments.format) if rows else "")
+    if arguments.out and rows:
+        tables.write(rows, arguments.out)
+    return 1 if failed else 0

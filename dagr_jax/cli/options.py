@@ -1,0 +1,29 @@
+"""What several commands take."""
+
+import argparse
+
+from dagr_jax.report import tables
+
+
+def add_checkpoint(command: argparse.ArgumentParser) -> None:
+    """Adds --checkpoint."""
+    command.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="a run's workdir, or its vqa/ folder"
+    )
+
+
+def add_output(command: argparse.ArgumentParser) -> None:
+    """Adds what every command that prints rows takes."""
+    command.add_argument("--format", choices=tables.FORMATS, default="table", help="of stdout")
+    command.add_argument(
+        "--out", metavar="FILE", help="also write the rows here: .json, .jsonl, .csv or .txt"
+    )
+
+
+def check_output(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """A usage error for an --out that no rows can be written to."""
+    if arguments.out:
+        try:
+            tables.form_of(arguments.out)
+        except ValueError as error:
+            parser.error(str(error))

@@ -1,0 +1,251 @@
+"""`dagr score`."""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from dagr_jax.cli import options
+from dagr_jax.report import tables
+from dagr_jax.report.journal import Journal, JournalError
+
+if TYPE_CHECKING:
+    from dagr_jax.score import Scorer
+    from dagr_jax.video.readers import Readers
+    from dagr_jax.video.stream import Limits
+
+# The columns that the table for people shows; the other formats hold every field.
+_TABLE = ("file", "score", "mos", "worst", "total_frames", "width", "height", "fps", "error")
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    score = commands.add_parser(
+        "score",
+        help="score videos without a reference",
+        description="Exit code: 0 all scored, 1 some could not be, 2 usage.",
+    )
+    score.add_argument(
+        "files",
+        nargs="+",
+        metavar="PATH",
+        help="video files, folders of them, patterns, @LIST of names, or - for names on stdin",
+    )
+    options.add_checkpoint(score)
+    score.add_argument(
+        "--segments",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="also score each segment of so many seconds, and name the worst",
+    )
+    score.add_argument(
+        "--maps",
+        metavar="DIR",
+        help="saliency maps, a folder of pictures for each file: for a checkpoint that was "
+        "trained with those of another model",
+    )
+    score.add_argument(
+        "--overlay",
+        metavar="DIR",
+        help="for each file a video with saliency as a heat map and the running score, and a "
+        "contact sheet (needs the saliency of every frame: slow)",
+    )
+    options.add_output(score)
+    score.add_argument(
+        "--resume", action="store_true", help="go on with an --out that was interrupted"
+    )
+    score.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="clips that the device scores at once (1); other sizes may round otherwise",
+    )
+    score.add_argument(
+        "--workers",
+        type=int,
+        default=max(1, min(8, (os.cpu_count() or 1) // 2)),
+        metavar="N",
+        help="processes that decode ahead (half of the cores, at most 8)",
+    )
+    score.add_argument(
+        "--timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="give up a file whose decoding gives nothing for so long (600)",
+    )
+    score.add_argument(
+        "--max-pixels", type=int, default=8192 * 8192, metavar="N", help="of a frame (8192 x 8192)"
+    )
+    score.add_argument(
+        "--max-seconds", type=float, default=4 * 3600, metavar="N", help="of a video (4 hours)"
+    )
+    score.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    options.check_output(arguments, parser)
+    _check(arguments, parser)
+    # Imported here: `dagr --help` and usage errors need neither PyAV nor JAX.
+    from dagr_jax.video.files import expand
+    from dagr_jax.video.readers import Readers
+    from dagr_jax.video.stream import Limits
+
+    files: Iterable[str] = expand(arguments.files)
+    total = None
+    if "-" not in arguments.files:
+        try:
+            files = list(files)
+        except (ValueError, OSError) as error:
+            parser.error(f"score: {error}")
+        total = len(files)
+    count = min(arguments.workers, total or arguments.workers)
+    # They start while JAX does.
+    with Readers(count, arguments.timeout) as readers:
+        from dagr_jax.score import Scorer
+        from dagr_jax.train.compiled import keep_compiled
+
+        keep_compiled()
+        try:
+            scorer = Scorer.from_checkpoint(arguments.checkpoint)
+        except (ValueError, OSError) as error:
+            print(f"dagr: {error}", file=sys.stderr)
+            return 1
+        limits = Limits(arguments.max_pixels, arguments.max_seconds)
+        return _score(arguments, scorer, files, total, readers, limits)
+
+
+def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if arguments.resume and not arguments.out:
+        parser.error("score: --resume goes on with an --out FILE; name it")
+    if min(arguments.batch_size, arguments.workers, arguments.max_pixels) < 1:
+        parser.error("score: --batch-size, --workers and --max-pixels must be at least 1")
+    if arguments.segments < 0 or min(arguments.timeout, arguments.max_seconds) <= 0:
+        parser.error("score: --segments, --timeout and --max-seconds must be above 0")
+
+
+def _score(
+    arguments: argparse.Namespace,
+    scorer: "Scorer",
+    files: Iterable[str],
+    total: int | None,
+    readers: "Readers",
+    limits: "Limits",
+) -> int:
+    told = {
+        "checkpoint": scorer.digest,
+        "segments": arguments.segments,
+        "batch_size": arguments.batch_size,
+        "maps": arguments.maps,
+        "limits": [limits.pixels, limits.seconds],
+    }
+    journal, rows = None, []
+    taken: set[str] = set()  # names of overlays
+    stopped = ""
+    try:
+        if arguments.out:
+            journal = Journal(arguments.out, told, resume=arguments.resume)
+        found = _rows(arguments, scorer, files, readers, limits, journal)
+        # None: where stderr is no terminal.
+        for row in tqdm(found, total=total, unit="video", disable=None):
+            if arguments.overlay and "error" not in row:
+                _draw(arguments.overlay, scorer, row, taken)
+            rows.append(row)
+            if journal:
+                journal.add(row)
+            if arguments.format == "jsonl":
+                print(json.dumps(row), flush=True)
+        if journal:
+            journal.finish()
+    except JournalError as error:
+        print(f"dagr: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        stopped = f"{error.filename or arguments.out}: {error.strerror}"
+    if stopped and journal:
+        with contextlib.suppress(OSError):  # the disk may be full still
+            journal.close()
+    failed = [row["error"] for row in rows if "error" in row]
+    if arguments.format != "jsonl":
+        _show(rows, arguments.format)
+    if failed:
+        print(f"dagr: {len(failed)} of {len(rows)} could not be scored:", file=sys.stderr)
+    for line in failed:
+        print(f"dagr: {line}", file=sys.stderr)
+    if stopped:
+        kept = "; the same command with --resume goes on" if journal else ""
+        of = "" if total is None else f" of {total}"
+        print(f"dagr: {stopped} after {len(rows)}{of}{kept}", file=sys.stderr)
+        return 130 if stopped == "interrupted" else 1
+    return 1 if failed else 0
+
+
+def _rows(
+    arguments: argparse.Namespace,
+    scorer: "Scorer",
+    files: Iterable[str],
+    readers: "Readers",
+    limits: "Limits",
+    journal: Journal | None,
+) -> Iterator[dict[str, Any]]:
+    """A row for each file: of an earlier call, or anew."""
+    from dagr_jax.data.map_folder import folder_of
+
+    ours, theirs = itertools.tee((file, journal.known(file) if journal else None) for file in files)
+    maps = arguments.maps
+    scored = scorer.score_many(
+        (file for file, row in theirs if row is None),
+        maps=(lambda file: folder_of(maps, os.path.basename(file))) if maps else None,
+        segments=arguments.segments,
+        limits=limits,
+        batch_size=arguments.batch_size,
+        readers=readers,
+    )
+    for _, row in ours:
+        yield dict(row) if row is not None else next(scored).to_dict()
+
+
+def _draw(folder: str, scorer: "Scorer", row: dict[str, Any], taken: set[str]) -> None:
+    """The overlay of a scored file; files of one name get numbers, in their order."""
+    from dagr_jax.report.overlay import write_overlay
+    from dagr_jax.score import Result
+
+    stem = name = os.path.basename(row["file"])
+    for number in itertools.count(2):
+        if name not in taken:
+            break
+        name = f"{stem}-{number}"
+    taken.add(name)
+    write_overlay(scorer, Result.from_dict(row), Path(folder), name)
+
+
+def _show(rows: list[dict[str, Any]], form: str) -> None:
+    if form != "table":
+        sys.stdout.write(tables.render(rows, form))
+        return
+    shown = [{key: row[key] for key in _TABLE if row.get(key) is not None} for row in rows]
+    for row in shown:
+        if worst := row.get("worst"):
+            row["worst"] = f"{worst['score']:.1f} at {worst['start']:g}-{worst['end']:g} s"
+        if "error" in row:  # which begins with the file, as the row does
+            row["error"] = row["error"].removeprefix(f"{row['file']}: ")
+    sys.stdout.write(tables.render(shown, form))
+    if first := next((row for row in rows if "error" not in row), None):
+        low, high = first["mos_range"]
+        print(
+            f"score: 0-100, not clipped. mos: on the scale {low:g}-{high:g} of "
+            f"{first['dataset']!r}. {first['model']}, preset {first['preset']!r}."
+        )

@@ -1,0 +1,376 @@
+"""Scoring videos with a checkpoint."""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple, TypeGuard, cast
+
+import numpy as np
+
+from dagr_jax.score.predictor import Predictor
+from dagr_jax.score.results import Failure, Result, Segment
+from dagr_jax.train.checkpoints import load_variables
+from dagr_jax.train.meta import CheckpointError
+from dagr_jax.video.clip import Clip, Cut, clips_of, cut, read_clips
+from dagr_jax.video.decode import timed_frames
+from dagr_jax.video.readers import Message, Readers
+from dagr_jax.video.reading import VideoInfo
+from dagr_jax.video.resize import resize_bilinear
+from dagr_jax.video.stream import Limits, VideoError
+
+Folder = str | os.PathLike[str]
+Video = str | os.PathLike[str] | np.ndarray | IO[bytes]
+
+
+@dataclasses.dataclass
+class _UnderWay:
+    """A video of which not all is read and scored."""
+
+    name: str
+    folder: Folder | None
+    begin: float = dataclasses.field(default_factory=time.perf_counter)
+    cut: Cut | None = None
+    predictions: dict[tuple[int, int], float] = dataclasses.field(default_factory=dict)
+    info: VideoInfo | None = None
+    failure: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is missing for its row."""
+        scored = self.cut is not None and len(self.predictions) == len(self.cut.different)
+        return bool(self.failure or (self.info and scored))
+
+
+@dataclasses.dataclass
+class _Waiting:
+    """A clip that is not scored yet."""
+
+    video: _UnderWay
+    clip: Clip
+    maps: np.ndarray | None
+
+
+class TimedMap(NamedTuple):
+    """A frame of a video with its saliency map.
+
+    Attributes:
+        seconds: When it is shown.
+        frame: (height, width, 3) uint8 RGB, as large as it is shown.
+        map: (h, w) in [0, 1], as large as the model makes it.
+    """
+
+    seconds: float
+    frame: np.ndarray
+    map: np.ndarray
+
+
+class Scorer:
+    """A model with its weights, ready to score.
+
+    Args:
+        variables: {"params", "batch_stats"} of a complete model.
+        meta: What the checkpoint says of itself (`train.meta.make_meta`).
+    """
+
+    def __init__(self, variables: Mapping[str, Any], meta: Mapping[str, Any]):
+        self.meta = dict(meta)
+        self._predictor = Predictor(variables, meta)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | os.PathLike[str]) -> "Scorer":
+        """Loads the best checkpoint of a run.
+
+        Args:
+            path: The run's workdir or its `vqa/`, or a folder that `dagr convert` made.
+
+        Raises:
+            CheckpointError: There is no complete checkpoint of a model that scores.
+        """
+        variables, meta = load_variables(Path(path))
+        if meta["mos_range"] is None:
+            raise CheckpointError(
+                f"{path}: holds one network, which gives no score by itself; name a run's workdir, "
+                "or join two networks with dagr convert --saliency A --vqa B --alpha 0.5"
+            )
+        return cls(variables, meta)
+
+    @property
+    def model(self) -> Any:
+        """The Flax module."""
+        return self._predictor.model
+
+    @property
+    def digest(self) -> str:
+        """Twelve digits that stand for the weights and how they are used."""
+        return self._predictor.digest
+
+    def score(
+        self,
+        video: Video,
+        *,
+        maps: Folder | None = None,
+        segments: float = 0.0,
+        limits: Limits | None = None,
+    ) -> Result:
+        """Scores one video.
+
+        Args:
+            video: A file; all of its frames as (T, H, W, 3) uint8 RGB; or a file object, opened
+                for reading bytes, which is copied to a temporary file.
+            maps: Folder of its saliency maps, as grey pictures (`data.map_folder`): for a
+                checkpoint that was trained with maps of another model, and for no other.
+            segments: Seconds of a segment, each of which is scored as a video of its own; 0: none.
+            limits: Of pixels and seconds, beyond which a file is refused.
+
+        Raises:
+            VideoError: The file or a map cannot be read; one line that names it.
+            ValueError: Frames of another shape or type; maps missing, or not wanted; segments of
+                frames, which have no times, or with maps of another model.
+        """
+        one = _UnderWay(_name_of(video), maps)
+        self._check(one, segments)
+        waiting: list[_Waiting] = []
+        with self._messages(video, segments, limits) as messages:
+            self._take(one, messages, waiting, 1)
+        return self._result(one)
+
+    def score_many(
+        self,
+        videos: Iterable[Video],
+        *,
+        maps: Callable[[str], Folder] | None = None,
+        segments: float = 0.0,
+        limits: Limits | None = None,
+        batch_size: int = 1,
+        readers: Readers | None = None,
+    ) -> Iterator[Result | Failure]:
+        """Scores videos one after the other, each as soon as it is done.
+
+        Args:
+            videos: As in `score`; taken as they are needed.
+            maps: Of a checkpoint for maps of another model: path as given → folder of its maps.
+            segments, limits: As in `score`.
+            batch_size: Clips that the device scores at once. Each size is another program, whose
+                sums may round otherwise in the last digits.
+            readers: Processes that read the files ahead; None reads each when its turn comes.
+
+        Yields:
+            In the order of the videos, a Result for each, or a Failure for a file that cannot be
+            read: nothing stops the rest.
+
+        Raises:
+            ValueError: As `score`, where it is not a file's fault.
+        """
+        waiting: list[_Waiting] = []
+        under_way: deque[_UnderWay] = deque()
+        for video, opened in self._opened(videos, segments, limits, readers):
+            name = _name_of(video)
+            one = _UnderWay(name, maps(name) if maps else None)
+            self._check(one, segments)
+            under_way.append(one)
+            try:
+                with opened as messages:
+                    self._take(one, messages, waiting, batch_size)
+            except (VideoError, OSError) as error:
+                one.failure = str(error)
+                _forget(one, waiting)
+            while under_way and under_way[0].done:
+                yield self._row(under_way.popleft())
+        self._predict(waiting, batch_size)
+        yield from map(self._row, under_way)
+
+    def maps(self, video: Video) -> np.ndarray:
+        """Saliency maps, (T, h, w) in [0, 1], of the frames that `score` would look at.
+
+        Args:
+            video: As in `score`.
+
+        Raises:
+            ValueError: As `score`, or the checkpoint has no saliency network.
+        """
+        with self._messages(video, 0.0, None) as messages:
+            *_, clip = (message for message in messages if isinstance(message, Clip))
+        return self._predictor.own_maps(clip)
+
+    def maps_over_time(self, video: str | os.PathLike[str]) -> Iterator[TimedMap]:
+        """The saliency map of every frame of a file, in consecutive windows.
+
+        Windows are of as many frames as a score looks at, or of the checkpoint's own length; the
+        last one is filled up with the last frame. Memory holds one window.
+
+        Raises:
+            ValueError: As `score`, or the checkpoint has no saliency network.
+        """
+        if self._predictor.plan.outside:
+            raise ValueError("the checkpoint has no saliency network, so there is nothing to show")
+        look = self._predictor.look
+        frames = timed_frames(video)
+        while window := list(itertools.islice(frames, look.window or look.num_frames)):
+            shown = [resize_bilinear(f, look.size, antialias=look.antialias) for _, f in window]
+            fill = [shown[-1]] * ((look.window or look.num_frames) - len(shown))
+            maps = self._predictor.window_maps(np.stack([*shown, *fill]))
+            for (seconds, frame), one in zip(window, maps, strict=False):
+                yield TimedMap(seconds, frame, one)
+
+    def _check(self, one: _UnderWay, segments: float) -> None:
+        outside = self._predictor.plan.outside
+        if outside != (one.folder is not None):
+            raise ValueError(
+                f"{one.name or 'frames'}: the checkpoint was trained with saliency maps of another "
+                "model; give its folder of maps"
+                if outside
+                else f"{one.folder}: the checkpoint makes its own saliency maps; leave these out"
+            )
+        if segments and outside:
+            raise ValueError("segments want maps of their own; score without them")
+
+    def _opened(
+        self,
+        videos: Iterable[Video],
+        segments: float,
+        limits: Limits | None,
+        readers: Readers | None,
+    ) -> Iterator[tuple[Video, contextlib.AbstractContextManager[Iterable[Message]]]]:
+        """Each video, and a context that gives what is read of it."""
+        if readers is None:
+            for video in videos:
+                yield video, self._messages(video, segments, limits)
+            return
+        ours, theirs = itertools.tee(videos)
+        paths = (os.fspath(video) for video in theirs if _is_path(video))
+        read = readers.read(paths, self._predictor.look, segments, limits)
+        for video in ours:
+            if not _is_path(video):
+                yield video, self._messages(video, segments, limits)
+                continue
+            _, messages = next(read)
+            yield video, contextlib.nullcontext(messages)
+
+    @contextlib.contextmanager
+    def _messages(
+        self, video: Video, segments: float, limits: Limits | None
+    ) -> Iterator[Iterable[Message]]:
+        """What is read of a video by this process."""
+        look = self._predictor.look
+        if isinstance(video, np.ndarray):
+            yield self._of_frames(video, segments)
+        elif _is_path(video):
+            yield read_clips(video, look, segments, limits)
+        else:
+            # FFmpeg reads a file more than once, which not every file object allows.
+            with tempfile.NamedTemporaryFile(suffix=".video") as copy:
+                shutil.copyfileobj(cast(IO[bytes], video), copy)
+                copy.flush()
+                try:
+                    yield read_clips(copy.name, look, segments, limits)
+                except VideoError as error:
+                    name = _name_of(video) or "file object"
+                    raise VideoError(name, error.problem, error.mend) from None
+
+    def _of_frames(self, frames: np.ndarray, segments: float) -> Iterator[Message]:
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+            raise ValueError(
+                f"frames are {frames.dtype} of shape {frames.shape}; give uint8 (T, H, W, 3), RGB"
+            )
+        made = cut("frames", len(frames), 0.0, segments)
+        yield made
+        yield from clips_of(frames, self._predictor.look, made)
+        yield VideoInfo.of_frames(*frames.shape[:3])
+
+    def _take(
+        self,
+        one: _UnderWay,
+        messages: Iterable[Message],
+        waiting: list[_Waiting],
+        batch_size: int,
+    ) -> None:
+        """Takes what is read of a video, and scores clips whenever they make a batch."""
+        for message in messages:
+            match message:
+                case Cut():
+                    one.cut = message
+                    _forget(one, waiting)
+                    if self._predictor.whole:  # while the clips are decoded
+                        self._predictor.program(batch_size)
+                case Clip():
+                    maps = self._predictor.maps_for(message, one.folder)
+                    waiting.append(_Waiting(one, message, maps))
+                    if len(waiting) == batch_size:
+                        self._predict(waiting, batch_size)
+                case VideoInfo():
+                    one.info = message
+
+    def _predict(self, waiting: list[_Waiting], batch_size: int) -> None:
+        """Scores the clips that wait, at most a batch."""
+        if waiting:
+            clips, maps = [w.clip for w in waiting], [w.maps for w in waiting]
+            found = self._predictor.predict([clip.frames for clip in clips], maps, batch_size)
+            for one, value in zip(waiting, found.tolist(), strict=True):
+                one.video.predictions[one.clip.start, one.clip.length] = value
+            waiting.clear()
+
+    def _row(self, one: _UnderWay) -> Result | Failure:
+        return Failure(one.name, one.failure) if one.failure else self._result(one)
+
+    def _result(self, one: _UnderWay) -> Result:
+        assert one.cut is not None and one.info is not None
+        low, high = self.meta["mos_range"]
+        whole, *bounds = one.cut.bounds
+        prediction, fps = one.predictions[whole], one.cut.fps
+        segments = tuple(
+            Segment(
+                round(start / fps, 3),
+                round((start + length) / fps, 3),
+                100.0 * one.predictions[start, length],
+            )
+            for start, length in bounds
+        )
+        facts = dataclasses.asdict(one.info)
+        del facts["path"]
+        return Result(
+            file=one.name,
+            score=100.0 * prediction,
+            mos=low + prediction * (high - low),
+            mos_range=(low, high),
+            dataset=self.meta["dataset"],
+            worst=min(segments, key=lambda segment: segment.score, default=None),
+            segments=segments,
+            frames=self._predictor.look.num_frames,
+            total_frames=facts.pop("num_frames"),
+            duration=round(facts.pop("duration"), 3),
+            fps=round(facts.pop("fps"), 3),
+            bit_rate=round(facts.pop("bit_rate")),
+            **facts,
+            seconds=round(time.perf_counter() - one.begin, 3),
+            model=self.meta["model"],
+            preset=self.meta["preset"],
+            step=self.meta["step"],
+            version=self.meta["version"],
+            checkpoint=self.digest,
+        )
+
+
+def _forget(one: _UnderWay, waiting: list[_Waiting]) -> None:
+    """Drops what was scored of a video, and what waits."""
+    one.predictions.clear()
+    waiting[:] = [other for other in waiting if other.video is not one]
+
+
+def _is_path(video: Video) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(video, (str, os.PathLike))
+
+
+def _name_of(video: Video) -> str:
+    if isinstance(video, np.ndarray):
+        return ""
+    if _is_path(video):
+        return os.fspath(video)
+    name = getattr(video, "name", "")
+    return name if isinstance(name, str) else ""

@@ -1,0 +1,120 @@
+"""What a model looks at: the whole of a video and its segments, read in one go."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from dagr_jax.video.clip import Clip, Cut, Look, cut, read_clips
+from dagr_jax.video.decode import VideoError, decode_frames, iter_frames, probe, read_clip
+from dagr_jax.video.stream import Limits
+
+from .clips import ENCODERS, moving_bar, remux, write
+
+LOOK = Look(4, "linspace", (24, 32))
+WINDOWS = Look(4, "linspace", (24, 32), window=8, choice="linspace", antialias=True)
+
+
+def taken(path, look, seconds):
+    """(Cut, {(start, length): Clip}, VideoInfo, number of Cuts) of a file."""
+    cuts = 0
+    for message in read_clips(path, look, seconds):
+        if isinstance(message, Cut):
+            made, clips, cuts = message, {}, cuts + 1
+        elif isinstance(message, Clip):
+            clips[message.start, message.length] = message
+        else:
+            info = message
+    return made, clips, info, cuts
+
+
+def assert_as_decoded(path, look, seconds):
+    """Every clip holds what decoding the frames of its bounds gives; returns the number of Cuts."""
+    made, clips, info, cuts = taken(path, look, seconds)
+    assert clips.keys() == set(made.bounds)
+    assert info == probe(path) or info.num_frames == probe(path).num_frames
+    assert made.bounds[0] == (0, info.num_frames)
+    for (start, length), clip in clips.items():
+        wanted = decode_frames(path, start + look.frames(length), look.size)
+        np.testing.assert_array_equal(clip.frames, wanted)
+        ranks = start + look.windows(length)[0]
+        wanted = decode_frames(path, ranks.reshape(-1), look.size, antialias=look.antialias)
+        np.testing.assert_array_equal(clip.windows.reshape(-1, *look.size, 3), wanted)
+    return cuts
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def clip(request, tmp_path_factory):
+    """53 frames, 25 a second."""
+    suffix = ENCODERS[request.param][1]
+    path = tmp_path_factory.mktemp("clips") / f"clip{suffix}"
+    return write(path, moving_bar(53), request.param)
+
+
+@pytest.mark.parametrize("look", [LOOK, WINDOWS], ids=["plain", "windows"])
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
+def test_clips_are_the_frames_of_their_bounds(clip, look, seconds):
+    assert assert_as_decoded(clip, look, seconds) == 1
+
+
+def test_the_whole_is_what_read_clip_gives(clip):
+    _, clips, info, _ = taken(clip, LOOK, 0.5)
+    frames, same = read_clip(clip, 4, size=(24, 32))
+    np.testing.assert_array_equal(clips[0, 53].frames, frames)
+    assert info == same
+
+
+def test_frames_that_packets_do_not_tell_apart(tmp_path):
+    """Without times the decoder's order counts, and one decoding is enough."""
+    path = write(tmp_path / "clip.mp4", moving_bar(30), bf="0")
+    bare = remux(path, tmp_path / "bare.h264")
+    assert assert_as_decoded(bare, LOOK, 0.4) == 1
+
+
+def test_a_damaged_file_is_read_again(tmp_path):
+    """Its packets promise more frames than decode: what came before that was known is void."""
+    path = write(tmp_path / "clip.mp4", moving_bar(60), g="10", bf="0")
+    packets = itertools.count()
+
+    def spoil(number, packet):
+        if next(packets) in (20, 31):
+            packet.update(np.zeros(packet.size, np.uint8).tobytes())
+
+    spoilt = remux(path, tmp_path / "spoilt.mkv", edit=spoil)
+    made, clips, info, cuts = taken(spoilt, LOOK, 0.4)
+    assert cuts == 2 and info.damaged > 0
+    every = np.stack(list(iter_frames(spoilt, LOOK.size)))
+    assert info.num_frames == len(every) < 60
+    assert clips.keys() == set(made.bounds)
+    for (start, length), clip in clips.items():
+        np.testing.assert_array_equal(clip.frames, every[start + LOOK.frames(length)])
+
+
+@pytest.mark.parametrize("fps", [23.976, 25.0, 60.0])
+@pytest.mark.parametrize("seconds", [0.01, 0.5, 2.0, 7.3])
+@pytest.mark.parametrize("length", [1, 2, 59, 60, 61, 1000])
+def test_segments_cover_the_video_without_gap(fps, seconds, length):
+    whole, *parts = cut("x", length, fps, seconds).bounds
+    assert whole == (0, length)
+    ends = [start + count for start, count in parts]
+    assert [start for start, _ in parts] == [0, *ends[:-1]] and ends[-1] == length
+    frames = max(seconds * fps, 1)
+    assert min(count for _, count in parts) >= min(length, frames / 2 - 1, frames - 1)
+    assert max(count for _, count in parts) <= 1.5 * frames + 1
+
+
+def test_segments_need_a_frame_rate():
+    with pytest.raises(VideoError, match="x: it has no frame rate; score it without segments"):
+        cut("x", 10, 0.0, 1.0)
+
+
+def test_limits(tmp_path):
+    path = write(tmp_path / "clip.mp4", moving_bar(30))
+    assert list(read_clips(path, LOOK, limits=Limits(64 * 48, 1.2)))
+    with pytest.raises(VideoError, match="frames of 64 x 48 are more than 3071 pixels"):
+        list(read_clips(path, LOOK, limits=Limits(64 * 48 - 1, 60)))
+    with pytest.raises(VideoError, match="1 s are more than 1.1 s; cut it, or raise the limit"):
+        list(read_clips(path, LOOK, limits=Limits(64 * 48, 1.1)))
+    bare = remux(path, tmp_path / "bare.h264")  # says nothing of its length
+    with pytest.raises(VideoError, match="more than 1.1 s"):
+        list(read_clips(bare, LOOK, limits=Limits(64 * 48, 1.1)))

@@ -1,0 +1,109 @@
+"""Processes that read ahead, and what happens when a file takes one with it."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dagr_jax.video.clip import Clip, Cut, Look, read_clips
+from dagr_jax.video.readers import Readers
+from dagr_jax.video.stream import Limits, VideoError
+
+from .clips import moving_bar, write
+
+LOOK = Look(4, "linspace", (24, 32), window=8, antialias=True)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Five clips of 10, 11, … frames."""
+    home = tmp_path_factory.mktemp("clips")
+    return [str(write(home / f"{i}.mp4", moving_bar(10 + i))) for i in range(5)]
+
+
+def assert_equal(ours, theirs):
+    assert [type(message) for message in ours] == [type(message) for message in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        if isinstance(one, Clip):
+            assert (one.start, one.length) == (other.start, other.length)
+            np.testing.assert_array_equal(one.frames, other.frames)
+            np.testing.assert_array_equal(one.windows, other.windows)
+        else:
+            assert one == other
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_files_come_in_order_and_as_this_process_reads_them(clips, count):
+    with Readers(count) as readers:
+        for _ in range(2):  # the processes stay for more
+            read = readers.read(clips, LOOK, 0.2, Limits())
+            for wanted, (path, messages) in zip(clips, read, strict=True):
+                assert path == wanted
+                assert_equal(list(messages), list(read_clips(path, LOOK, 0.2, Limits())))
+
+
+def test_a_bad_file_is_an_error_of_its_own(clips, tmp_path):
+    text = tmp_path / "text\N{SNOWMAN}\udcff.mp4"  # a name that is no UTF-8
+    text.write_text("not a video")
+    seen = []
+    with Readers(2) as readers:
+        for path, messages in readers.read([clips[0], str(text), clips[1]], LOOK):
+            try:
+                seen.append((path, len(list(messages))))
+            except VideoError as error:
+                seen.append(str(error))
+    assert seen[0] == (clips[0], 3) and seen[2] == (clips[1], 3)
+    assert seen[1].startswith(f"{text}: FFmpeg cannot read it")
+
+
+def test_what_is_not_taken_is_skipped(clips):
+    with Readers(2) as readers:
+        first = [next(messages) for _, messages in readers.read(clips, LOOK)]
+    assert [cut.bounds for cut in first] == [((0, 10 + i),) for i in range(5)]
+
+
+def pids(readers):
+    return [process._program.pid for process in readers._processes]
+
+
+@pytest.mark.parametrize(
+    ("stop", "says"),
+    [
+        (signal.SIGKILL, "decoding it ended the decoder (SIGKILL); re-encode it"),
+        (signal.SIGSTOP, "decoding it gave nothing for 1 s; re-encode it, or give it more time"),
+    ],
+)
+def test_a_process_that_is_lost_costs_one_file(clips, stop, says):
+    with Readers(1, patience=1.0) as readers:
+        errors, read = [], 0
+        for number, (_, messages) in enumerate(readers.read(clips, LOOK)):
+            if number == 2:
+                os.kill(pids(readers)[0], stop)
+            try:
+                read += isinstance(list(messages)[0], Cut)
+            except VideoError as error:
+                errors.append(str(error))
+        # The process may have had the file already.
+        assert read + len(errors) == 5 and len(errors) <= 1
+        assert all(error.startswith(f"{clips[2]}: {says}") for error in errors)
+        ended = pids(readers)
+    for pid in ended:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_script_without_a_main_guard_is_not_run_again(clips, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from dagr_jax.video.clip import Look\n"
+        "from dagr_jax.video.readers import Readers\n"
+        "print('once')\n"
+        "with Readers(2) as readers:\n"
+        f"    for path, messages in readers.read({clips!r}, Look(2, 'linspace', (8, 8))):\n"
+        "        print(len(list(messages)))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["once", "3", "3", "3", "3", "3"] and not done.stderr
