@@ -260,7 +260,8 @@ def _search(videos: _Videos, centres: np.ndarray) -> tuple[np.ndarray, str]:
 
     place, value, _, _, error, rise = state
     k = np.argmin(value)
-    if place[k, 1] > np.log(10 * np.ptp(u)):
+    # On its way out, rounding may stop the search before the width is ten times their range.
+    if place[k, 1] > np.log((10 if settled[k] else 2) * np.ptp(u)):
         return place[k], "the width runs away: the best curve is a polynomial"
     if rise[k] < 2 and error[k] > 1e-18:
         if u.min() < place[k, 0] < u.max():
