@@ -181,7 +181,7 @@ def _score(
     failed = [row["error"] for row in rows if "error" in row]
     if arguments.format != "jsonl":
         _show(rows, arguments.format)
-    if failed:
+    if failed and len(rows) > 1:
         print(f"dagr: {len(failed)} of {len(rows)} could not be scored:", file=sys.stderr)
     for line in failed:
         print(f"dagr: {line}", file=sys.stderr)
