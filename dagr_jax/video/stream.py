@@ -157,7 +157,12 @@ def open_stream(
 
 
 def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame | Packet]:
-    """Everything that decodes, in the decoder's order, with a note of each packet."""
+    """Everything that decodes, in the decoder's order, with a note of each packet.
+
+    Raises:
+        VideoError: There is not enough memory for it, which may be the file's doing or not; taken
+            for damage, it would make the frames that come out depend on the machine.
+    """
     # An empty packet would flush the decoder; some containers hold them between full ones.
     packets = (packet for packet in container.demux(stream) if packet.size)
     reading = True
@@ -170,7 +175,11 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
             frames = stream.codec_context.decode(packet)  # None flushes
         except av.FFmpegError as error:
             if isinstance(error, MemoryError):
-                raise
+                raise VideoError(
+                    container.name.removeprefix("file:"),
+                    "decoding it asks for more memory than there is",
+                    "re-encode it, or score a smaller version",
+                ) from error
             refused = True
         yield Packet(packet.size if packet else 0, refused)
         yield from frames

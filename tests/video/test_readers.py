@@ -73,11 +73,11 @@ def pids(readers):
     ("stop", "says"),
     [
         (signal.SIGKILL, "decoding it ended the decoder (SIGKILL); re-encode it"),
-        (signal.SIGSTOP, "decoding it gave nothing for 1 s; re-encode it, or give it more time"),
+        (signal.SIGSTOP, "decoding it gave nothing for 20 s; re-encode it, or give it more time"),
     ],
 )
 def test_a_process_that_is_lost_costs_one_file(clips, stop, says):
-    with Readers(1, patience=1.0) as readers:
+    with Readers(1, patience=20.0) as readers:  # starting one anew may take seconds
         errors, read = [], 0
         for number, (_, messages) in enumerate(readers.read(clips, LOOK)):
             if number == 2:
