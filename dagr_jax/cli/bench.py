@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dagr_jax.report import tables
+from dagr_jax.whole import whole_file
 
 BENCHES = {
     "cold": "fresh dagr score processes from launch to score, beside PyTorch's",
@@ -46,5 +47,6 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for name, value in result["ratios"].items():
         print(f"{name}  {value:.3f}")
     if arguments.out:
-        tables.write_text(Path(arguments.out), json.dumps(result, indent=2) + "\n")
+        with whole_file(arguments.out) as partial:
+            partial.write_text(json.dumps(result, indent=2) + "\n")
     return 0

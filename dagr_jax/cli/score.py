@@ -17,6 +17,7 @@ from dagr_jax.report import tables
 from dagr_jax.report.journal import Journal, JournalError
 
 if TYPE_CHECKING:
+    from dagr_jax.report.page import Page
     from dagr_jax.score import Scorer
     from dagr_jax.video.readers import Readers
     from dagr_jax.video.stream import Limits
@@ -42,9 +43,9 @@ def add(commands: Any) -> None:
     score.add_argument(
         "--segments",
         type=float,
-        default=0.0,
         metavar="SECONDS",
-        help="also score each segment of so many seconds, and name the worst",
+        help="also score each segment of so many seconds, and name the worst (0: none; 2 with "
+        "--page)",
     )
     score.add_argument(
         "--maps",
@@ -57,6 +58,12 @@ def add(commands: Any) -> None:
         metavar="DIR",
         help="for each file a video with saliency as a heat map and the running score, and a "
         "contact sheet (needs the saliency of every frame: slow)",
+    )
+    score.add_argument(
+        "--page",
+        metavar="FILE",
+        help="one .html with a player for each file, its saliency and its quality over time; what "
+        "browsers do not play is copied as H.264 to a folder beside it",
     )
     options.add_output(score)
     score.add_argument(
@@ -125,6 +132,10 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if arguments.segments is None:
+        arguments.segments = 2.0 if arguments.page else 0.0
+    if arguments.page and not arguments.page.lower().endswith((".html", ".htm")):
+        parser.error(f"score: --page {arguments.page}: name an .html file")
     if arguments.resume and not arguments.out:
         parser.error("score: --resume goes on with an --out FILE; name it")
     if min(arguments.batch_size, arguments.workers, arguments.max_pixels) < 1:
@@ -148,22 +159,27 @@ def _score(
         "maps": arguments.maps,
         "limits": [limits.pixels, limits.seconds],
     }
-    journal, rows = None, []
+    journal, page, rows = None, None, []
     taken: set[str] = set()  # names of overlays
     stopped = ""
     try:
         if arguments.out:
             journal = Journal(arguments.out, told, resume=arguments.resume)
+        if arguments.page:
+            from dagr_jax.report.page import Page
+
+            page = Page(arguments.page, scorer, arguments.segments, limits)
         found = _rows(arguments, scorer, files, readers, limits, journal)
         # None: where stderr is no terminal.
         for row in tqdm(found, total=total, unit="video", disable=None):
-            if arguments.overlay and "error" not in row:
-                _draw(arguments.overlay, scorer, row, taken)
+            row = _drawn(arguments.overlay, page, scorer, row, taken)
             rows.append(row)
             if journal:
                 journal.add(row)
             if arguments.format == "jsonl":
                 print(json.dumps(row), flush=True)
+        if page:
+            page.write()
         if journal:
             journal.finish()
     except JournalError as error:
@@ -216,6 +232,28 @@ def _rows(
     )
     for _, row in ours:
         yield dict(row) if row is not None else next(scored).to_dict()
+
+
+def _drawn(
+    overlay: str | None,
+    page: "Page | None",
+    scorer: "Scorer",
+    row: dict[str, Any],
+    taken: set[str],
+) -> dict[str, Any]:
+    """A row, after its pictures; its failure where the file has changed since it was scored."""
+    from dagr_jax.video.stream import VideoError
+
+    try:
+        if overlay and "error" not in row:
+            _draw(overlay, scorer, row, taken)
+        if page:
+            page.add(row)
+    except VideoError as error:
+        row = {"file": row["file"], "error": str(error)}
+        if page:
+            page.add(row)
+    return row
 
 
 def _draw(folder: str, scorer: "Scorer", row: dict[str, Any], taken: set[str]) -> None:

@@ -16,6 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from dagr_jax.convert.state_dict import CONTAINERS
+from dagr_jax.whole import whole_file
 
 PICKLES = (".pth", ".pt")
 SUFFIXES = (*PICKLES, ".safetensors")
@@ -53,13 +54,8 @@ def write_safetensors(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
     """Writes arrays, whole or not at all, so that PyTorch reads them as tensors."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with whole_file(path) as partial:
         safetensors.numpy.save_file(dict(arrays), partial, {"format": "pt", **metadata})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

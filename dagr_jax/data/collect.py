@@ -35,6 +35,7 @@ from dagr_jax.data.prepare import (
 from dagr_jax.data.quality import QualitySet, Source
 from dagr_jax.data.records import Clip, Listed, file_digest, write_list
 from dagr_jax.video.decode import VideoError
+from dagr_jax.whole import whole_file
 
 T = TypeVar("T", Source, GazeVideo)
 
@@ -242,13 +243,11 @@ def _report(
 ) -> Counter[str]:
     """Writes `file,status,reason`, a row for each; returns how many failed, by kind."""
     path = folder / "report.csv"
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", newline="") as stream:
+    with whole_file(path) as partial, open(partial, "w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("file", "status", "reason"))
         for video, reason in zip(videos, reasons, strict=True):
             writer.writerow((video, _kind(reason) if reason else "used", reason))
-    os.replace(partial, path)
     failed = Counter(_kind(reason) for reason in reasons if reason)
     allowed = math.floor(FAILURES * len(videos)) if max_failures is None else max_failures
     if failed.total() > allowed:

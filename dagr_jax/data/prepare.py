@@ -26,6 +26,7 @@ from dagr_jax.data.records import Clip
 from dagr_jax.video.decode import read_clip
 from dagr_jax.video.resize import resize_bilinear
 from dagr_jax.video.sampling import sample_indices
+from dagr_jax.whole import whole_file
 
 Shards = Mapping[str, Sequence[Path]]
 
@@ -115,10 +116,8 @@ def begin_worker(*_: int) -> None:
 
 def write_shard(path: Path, record: Mapping[str, Any]) -> None:
     """Writes a record as an uncompressed .npz, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as stream:
-        np.savez(stream, **record)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        np.savez(partial, **record)
 
 
 def read_shard(path: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from dagr_jax.whole import whole_file
+
 LIST = "videos.csv"
 
 
@@ -47,12 +49,10 @@ _COLUMNS = [field.name for field in dataclasses.fields(Listed)]
 
 def write_list(folder: Path, listed: Sequence[Listed]) -> None:
     """Writes `videos.csv`, a row for each record in their order, whole or not at all."""
-    partial = folder / f".{LIST}.partial"
-    with open(partial, "w", newline="") as stream:
+    with whole_file(folder / LIST) as partial, open(partial, "w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_COLUMNS)
         writer.writerows(dataclasses.astuple(row) for row in listed)
-    os.replace(partial, folder / LIST)
 
 
 def read_list(folder: Path) -> list[Listed]:

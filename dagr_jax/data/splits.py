@@ -8,7 +8,6 @@ nothing is chosen on the test part.
 import collections
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dagr_jax.data.records import Listed
+from dagr_jax.whole import whole_file
 
 PARTS = ("train", "val", "test")
 PROTOCOLS = ("random", "repeated", "official", "kfold", "train")
@@ -171,9 +171,8 @@ def write_split(path: Path, listed: Sequence[Listed], parts: Sequence[str]) -> N
                 f"{path}: the videos were split otherwise before; take another --workdir"
             )
         return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text.getvalue())
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(text.getvalue())
 
 
 def read_split(path: Path, listed: Sequence[Listed]) -> list[str]:

@@ -2,25 +2,19 @@
 
 import os
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import matplotlib
 import numpy as np
-from av.audio.stream import AudioStream
-from av.container import InputContainer, OutputContainer
-from av.video.stream import VideoStream
 from PIL import Image, ImageDraw, ImageFont
 
+from dagr_jax.report.tables import printable
 from dagr_jax.score import Result, Scorer
-from dagr_jax.score.scorer import TimedMap
-from dagr_jax.video.encode import ENCODERS
+from dagr_jax.video.transcode import transcode
+from dagr_jax.whole import whole_file
 
-# Sound that an .mp4 takes and players play as it is; other sound is encoded anew, as AAC.
-_KEPT_SOUND = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
-_CLOCK = Fraction(1, 90_000)
 _SHEET_WIDTH, _GAP = 320, 8
+Tile = tuple[float, np.ndarray, np.ndarray]  # seconds, frame, the same with heat; small
 
 
 def heat(frame: np.ndarray, saliency: np.ndarray, strength: float = 0.6) -> np.ndarray:
@@ -66,95 +60,20 @@ def write_overlay(scorer: Scorer, result: Result, folder: Path, name: str) -> tu
     for target in (film, sheet):
         if target.exists() and target.samefile(result.file):
             raise ValueError(f"{target}: is the video itself; give another folder")
-    partial = folder / f".{name}.partial.mp4"
-    try:
-        with av.open(str(partial), "w", options={"movflags": "faststart"}) as output:
-            tiles = _write_film(output, scorer.maps_over_time(result.file), result)
-        os.replace(partial, film)
-        _write_sheet(sheet, tiles, result)
-    finally:
-        partial.unlink(missing_ok=True)
-    return film, sheet
+    tiles: list[Tile] = []
+    wanted = set(np.linspace(0, result.total_frames - 1, 8).astype(int).tolist())
 
-
-def _write_film(
-    output: OutputContainer, shown: Iterator[TimedMap], result: Result
-) -> list[tuple[float, np.ndarray, np.ndarray]]:
-    """Encodes all frames and the sound; returns (seconds, frame, with heat) of some, small."""
-    encoder, settings = ENCODERS["h264"]
-    with av.open(f"file:{result.file}", options={"protocol_whitelist": "file"}) as source:
-        rate = Fraction(result.fps or 25.0).limit_denominator(1001)
-        stream = output.add_stream(encoder, rate=rate, options={**settings, "crf": "18"})
-        assert isinstance(stream, VideoStream)
-        stream.width, stream.height = result.width, result.height
-        even = result.width % 2 == result.height % 2 == 0
-        stream.pix_fmt = "yuv420p" if even else "yuv444p"  # which alone has odd sizes
-        stream.codec_context.time_base = _CLOCK
-        sound = _Sound(source, output)
-        wanted = set(np.linspace(0, result.total_frames - 1, 8).astype(int).tolist())
-        tiles, last = [], -1
-        for number, (seconds, frame, saliency) in enumerate(shown):
+    def pictures() -> Iterator[tuple[float, np.ndarray]]:
+        for number, (seconds, frame, saliency) in enumerate(scorer.maps_over_time(result.file)):
             hot = heat(frame, saliency)
             if number in wanted:
                 tiles.append((seconds, _small(frame), _small(hot)))
-            last = max(last + 1, round(seconds / _CLOCK))
-            picture = av.VideoFrame.from_ndarray(_labelled(hot, _score_at(result, seconds)))
-            picture.pts, picture.time_base = last, _CLOCK
-            sound.until(seconds)
-            output.mux(stream.encode(picture))
-        output.mux(stream.encode(None))
-        sound.until(float("inf"))
-    return tiles
+            yield seconds, _labelled(hot, _score_at(result, seconds))
 
-
-class _Sound:
-    """The first sound track of a file on its way to another, as it is or as AAC."""
-
-    def __init__(self, source: InputContainer, output: OutputContainer):
-        self._output = output
-        self._packets: Iterator[av.Packet] = iter(())
-        self._next: av.Packet | None = None
-        track = next(iter(source.streams.audio), None)
-        if track is None or track.codec_context is None:
-            return
-        if track.codec_context.codec.canonical_name in _KEPT_SOUND:
-            copy = output.add_stream_from_template(track)
-            self._packets = _copied(source, track, copy)
-        else:
-            encoder = output.add_stream("aac", rate=track.codec_context.sample_rate)
-            assert isinstance(encoder, AudioStream)
-            self._packets = _encoded(source, track, encoder)
-        self._advance()
-
-    def until(self, seconds: float) -> None:
-        """Hands over what is heard up to then."""
-        while (packet := self._next) is not None:
-            begins = packet.dts if packet.dts is not None else packet.pts
-            if begins is not None and float(begins * packet.time_base) > seconds:
-                return
-            self._output.mux(packet)
-            self._advance()
-
-    def _advance(self) -> None:
-        try:
-            self._next = next(self._packets, None)
-        except av.FFmpegError:  # damaged sound ends where it is damaged
-            self._next = None
-
-
-def _copied(source: InputContainer, track: AudioStream, copy: AudioStream) -> Iterator[av.Packet]:
-    for packet in source.demux(track):
-        if packet.size and packet.dts is not None:
-            packet.stream = copy
-            yield packet
-
-
-def _encoded(
-    source: InputContainer, track: AudioStream, encoder: AudioStream
-) -> Iterator[av.Packet]:
-    for frame in source.decode(track):
-        yield from encoder.encode(frame)
-    yield from encoder.encode(None)
+    transcode(film, result.file, pictures(), result.fps)
+    with whole_file(sheet) as partial:
+        _sheet(tiles, result).save(partial, format="PNG", optimize=True)
+    return film, sheet
 
 
 def _score_at(result: Result, seconds: float) -> float:
@@ -185,10 +104,8 @@ def _small(frame: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
 
 
-def _write_sheet(
-    path: Path, tiles: list[tuple[float, np.ndarray, np.ndarray]], result: Result
-) -> None:
-    """Frames over the same frames with heat, with their times and scores, as one PNG."""
+def _sheet(tiles: list[Tile], result: Result) -> Image.Image:
+    """Frames over the same frames with heat, with their times and scores."""
     height = max(tile.shape[0] for _, tile, _ in tiles)
     title, caption = 34, 24
     columns = min(4, len(tiles))
@@ -201,8 +118,9 @@ def _write_sheet(
     )
     draw = ImageDraw.Draw(sheet)
     low, high = result.mos_range
-    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in result.file)
-    heading = f"{os.path.basename(name)[:60]}    score {result.score:.1f} of 100    "
+    heading = (
+        f"{printable(os.path.basename(result.file))[:60]}    score {result.score:.1f} of 100    "
+    )
     heading += f"MOS {result.mos:.2f} on {low:g}-{high:g}"
     draw.text((_GAP, _GAP), heading, font=ImageFont.load_default(20), fill=(244, 244, 245))
     for number, (seconds, frame, hot) in enumerate(tiles):
@@ -219,9 +137,4 @@ def _write_sheet(
             font=ImageFont.load_default(15),
             fill=(200, 200, 205),
         )
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        sheet.save(partial, format="PNG", optimize=True)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    return sheet

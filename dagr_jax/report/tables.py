@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dagr_jax.whole import whole_file
+
 FORMATS = ("table", "json", "jsonl", "csv")
 
 
@@ -42,7 +44,7 @@ def render(rows: Sequence[Mapping[str, Any]], form: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value for a CSV cell: lists and dicts as JSON, nothing for None."""
+    """A value for a CSV cell: lists and dicts as JSON."""
     return json.dumps(value) if isinstance(value, (list, dict)) else value
 
 
@@ -51,8 +53,12 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.3f}"
-    # A control character in a file name must not drive the reader's terminal.
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """A text without what could drive the reader's terminal, as a control character in a name."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def write(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
@@ -61,17 +67,9 @@ def write(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> No
     Raises:
         ValueError: The suffix is none of .json, .jsonl, .csv and .txt.
     """
-    write_text(Path(path), render(rows, form_of(path)))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    text = render(rows, form_of(path))
+    with whole_file(path) as partial:
         partial.write_text(text)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def form_of(path: str | os.PathLike[str]) -> str:

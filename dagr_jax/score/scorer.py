@@ -10,12 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeGuard, cast
+from typing import IO, Any, TypeGuard, cast
 
 import numpy as np
 
 from dagr_jax.score.predictor import Predictor
-from dagr_jax.score.results import Failure, Result, Segment
+from dagr_jax.score.results import Failure, Result, Seen, Segment, TimedMap
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.meta import CheckpointError
 from dagr_jax.video.clip import Clip, Cut, clips_of, cut, read_clips
@@ -55,20 +55,6 @@ class _Waiting:
     video: _UnderWay
     clip: Clip
     maps: np.ndarray | None
-
-
-class TimedMap(NamedTuple):
-    """A frame of a video with its saliency map.
-
-    Attributes:
-        seconds: When it is shown.
-        frame: (height, width, 3) uint8 RGB, as large as it is shown.
-        map: (h, w) in [0, 1], as large as the model makes it.
-    """
-
-    seconds: float
-    frame: np.ndarray
-    map: np.ndarray
 
 
 class Scorer:
@@ -198,6 +184,35 @@ class Scorer:
         with self._messages(video, 0.0, None) as messages:
             *_, clip = (message for message in messages if isinstance(message, Clip))
         return self._predictor.own_maps(clip)
+
+    def looks(
+        self,
+        video: str | os.PathLike[str],
+        *,
+        segments: float = 0.0,
+        limits: Limits | None = None,
+    ) -> Iterator[Cut | Seen]:
+        """The frames that `score` looks at in each segment, with their saliency maps.
+
+        Args:
+            video, segments, limits: As in `score`. Without segments the video is the only one.
+
+        Yields:
+            A Cut, and what is seen of each segment of it as soon as it is read; another Cut where
+            what came before does not count.
+
+        Raises:
+            VideoError: The file cannot be read.
+        """
+        look, made = self._predictor.look, Cut((), 0.0)
+        for message in read_clips(video, look, segments, limits):
+            if isinstance(message, Cut):
+                made = Cut(message.bounds[bool(segments) :], message.fps)
+                yield made
+            elif isinstance(message, Clip) and (message.start, message.length) in made.bounds:
+                numbers = message.start + look.frames(message.length)
+                maps = None if self._predictor.plan.outside else self._predictor.own_maps(message)
+                yield Seen(numbers / (made.fps or 25.0), message.frames, maps)
 
     def maps_over_time(self, video: str | os.PathLike[str]) -> Iterator[TimedMap]:
         """The saliency map of every frame of a file, in consecutive windows.

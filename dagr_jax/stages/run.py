@@ -29,6 +29,7 @@ from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.loop import predict_all
 from dagr_jax.train.meta import make_meta
+from dagr_jax.whole import whole_file
 
 
 class StageError(ValueError):
@@ -241,9 +242,8 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, whole or not at all; it has no NaN: what is undefined becomes null."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(_defined(value), indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(_defined(value), indent=2, allow_nan=False) + "\n")
 
 
 def say(text: str) -> None:

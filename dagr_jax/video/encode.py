@@ -3,11 +3,12 @@
 import os
 from collections.abc import Iterable
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 from av.video.stream import VideoStream
+
+from dagr_jax.whole import whole_file
 
 # SVT-AV1 prints its settings on stderr, a page for each file, unless told to print errors only.
 os.environ.setdefault("SVT_LOG", "1")
@@ -54,24 +55,18 @@ def write_video(
     if codec not in ENCODERS:
         raise ValueError(f"codec {codec!r} is unknown; one of {', '.join(ENCODERS)}")
     encoder, settings = ENCODERS[codec]
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        with av.open(str(partial), "w") as container:
-            stream: VideoStream | None = None
-            for frame in frames:
-                if stream is None:
-                    added = container.add_stream(
-                        encoder, rate=fps, options={**settings, "crf": str(crf), **(options or {})}
-                    )
-                    assert isinstance(added, VideoStream)
-                    stream = added
-                    stream.height, stream.width = frame.shape[:2]
-                    stream.pix_fmt = "yuv420p"
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+    with whole_file(path) as partial, av.open(str(partial), "w") as container:
+        stream: VideoStream | None = None
+        for frame in frames:
             if stream is None:
-                raise ValueError(f"{path}: there are no frames to write")
-            container.mux(stream.encode(None))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+                added = container.add_stream(
+                    encoder, rate=fps, options={**settings, "crf": str(crf), **(options or {})}
+                )
+                assert isinstance(added, VideoStream)
+                stream = added
+                stream.height, stream.width = frame.shape[:2]
+                stream.pix_fmt = "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        if stream is None:
+            raise ValueError(f"{path}: there are no frames to write")
+        container.mux(stream.encode(None))

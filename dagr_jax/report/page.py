@@ -1,0 +1,232 @@
+"""One HTML file that shows scored videos: player, saliency, quality over time, facts, a table."""
+
+import base64
+import hashlib
+import io
+import json
+import math
+import os
+import string
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from dagr_jax import __version__
+from dagr_jax.score import Result, Scorer
+from dagr_jax.video.clip import Cut
+from dagr_jax.video.decode import timed_frames
+from dagr_jax.video.stream import Limits
+from dagr_jax.video.transcode import transcode
+from dagr_jax.whole import whole_file
+
+# What all of today's browsers play; a browser that lacks the codec says so in the page.
+_PLAYED = {".mp4", ".m4v", ".mov", ".webm"}
+_PLAYED_AS = {
+    "h264": {"yuv420p", "yuvj420p"},
+    "vp8": {"yuv420p"},
+    "vp9": {"yuv420p", "yuv420p10le"},
+    "av1": {"yuv420p", "yuv420p10le"},
+}
+# JPEG works in blocks of 8 pixels: maps of whole blocks do not run into each other on a sheet.
+_BLOCK, _MAP_SIDE, _THUMB_WIDTH = 8, 96, 224
+# Of one video: what a page holds must stay small for a film of hours.
+_MOST_MAPS = 600
+
+
+class Page:
+    """The page of one call, file by file.
+
+    Args:
+        path: The page. Copies of videos that browsers do not play go to a folder beside it, named
+            as the page, with `_files`.
+        scorer: What scored.
+        segments: Seconds of a segment, as it scored.
+        limits: As it scored.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        scorer: Scorer,
+        segments: float = 0.0,
+        limits: Limits | None = None,
+    ):
+        self._path = Path(path)
+        self._scorer, self._segments, self._limits = scorer, segments, limits
+        self._files: list[dict[str, Any]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Adds a video, which is looked at once more for its saliency.
+
+        Args:
+            row: Of a Result or a Failure.
+
+        Raises:
+            VideoError: The file has gone, or is another one now.
+            OSError: A copy cannot be written.
+        """
+        if "error" in row:
+            self._files.append({"row": dict(row)})
+            return
+        result = Result.from_dict(row)
+        seen = _Seen.of(self._scorer, result, self._segments, self._limits)
+        link, proxy = result.file, not plays(result)
+        if proxy:
+            folder = self._path.with_name(f"{self._path.stem}_files")
+            folder.mkdir(parents=True, exist_ok=True)
+            link = str(folder / f"{len(self._files) + 1}.mp4")
+            transcode(link, result.file, _even(timed_frames(result.file)), result.fps)
+        self._files.append(
+            {
+                "row": dict(row),
+                "link": _relative(link, self._path.parent),
+                "proxy": proxy,
+                "thumb": seen.thumbnail,
+                "maps": seen.sheet(),
+            }
+        )
+
+    def write(self) -> None:
+        """Writes the page, whole or not at all.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        with whole_file(self._path) as partial:
+            partial.write_text(self._html(), encoding="utf-8")
+
+    def _html(self) -> str:
+        told = self._scorer.meta
+        low, high = told["mos_range"]
+        names = [os.path.basename(file["row"]["file"]) for file in self._files]
+        title = f"{names[0] if len(names) == 1 else f'{len(names)} videos'} · video quality"
+        data = {
+            "title": title,
+            "model": f"{told['model']}, preset {told['preset']}, step {told['step']}, checkpoint "
+            f"{self._scorer.digest}, trained on {told['dataset']} (MOS {low:g}\N{EN DASH}{high:g})",
+            "colours": _colours(),
+            "files": self._files,
+        }
+        style, script = _asset("page.css"), _asset("page.js")
+        # Videos lie where they lay, beside the page or elsewhere on the same disk or server.
+        policy = (
+            "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+            f"media-src 'self' file:; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+        )
+        return string.Template(_asset("page.html")).substitute(
+            csp=policy,
+            version=__version__,
+            title="Video quality",
+            style=style,
+            script=script,
+            # "<" would end the block, or begin a comment in it.
+            data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+        )
+
+
+class _Seen:
+    """What a score of a video looked at, as small pictures."""
+
+    def __init__(self) -> None:
+        self.thumbnail = ""
+        self._seconds: list[float] = []
+        self._maps: list[np.ndarray] = []
+
+    @classmethod
+    def of(cls, scorer: Scorer, result: Result, segments: float, limits: Limits | None) -> "_Seen":
+        seen, taken, stride = cls(), 0, 1
+        for message in scorer.looks(result.file, segments=segments, limits=limits):
+            if isinstance(message, Cut):  # what came before does not count
+                seen, taken = cls(), 0
+                total = len(message.bounds) * result.frames
+                stride = math.ceil(total / _MOST_MAPS)
+                continue
+            if not seen.thumbnail:
+                middle = message.frames[len(message.frames) // 2]
+                seen.thumbnail = _thumbnail(middle, result.width / result.height)
+            for number, seconds in enumerate(message.seconds.tolist()):
+                if message.maps is not None and taken % stride == 0:
+                    seen._seconds.append(round(seconds, 3))
+                    seen._maps.append(_small(message.maps[number]))
+                taken += 1
+        return seen
+
+    def sheet(self) -> dict[str, Any] | None:
+        """The maps as one picture, row after row, and when each is of; None if there are none."""
+        if not self._maps:
+            return None
+        order = np.argsort(self._seconds, kind="stable")
+        maps = np.stack([self._maps[i] for i in order])
+        count, height, width = maps.shape
+        columns = math.ceil(math.sqrt(count))
+        lines = math.ceil(count / columns)
+        sheet = np.zeros((lines, columns, height, width), np.uint8)
+        sheet.reshape(-1, height, width)[:count] = maps
+        picture = sheet.transpose(0, 2, 1, 3).reshape(lines * height, columns * width)
+        return {
+            "sheet": _data_url(Image.fromarray(picture), quality=85),
+            "columns": columns,
+            "width": width,
+            "height": height,
+            "seconds": [self._seconds[i] for i in order],
+        }
+
+
+def plays(result: Result) -> bool:
+    """Whether browsers play a file as it is, by its suffix, codec and pixel format."""
+    suffix = Path(result.file).suffix.lower()
+    return suffix in _PLAYED and result.pix_fmt in _PLAYED_AS.get(result.codec, ())
+
+
+def _even(frames: Iterator[tuple[float, np.ndarray]]) -> Iterator[tuple[float, np.ndarray]]:
+    """Frames of even sizes, as browsers' pixel format needs: an odd last row is there twice."""
+    for seconds, frame in frames:
+        height, width = frame.shape[:2]
+        yield seconds, np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
+
+
+def _small(saliency: np.ndarray) -> np.ndarray:
+    """A map (h, w) in [0, 1] as uint8, its longer side `_MAP_SIDE`."""
+    height, width = saliency.shape
+    scale = _MAP_SIDE / max(height, width)
+    size = [max(_BLOCK, round(side * scale / _BLOCK) * _BLOCK) for side in (width, height)]
+    picture = Image.fromarray(np.asarray(saliency, np.float32))
+    resized = picture.resize((size[0], size[1]), Image.Resampling.BOX)
+    return np.rint(np.asarray(resized).clip(0, 1) * 255).astype(np.uint8)
+
+
+def _thumbnail(frame: np.ndarray, aspect: float) -> str:
+    """A frame as the model sees it, in the shape it is displayed in."""
+    size = _THUMB_WIDTH, min(max(round(_THUMB_WIDTH / aspect), 1), 4 * _THUMB_WIDTH)
+    return _data_url(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS), quality=80)
+
+
+def _data_url(picture: Image.Image, quality: int) -> str:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=quality, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _colours() -> str:
+    """256 colours of the heat map, six hexadecimal digits each."""
+    return matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3].tobytes().hex()
+
+
+def _relative(path: str, folder: Path) -> str:
+    """A path as a link from a folder; bytes that are no UTF-8 stay what they are."""
+    return "./" + quote(os.fsencode(os.path.relpath(path, folder)))
+
+
+def _asset(name: str) -> str:
+    return resources.files("dagr_jax.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """What a content security policy knows a block of the page by."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

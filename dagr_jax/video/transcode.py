@@ -1,0 +1,127 @@
+"""A video made anew from another: other pictures at the same times, with its sound."""
+
+import os
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
+from av.video.stream import VideoStream
+
+from dagr_jax.video.encode import ENCODERS
+from dagr_jax.whole import whole_file
+
+# Sound that an .mp4 takes and players play as it is; other sound is encoded anew, as AAC.
+_KEPT_SOUND = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
+_CLOCK = Fraction(1, 90_000)
+
+
+def transcode(
+    path: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    shown: Iterable[tuple[float, np.ndarray]],
+    fps: float,
+    *,
+    crf: int = 18,
+) -> None:
+    """Writes an .mp4 of H.264 with the sound of another file; it is there whole or not at all.
+
+    Args:
+        path: File to write.
+        source: Whose sound is taken: as it is where an .mp4 may hold it, else as AAC.
+        shown: (seconds, picture), in order; pictures are uint8 (H, W, 3), RGB, of one shape.
+        fps: Frames per second that the file names; 0: unknown.
+        crf: Constant rate factor of H.264.
+
+    Raises:
+        ValueError: There are no pictures.
+        OSError: The file cannot be written.
+    """
+    with (
+        whole_file(path) as partial,
+        av.open(
+            f"file:{os.fspath(source)}",
+            options={"protocol_whitelist": "file"},
+            metadata_errors="replace",
+        ) as spoken,
+        av.open(str(partial), "w", options={"movflags": "faststart"}) as output,
+    ):
+        stream: VideoStream | None = None
+        last = -1
+        for seconds, picture in shown:
+            if stream is None:
+                stream = _stream(output, picture, fps, crf)
+                sound = _Sound(spoken, output)
+            last = max(last + 1, round(seconds / _CLOCK))
+            frame = av.VideoFrame.from_ndarray(picture)
+            frame.pts, frame.time_base = last, _CLOCK
+            sound.until(seconds)
+            output.mux(stream.encode(frame))
+        if stream is None:
+            raise ValueError(f"{path}: there are no frames to write")
+        output.mux(stream.encode(None))
+        sound.until(float("inf"))
+
+
+def _stream(output: OutputContainer, picture: np.ndarray, fps: float, crf: int) -> VideoStream:
+    encoder, settings = ENCODERS["h264"]
+    rate = Fraction(fps or 25.0).limit_denominator(1001)
+    stream = output.add_stream(encoder, rate=rate, options={**settings, "crf": str(crf)})
+    assert isinstance(stream, VideoStream)
+    stream.height, stream.width = picture.shape[:2]
+    even = stream.width % 2 == stream.height % 2 == 0
+    stream.pix_fmt = "yuv420p" if even else "yuv444p"  # which alone has odd sizes
+    stream.codec_context.time_base = _CLOCK
+    return stream
+
+
+class _Sound:
+    """The first sound track of a file on its way to another, as it is or as AAC."""
+
+    def __init__(self, source: InputContainer, output: OutputContainer):
+        self._output = output
+        self._packets: Iterator[av.Packet] = iter(())
+        self._next: av.Packet | None = None
+        track = next(iter(source.streams.audio), None)
+        if track is None or track.codec_context is None:
+            return
+        if track.codec_context.codec.canonical_name in _KEPT_SOUND:
+            copy = output.add_stream_from_template(track)
+            self._packets = _copied(source, track, copy)
+        else:
+            encoder = output.add_stream("aac", rate=track.codec_context.sample_rate)
+            assert isinstance(encoder, AudioStream)
+            self._packets = _encoded(source, track, encoder)
+        self._advance()
+
+    def until(self, seconds: float) -> None:
+        """Hands over what is heard up to then."""
+        while (packet := self._next) is not None:
+            begins = packet.dts if packet.dts is not None else packet.pts
+            if begins is not None and float(begins * packet.time_base) > seconds:
+                return
+            self._output.mux(packet)
+            self._advance()
+
+    def _advance(self) -> None:
+        try:
+            self._next = next(self._packets, None)
+        except av.FFmpegError:  # damaged sound ends where it is damaged
+            self._next = None
+
+
+def _copied(source: InputContainer, track: AudioStream, copy: AudioStream) -> Iterator[av.Packet]:
+    for packet in source.demux(track):
+        if packet.size and packet.dts is not None:
+            packet.stream = copy
+            yield packet
+
+
+def _encoded(
+    source: InputContainer, track: AudioStream, encoder: AudioStream
+) -> Iterator[av.Packet]:
+    for frame in source.decode(track):
+        yield from encoder.encode(frame)
+    yield from encoder.encode(None)
