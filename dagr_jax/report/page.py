@@ -197,7 +197,7 @@ def _small(saliency: np.ndarray) -> np.ndarray:
     scale = _MAP_SIDE / max(height, width)
     size = [max(_BLOCK, round(side * scale / _BLOCK) * _BLOCK) for side in (width, height)]
     picture = Image.fromarray(np.asarray(saliency, np.float32))
-    resized = picture.resize((size[0], size[1]), Image.Resampling.BOX)
+    resized = picture.resize((size[0], size[1]), Image.Resampling.BILINEAR)
     return np.rint(np.asarray(resized).clip(0, 1) * 255).astype(np.uint8)
 
 

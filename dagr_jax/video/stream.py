@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import SideData, SideDataContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
@@ -187,7 +187,9 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
 
 def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     """How a stored picture is turned for display: swap the axes, then mirror x, then mirror y."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    # Not frame.side_data, which frame and container would keep each other alive by: hundreds of
+    # frames would stay in memory until the garbage collector looks for such pairs.
+    data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     if not isinstance(data, SideData):
         return False, False, False
     # FFmpeg's matrix (libavutil/display.h) sends a stored (x, y) to (a x + c y, b x + d y). Odd

@@ -1,9 +1,11 @@
 """What a model looks at: the whole of a video and its segments, read in one go."""
 
+import gc
 import itertools
 
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 
 from dagr_jax.video.clip import Clip, Cut, Look, cut, read_clips
 from dagr_jax.video.decode import VideoError, decode_frames, iter_frames, probe, read_clip
@@ -118,3 +120,15 @@ def test_limits(tmp_path):
     bare = remux(path, tmp_path / "bare.h264")  # says nothing of its length
     with pytest.raises(VideoError, match="more than 1.1 s"):
         list(read_clips(bare, LOOK, limits=Limits(64 * 48, 1.1)))
+
+
+def test_frames_do_not_wait_for_the_garbage_collector(tmp_path):
+    path = write(tmp_path / "clip.mp4", moving_bar(30))
+    gc.collect()
+    gc.disable()  # what only it could free stays
+    try:
+        messages = list(read_clips(path, LOOK, 0.4))
+        left = [one for one in gc.get_objects() if isinstance(one, VideoFrame)]
+    finally:
+        gc.enable()
+    assert len(messages) == 6 and not left
