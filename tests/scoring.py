@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dagr_jax.models import dagr
 from dagr_jax.score import Scorer
 from dagr_jax.train.checkpoints import write_variables
 from dagr_jax.train.meta import make_meta
-from tests.video.clips import moving_bar, write
+from tests.video.clips import moving_bar, tone, write
 
 ARGS = {
     "saliency": {"widths": (2, 3), "bottleneck": 4, "num_registers": 2, "register_dim": 3},
@@ -68,3 +69,50 @@ def clips(tmp_path_factory) -> list[str]:
     """Five clips of 20, 23, … frames at 25 a second; not to be changed."""
     home = tmp_path_factory.mktemp("clips")
     return [str(write(home / f"{i}.mp4", moving_bar(20 + 3 * i))) for i in range(5)]
+
+
+def make_hundred(home: Path) -> tuple[list[str], dict[str, str]]:
+    """A hundred paths in order, of which ten are bad; name → what is said, of each bad one."""
+    bad = make_bad(home)
+    good = []
+    for number in range(90):
+        good.append(str(home / f"{number:02}.mp4"))
+        write(good[-1], moving_bar(5 + number % 7, width=64 + 2 * (number % 5)))
+    return sorted([*good, *(str(home / name) for name in bad)]), bad
+
+
+def make_bad(home: Path) -> dict[str, str]:
+    """Ten files that are bad in different ways; name → what is said of it."""
+    good = write(home / "whole.mp4", moving_bar(30), movflags="faststart").read_bytes()
+    (home / "whole.mp4").unlink()
+    random = np.random.default_rng(0)
+    (home / "empty.mp4").touch()
+    (home / "random.mp4").write_bytes(random.bytes(20_000))
+    (home / "text.mp4").write_text("not a video\n" * 500)
+    tone(home / "sound.mp4")
+    (home / "head.mp4").write_bytes(good[: good.index(b"moov") - 4])
+    data = good.index(b"mdat") + 4
+    (home / "no-frames.mp4").write_bytes(good[:data] + bytes(len(good) - data))
+    (home / "large.mp4").write_bytes(b"")
+    write(home / "large.mp4", moving_bar(3, height=200, width=200))
+    write(home / "long.mp4", moving_bar(90))
+    (home / "folder.mp4").mkdir()
+    return {
+        "empty.mp4": "the file is empty",
+        "random.mp4": "FFmpeg cannot read it",
+        "text.mp4": "FFmpeg cannot read it",
+        "sound.mp4": "it holds no video stream",
+        "head.mp4": "FFmpeg cannot read it",
+        "no-frames.mp4": "FFmpeg cannot read it",
+        "large.mp4": "frames of 200 x 200 are more than 10000 pixels",
+        "long.mp4": "4 s are more than 3 s",
+        "folder.mp4": "it is a folder without videos",
+        "gone.mp4": "there is no such file",
+    }
+
+
+def steady(rows: list[dict]) -> list[dict]:
+    """Rows without what changes from call to call, and what CSV cannot tell from nothing."""
+    return [
+        {k: v for k, v in row.items() if k != "seconds" and v not in ("", None)} for row in rows
+    ]

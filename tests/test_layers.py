@@ -26,7 +26,7 @@ LAYERS = (
     {"convert"},
     {"train"},
     {"score"},
-    {"report"},
+    {"cluster", "report"},
     {"stages"},
     {"bench"},
     {"main", "cli"},

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
@@ -17,6 +17,7 @@ from dagr_jax.report import tables
 from dagr_jax.report.journal import Journal, JournalError
 
 if TYPE_CHECKING:
+    from dagr_jax.cluster import Cluster
     from dagr_jax.report.page import Page
     from dagr_jax.score import Scorer
     from dagr_jax.video.readers import Readers
@@ -81,7 +82,20 @@ def add(commands: Any) -> None:
         type=int,
         default=max(1, min(8, (os.cpu_count() or 1) // 2)),
         metavar="N",
-        help="processes that decode ahead (half of the cores, at most 8)",
+        help="processes that decode ahead, with Ray those that score too (half of the cores, at "
+        "most 8)",
+    )
+    score.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="what scores: this process, or a Ray cluster (needs the extra 'ray')",
+    )
+    score.add_argument(
+        "--ray-address",
+        default="local",
+        metavar="ADDRESS",
+        help="of the cluster, as auto or ray://host:10001 (a new one on this machine)",
     )
     score.add_argument(
         "--timeout",
@@ -104,20 +118,25 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     _check(arguments, parser)
     # Imported here: `dagr --help` and usage errors need neither PyAV nor JAX.
     from dagr_jax.video.files import expand
-    from dagr_jax.video.readers import Readers
-    from dagr_jax.video.stream import Limits
 
     files: Iterable[str] = expand(arguments.files)
     total = None
-    if "-" not in arguments.files:
+    if "-" not in arguments.files or arguments.engine == "ray":
         try:
             files = list(files)
         except (ValueError, OSError) as error:
             parser.error(f"score: {error}")
         total = len(files)
     count = min(arguments.workers, total or arguments.workers)
-    # They start while JAX does.
-    with Readers(count, arguments.timeout) as readers:
+    try:
+        engine = _engine(arguments, count)
+    except (ImportError, ConnectionError) as error:
+        print(f"dagr: --engine ray: {error}", file=sys.stderr)
+        return 1
+    stdout, messages = sys.stdout, contextlib.ExitStack()
+    if arguments.engine == "ray":  # which prints what happens to its workers
+        messages.enter_context(contextlib.redirect_stdout(sys.stderr))
+    with engine, messages:
         from dagr_jax.score import Scorer
         from dagr_jax.train.compiled import keep_compiled
 
@@ -127,8 +146,18 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         except (ValueError, OSError) as error:
             print(f"dagr: {error}", file=sys.stderr)
             return 1
-        limits = Limits(arguments.max_pixels, arguments.max_seconds)
-        return _score(arguments, scorer, files, total, readers, limits)
+        return _score(arguments, scorer, files, total, engine, stdout)
+
+
+def _engine(arguments: argparse.Namespace, count: int) -> "Readers | Cluster":
+    """What reads the files ahead, or scores them elsewhere. It starts while JAX does."""
+    if arguments.engine == "ray":
+        from dagr_jax.cluster import Cluster
+
+        return Cluster(count, arguments.ray_address, arguments.timeout)
+    from dagr_jax.video.readers import Readers
+
+    return Readers(count, arguments.timeout)
 
 
 def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -149,9 +178,12 @@ def _score(
     scorer: "Scorer",
     files: Iterable[str],
     total: int | None,
-    readers: "Readers",
-    limits: "Limits",
+    engine: "Readers | Cluster",
+    stdout: TextIO,
 ) -> int:
+    from dagr_jax.video.stream import Limits
+
+    limits = Limits(arguments.max_pixels, arguments.max_seconds)
     told = {
         "checkpoint": scorer.digest,
         "segments": arguments.segments,
@@ -169,7 +201,7 @@ def _score(
             from dagr_jax.report.page import Page
 
             page = Page(arguments.page, scorer, arguments.segments, limits)
-        found = _rows(arguments, scorer, files, readers, limits, journal)
+        found = _rows(arguments, scorer, files, engine, limits, journal)
         # None: where stderr is no terminal.
         for row in tqdm(found, total=total, unit="video", disable=None):
             row = _drawn(arguments.overlay, page, scorer, row, taken)
@@ -177,7 +209,7 @@ def _score(
             if journal:
                 journal.add(row)
             if arguments.format == "jsonl":
-                print(json.dumps(row), flush=True)
+                print(json.dumps(row), file=stdout, flush=True)
         if page:
             page.write()
         if journal:
@@ -196,7 +228,7 @@ def _score(
             journal.close()
     failed = [row["error"] for row in rows if "error" in row]
     if arguments.format != "jsonl":
-        _show(rows, arguments.format)
+        stdout.write(_shown(rows, arguments.format))
     if failed and len(rows) > 1:
         print(f"dagr: {len(failed)} of {len(rows)} could not be scored:", file=sys.stderr)
     for line in failed:
@@ -213,23 +245,27 @@ def _rows(
     arguments: argparse.Namespace,
     scorer: "Scorer",
     files: Iterable[str],
-    readers: "Readers",
+    engine: "Readers | Cluster",
     limits: "Limits",
     journal: Journal | None,
 ) -> Iterator[dict[str, Any]]:
     """A row for each file: of an earlier call, or anew."""
     from dagr_jax.data.map_folder import folder_of
+    from dagr_jax.video.readers import Readers
 
     ours, theirs = itertools.tee((file, journal.known(file) if journal else None) for file in files)
+    unknown = (file for file, row in theirs if row is None)
     maps = arguments.maps
-    scored = scorer.score_many(
-        (file for file, row in theirs if row is None),
-        maps=(lambda file: folder_of(maps, os.path.basename(file))) if maps else None,
-        segments=arguments.segments,
-        limits=limits,
-        batch_size=arguments.batch_size,
-        readers=readers,
-    )
+    options: dict[str, Any] = {
+        "maps": (lambda file: folder_of(maps, os.path.basename(file))) if maps else None,
+        "segments": arguments.segments,
+        "limits": limits,
+        "batch_size": arguments.batch_size,
+    }
+    if isinstance(engine, Readers):
+        scored = scorer.score_many(unknown, readers=engine, **options)
+    else:
+        scored = engine.score_many(scorer, list(unknown), **options)
     for _, row in ours:
         yield dict(row) if row is not None else next(scored).to_dict()
 
@@ -270,20 +306,20 @@ def _draw(folder: str, scorer: "Scorer", row: dict[str, Any], taken: set[str]) -
     write_overlay(scorer, Result.from_dict(row), Path(folder), name)
 
 
-def _show(rows: list[dict[str, Any]], form: str) -> None:
+def _shown(rows: list[dict[str, Any]], form: str) -> str:
     if form != "table":
-        sys.stdout.write(tables.render(rows, form))
-        return
+        return tables.render(rows, form)
     shown = [{key: row[key] for key in _TABLE if row.get(key) is not None} for row in rows]
     for row in shown:
         if worst := row.get("worst"):
             row["worst"] = f"{worst['score']:.1f} at {worst['start']:g}-{worst['end']:g} s"
         if "error" in row:  # which begins with the file, as the row does
             row["error"] = row["error"].removeprefix(f"{row['file']}: ")
-    sys.stdout.write(tables.render(shown, form))
+    text = tables.render(shown, form)
     if first := next((row for row in rows if "error" not in row), None):
         low, high = first["mos_range"]
-        print(
+        text += (
             f"score: 0-100, not clipped. mos: on the scale {low:g}-{high:g} of "
-            f"{first['dataset']!r}. {first['model']}, preset {first['preset']!r}."
+            f"{first['dataset']!r}. {first['model']}, preset {first['preset']!r}.\n"
         )
+    return text

@@ -93,6 +93,11 @@ class Scorer:
         return self._predictor.model
 
     @property
+    def variables(self) -> Mapping[str, Any]:
+        """The weights, as given."""
+        return self._predictor.variables
+
+    @property
     def digest(self) -> str:
         """Twelve digits that stand for the weights and how they are used."""
         return self._predictor.digest

@@ -7,19 +7,18 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import termios
+import types
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from dagr_jax import cli
 from tests.programs import ROOT, lines
-from tests.video.clips import moving_bar, tone, write
-
-CHANGING = {"seconds"}
+from tests.scoring import make_hundred, steady
 
 
 def run(capsys, *arguments):
@@ -44,52 +43,10 @@ def of_csv(text):
     return rows
 
 
-def steady(rows):
-    """Rows without what changes from call to call, and what CSV cannot tell from nothing."""
-    return [
-        {k: v for k, v in row.items() if k not in CHANGING and v not in ("", None)} for row in rows
-    ]
-
-
-def make_bad(home):
-    """Ten files that are bad in different ways; name → what is said of it."""
-    good = write(home / "whole.mp4", moving_bar(30), movflags="faststart").read_bytes()
-    (home / "whole.mp4").unlink()
-    random = np.random.default_rng(0)
-    (home / "empty.mp4").touch()
-    (home / "random.mp4").write_bytes(random.bytes(20_000))
-    (home / "text.mp4").write_text("not a video\n" * 500)
-    tone(home / "sound.mp4")
-    (home / "head.mp4").write_bytes(good[: good.index(b"moov") - 4])
-    data = good.index(b"mdat") + 4
-    (home / "no-frames.mp4").write_bytes(good[:data] + bytes(len(good) - data))
-    (home / "large.mp4").write_bytes(b"")
-    write(home / "large.mp4", moving_bar(3, height=200, width=200))
-    write(home / "long.mp4", moving_bar(90))
-    (home / "folder.mp4").mkdir()
-    return {
-        "empty.mp4": "the file is empty",
-        "random.mp4": "FFmpeg cannot read it",
-        "text.mp4": "FFmpeg cannot read it",
-        "sound.mp4": "it holds no video stream",
-        "head.mp4": "FFmpeg cannot read it",
-        "no-frames.mp4": "FFmpeg cannot read it",
-        "large.mp4": "frames of 200 x 200 are more than 10000 pixels",
-        "long.mp4": "4 s are more than 3 s",
-        "folder.mp4": "it is a folder without videos",
-        "gone.mp4": "there is no such file",
-    }
-
-
 def test_a_hundred_clips_of_which_ten_are_bad(checkpoint, scorer, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.mkdir("in")
-    bad = make_bad(Path("in"))
-    good = []
-    for number in range(90):
-        good.append(f"in/{number:02}.mp4")
-        write(good[-1], moving_bar(5 + number % 7, width=64 + 2 * (number % 5)))
-    names = sorted([*good, *(f"in/{name}" for name in bad)])
+    names, bad = make_hundred(Path("in"))
     Path("list.txt").write_text("\n".join(names))
     limits = ["--max-pixels", 10_000, "--max-seconds", 3]
     rows = {}
@@ -102,7 +59,7 @@ def test_a_hundred_clips_of_which_ten_are_bad(checkpoint, scorer, tmp_path, caps
         rows[form] = read.get(form, of_csv)(out)
         assert [row["file"] for row in rows[form]] == names
     for row in rows["json"]:
-        if row["file"] in good:
+        if Path(row["file"]).name not in bad:
             assert row["score"] == scorer.score(row["file"]).score and "error" not in row
         else:
             assert row.keys() == {"file", "error"}
@@ -141,6 +98,24 @@ def test_usage(checkpoint, capsys, arguments):
     assert capsys.readouterr().err.splitlines()[-1].startswith("dagr: error: score: ") or (
         arguments[0] == "--out"
     )
+
+
+def test_ray_that_is_not_installed(checkpoint, clips, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, out, err = run(capsys, clips[0], "--checkpoint", checkpoint, "--engine", "ray")
+    assert (code, out) == (1, "")
+    assert err == ["dagr: --engine ray: Ray is not installed; pip install 'dagr-jax[ray]'"]
+
+
+def test_a_ray_cluster_that_is_not_there(checkpoint, clips, capsys, monkeypatch):
+    for name in ("ray", "ray.data"):  # is not reached
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    call = [clips[0], "--checkpoint", checkpoint, "--engine", "ray", "--ray-address", address]
+    code, out, err = run(capsys, *call)
+    assert (code, out) == (1, "") and len(err) == 1
+    assert err[0].startswith(f"dagr: --engine ray: no cluster answers at {address}; ")
 
 
 def begun(checkpoint, out, *more):
