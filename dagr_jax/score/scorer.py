@@ -15,10 +15,11 @@ from typing import IO, Any, TypeGuard, cast
 import numpy as np
 
 from dagr_jax.score.predictor import Predictor
+from dagr_jax.score.progress import UnderWay, Waiting, forget
 from dagr_jax.score.results import Failure, Result, Seen, Segment, TimedMap
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.meta import CheckpointError
-from dagr_jax.video.clip import Clip, Cut, clips_of, cut, read_clips
+from dagr_jax.video.clip import Clip, Cut, Look, clips_of, cut, read_clips
 from dagr_jax.video.decode import timed_frames
 from dagr_jax.video.readers import Message, Readers
 from dagr_jax.video.reading import VideoInfo
@@ -27,34 +28,6 @@ from dagr_jax.video.stream import Limits, VideoError
 
 Folder = str | os.PathLike[str]
 Video = str | os.PathLike[str] | np.ndarray | IO[bytes]
-
-
-@dataclasses.dataclass
-class _UnderWay:
-    """A video of which not all is read and scored."""
-
-    name: str
-    folder: Folder | None
-    begin: float = dataclasses.field(default_factory=time.perf_counter)
-    cut: Cut | None = None
-    predictions: dict[tuple[int, int], float] = dataclasses.field(default_factory=dict)
-    info: VideoInfo | None = None
-    failure: str = ""
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing is missing for its row."""
-        scored = self.cut is not None and len(self.predictions) == len(self.cut.different)
-        return bool(self.failure or (self.info and scored))
-
-
-@dataclasses.dataclass
-class _Waiting:
-    """A clip that is not scored yet."""
-
-    video: _UnderWay
-    clip: Clip
-    maps: np.ndarray | None
 
 
 class Scorer:
@@ -102,6 +75,24 @@ class Scorer:
         """Twelve digits that stand for the weights and how they are used."""
         return self._predictor.digest
 
+    @property
+    def look(self) -> Look:
+        """Which frames of a clip the model sees, and how large."""
+        return self._predictor.look
+
+    def predict(self, clip: Clip) -> float:
+        """The prediction for a clip on the checkpoint's [0, 1] scale.
+
+        Args:
+            clip: As `look` wants it.
+
+        Raises:
+            ValueError: The checkpoint was trained with saliency maps of another model.
+        """
+        self._check(UnderWay("clip", None), 0.0)
+        maps = self._predictor.maps_for(clip, None)
+        return float(self._predictor.predict([clip.frames], [maps], 1)[0])
+
     def score(
         self,
         video: Video,
@@ -125,9 +116,9 @@ class Scorer:
             ValueError: Frames of another shape or type; maps missing, or not wanted; segments of
                 frames, which have no times, or with maps of another model.
         """
-        one = _UnderWay(_name_of(video), maps)
+        one = UnderWay(_name_of(video), maps)
         self._check(one, segments)
-        waiting: list[_Waiting] = []
+        waiting: list[Waiting] = []
         with self._messages(video, segments, limits) as messages:
             self._take(one, messages, waiting, 1)
         return self._result(one)
@@ -159,11 +150,11 @@ class Scorer:
         Raises:
             ValueError: As `score`, where it is not a file's fault.
         """
-        waiting: list[_Waiting] = []
-        under_way: deque[_UnderWay] = deque()
+        waiting: list[Waiting] = []
+        under_way: deque[UnderWay] = deque()
         for video, opened in self._opened(videos, segments, limits, readers):
             name = _name_of(video)
-            one = _UnderWay(name, maps(name) if maps else None)
+            one = UnderWay(name, maps(name) if maps else None)
             self._check(one, segments)
             under_way.append(one)
             try:
@@ -171,7 +162,7 @@ class Scorer:
                     self._take(one, messages, waiting, batch_size)
             except (VideoError, OSError) as error:
                 one.failure = str(error)
-                _forget(one, waiting)
+                forget(one, waiting)
             while under_way and under_way[0].done:
                 yield self._row(under_way.popleft())
         self._predict(waiting, batch_size)
@@ -239,7 +230,7 @@ class Scorer:
             for (seconds, frame), one in zip(window, maps, strict=False):
                 yield TimedMap(seconds, frame, one)
 
-    def _check(self, one: _UnderWay, segments: float) -> None:
+    def _check(self, one: UnderWay, segments: float) -> None:
         outside = self._predictor.plan.outside
         if outside != (one.folder is not None):
             raise ValueError(
@@ -306,9 +297,9 @@ class Scorer:
 
     def _take(
         self,
-        one: _UnderWay,
+        one: UnderWay,
         messages: Iterable[Message],
-        waiting: list[_Waiting],
+        waiting: list[Waiting],
         batch_size: int,
     ) -> None:
         """Takes what is read of a video, and scores clips whenever they make a batch."""
@@ -316,18 +307,18 @@ class Scorer:
             match message:
                 case Cut():
                     one.cut = message
-                    _forget(one, waiting)
+                    forget(one, waiting)
                     if self._predictor.whole:  # while the clips are decoded
                         self._predictor.program(batch_size)
                 case Clip():
                     maps = self._predictor.maps_for(message, one.folder)
-                    waiting.append(_Waiting(one, message, maps))
+                    waiting.append(Waiting(one, message, maps))
                     if len(waiting) == batch_size:
                         self._predict(waiting, batch_size)
                 case VideoInfo():
                     one.info = message
 
-    def _predict(self, waiting: list[_Waiting], batch_size: int) -> None:
+    def _predict(self, waiting: list[Waiting], batch_size: int) -> None:
         """Scores the clips that wait, at most a batch."""
         if waiting:
             clips, maps = [w.clip for w in waiting], [w.maps for w in waiting]
@@ -336,10 +327,10 @@ class Scorer:
                 one.video.predictions[one.clip.start, one.clip.length] = value
             waiting.clear()
 
-    def _row(self, one: _UnderWay) -> Result | Failure:
+    def _row(self, one: UnderWay) -> Result | Failure:
         return Failure(one.name, one.failure) if one.failure else self._result(one)
 
-    def _result(self, one: _UnderWay) -> Result:
+    def _result(self, one: UnderWay) -> Result:
         assert one.cut is not None and one.info is not None
         low, high = self.meta["mos_range"]
         whole, *bounds = one.cut.bounds
@@ -375,12 +366,6 @@ class Scorer:
             version=self.meta["version"],
             checkpoint=self.digest,
         )
-
-
-def _forget(one: _UnderWay, waiting: list[_Waiting]) -> None:
-    """Drops what was scored of a video, and what waits."""
-    one.predictions.clear()
-    waiting[:] = [other for other in waiting if other.video is not one]
 
 
 def _is_path(video: Video) -> TypeGuard[str | os.PathLike[str]]:

@@ -127,7 +127,7 @@ def read_clips(
     if limits is not None and packets.fps:
         limits.check_seconds(path, packets.count / packets.fps)
     made = cut(path, max(packets.count, 1), packets.fps, seconds)
-    wanted = _Wanted(made, look)
+    wanted = Wanted(made, look)
     yield made
     reading = Reading(path)
     if packets.tell:
@@ -150,7 +150,7 @@ def read_clips(
         rank_of = np.argsort(reading.order()).tolist()
         again = zip(rank_of, in_full(Reading(path), limits), strict=False)
         yield made
-        yield from _Wanted(made, look).clips(again)
+        yield from Wanted(made, look).clips(again)
     yield reading.info()
 
 
@@ -172,7 +172,7 @@ def _in_order(reading: Reading, count: int) -> bool:
     return len(reading.times) == count and bool((np.diff(reading.order()) == 1).all())
 
 
-class _Wanted:
+class Wanted:
     """The frames that clips want, and the clips as they become complete.
 
     Attributes:

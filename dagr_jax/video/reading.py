@@ -53,8 +53,8 @@ class VideoInfo:
         bit_rate: bits per second of the video stream alone, its packets summed (0 without fps).
         bit_depth: bits per stored sample.
         hdr: 'pq' or 'hlg' where the file's transfer function is one of these, else ''.
-        damaged: packets that could not be read or decoded plus frames marked as corrupt, of what
-            was decoded.
+        damaged: packets that could not be read or decoded, and packets and frames marked as
+            corrupt, of what was decoded.
     """
 
     path: str
@@ -172,7 +172,7 @@ def in_full(reading: Reading, limits: Limits | None = None) -> Iterator[VideoFra
         for item in decoded(container, stream):
             if isinstance(item, Packet):
                 reading.packet_bytes += item.size
-                reading.damaged += item.refused
+                reading.damaged += item.damaged
                 continue
             if not reading.times:
                 reading.note_frame(item)

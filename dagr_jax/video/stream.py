@@ -96,7 +96,7 @@ class Packet:
     """A packet on its way through the decoder."""
 
     size: int
-    refused: bool
+    damaged: bool
 
 
 @contextlib.contextmanager
@@ -134,26 +134,37 @@ def open_stream(
             path, f"FFmpeg cannot read it ({error.strerror})", "give a video file that plays"
         ) from error
     with container:
-        streams = [
-            stream
-            for stream in container.streams.video
-            if not stream.disposition & Disposition.attached_pic  # the cover of a sound file
-        ]
-        best = container.streams.best("video")
-        stream = best if best in streams else next(iter(streams), None)
-        if stream is None:
-            raise VideoError(path, "it holds no video stream", "give a file with pictures")
-        if stream.codec_context is None:
-            raise VideoError(path, "its video codec is unknown", "re-encode it, as H.264")
-        if stream.codec_context.name in _TEXT_CODECS:
-            raise VideoError(path, "it is text, not video", "give a video file")
-        stream.codec_context.thread_count = 1
-        if limits is not None:
-            limits.check_pixels(path, stream.codec_context.width, stream.codec_context.height)
-            limits.check_seconds(path, (container.duration or 0) / av.time_base)
-            # Headers may say other sizes on the way.
-            stream.codec_context.options = {"max_pixels": str(limits.pixels)}
-        yield container, stream
+        yield container, video_stream(container, path, limits)
+
+
+def video_stream(
+    container: InputContainer, path: str | os.PathLike[str], limits: Limits | None
+) -> VideoStream:
+    """The stream of an opened file that a player would show, ready to be decoded.
+
+    Raises:
+        VideoError: There is none, or it is beyond the limits.
+    """
+    streams = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic  # the cover of a sound file
+    ]
+    best = container.streams.best("video")
+    stream = best if best in streams else next(iter(streams), None)
+    if stream is None:
+        raise VideoError(path, "it holds no video stream", "give a file with pictures")
+    if stream.codec_context is None:
+        raise VideoError(path, "its video codec is unknown", "re-encode it, as H.264")
+    if stream.codec_context.name in _TEXT_CODECS:
+        raise VideoError(path, "it is text, not video", "give a video file")
+    stream.codec_context.thread_count = 1
+    if limits is not None:
+        limits.check_pixels(path, stream.codec_context.width, stream.codec_context.height)
+        limits.check_seconds(path, (container.duration or 0) / av.time_base)
+        # Headers may say other sizes on the way.
+        stream.codec_context.options = {"max_pixels": str(limits.pixels)}
+    return stream
 
 
 def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame | Packet]:
@@ -167,11 +178,12 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
     packets = (packet for packet in container.demux(stream) if packet.size)
     reading = True
     while reading:
-        packet, refused = None, False
+        packet, damaged = None, False
         frames: list[VideoFrame] = []
         try:
             packet = next(packets, None)  # after a read error: None, the end of what is readable
             reading = packet is not None
+            damaged = packet is not None and packet.is_corrupt
             frames = stream.codec_context.decode(packet)  # None flushes
         except av.FFmpegError as error:
             if isinstance(error, MemoryError):
@@ -180,8 +192,8 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
                     "decoding it asks for more memory than there is",
                     "re-encode it, or score a smaller version",
                 ) from error
-            refused = True
-        yield Packet(packet.size if packet else 0, refused)
+            damaged = True
+        yield Packet(packet.size if packet else 0, damaged)
         yield from frames
 
 

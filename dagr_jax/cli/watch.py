@@ -1,0 +1,107 @@
+"""`dagr watch`."""
+
+import argparse
+import json
+import signal
+import sys
+from typing import Any
+
+from dagr_jax.cli import options
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    watch = commands.add_parser(
+        "watch",
+        help="score a live video, window by window",
+        description="Prints a JSON line for each window, until the video ends or Ctrl-C. Exit "
+        "code: 0 ended, 1 the source cannot be read (any more), 2 usage.",
+    )
+    watch.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a file that may grow, a named pipe, - for stdin, or a URL that FFmpeg opens; it must "
+        "be readable without its end, as MPEG-TS and Matroska are",
+    )
+    options.add_checkpoint(watch)
+    watch.add_argument(
+        "--window", type=float, default=2.0, metavar="SECONDS", help="length of a window (2)"
+    )
+    watch.add_argument(
+        "--waiting",
+        type=int,
+        default=2,
+        metavar="N",
+        help="windows that may wait to be scored; of more, the oldest is dropped (2)",
+    )
+    watch.add_argument(
+        "--every", action="store_true", help="drop no window: the source waits, or lags behind"
+    )
+    watch.add_argument(
+        "--timeout",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="without data for so long, a file is at its end and a URL is connected to anew (10)",
+    )
+    watch.add_argument(
+        "--retries",
+        type=int,
+        default=10,
+        metavar="N",
+        help="attempts to connect to a URL in a row, 1, 2, 4, ... at most 30 s apart (10)",
+    )
+    watch.add_argument(
+        "--max-pixels", type=int, default=8192 * 8192, metavar="N", help="of a frame (8192 x 8192)"
+    )
+    watch.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if min(arguments.window, arguments.timeout) <= 0 or arguments.retries < 0:
+        parser.error("watch: --window and --timeout must be above 0, --retries not below")
+    if min(arguments.waiting, arguments.max_pixels) < 1:
+        parser.error("watch: --waiting and --max-pixels must be at least 1")
+    from dagr_jax.score import Scorer
+    from dagr_jax.score.live import LiveScore, watch
+    from dagr_jax.train.compiled import keep_compiled
+    from dagr_jax.video.live import Feed
+    from dagr_jax.video.stream import Limits
+
+    keep_compiled()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        scorer = Scorer.from_checkpoint(arguments.checkpoint)
+    except (ValueError, OSError) as error:
+        print(f"dagr: {error}", file=sys.stderr)
+        return 1
+    feed = Feed(
+        arguments.source,
+        scorer.look,
+        arguments.window,
+        waiting=arguments.waiting,
+        every=arguments.every,
+        patience=arguments.timeout,
+        retries=arguments.retries,
+        limits=Limits(arguments.max_pixels),
+    )
+    scored, dropped, code = 0, 0, 0
+    try:
+        for item in watch(scorer, feed):
+            if isinstance(item, LiveScore):
+                scored, dropped = scored + 1, item.dropped
+                print(json.dumps(item.to_dict()), flush=True)
+            else:
+                told = f"{arguments.source}: {item.reason}; again in {item.pause:g} s"
+                print(f"dagr: {told}", file=sys.stderr)
+    except ValueError as error:  # a VideoError, or the checkpoint wants maps
+        print(f"dagr: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        pass
+    if scored or not code:
+        told = f"{scored} windows scored, {dropped} dropped"
+        if feed.rest:
+            told += f"; the last {feed.rest:.2f} s are less than a window"
+        print(f"dagr: {told}", file=sys.stderr)
+    return code

@@ -1,0 +1,193 @@
+"""Live videos: files that grow, pipes that feed in real time, servers that break off."""
+
+import http.server
+import os
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from dagr_jax.video.clip import Clip, Look, read_clips
+from dagr_jax.video.live import Again, Feed, Window, is_url
+from dagr_jax.video.stream import Limits, VideoError
+
+from .clips import moving_bar, remux, write
+
+LOOK = Look(4, "linspace", (24, 32))
+WINDOWS = Look(4, "linspace", (24, 32), window=8, choice="linspace", antialias=True)
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory):
+    """70 frames of 25 a second, as MPEG-TS."""
+    home = tmp_path_factory.mktemp("live")
+    return remux(write(home / "clip.mp4", moving_bar(70), g="10"), home / "clip.ts")
+
+
+@pytest.mark.parametrize("look", [LOOK, WINDOWS])
+def test_windows_are_what_segments_are(stream, look):
+    feed = Feed(str(stream), look, 0.8, every=True, patience=0.2)
+    windows = list(feed)
+    segments = [one for one in read_clips(stream, look, 0.8) if isinstance(one, Clip)]
+    by_start = {clip.start: clip for clip in segments if clip.length < 70}
+    assert [window.number for window in windows] == [0, 1, 2]
+    for window, start in zip(windows[:2], (0, 20), strict=True):  # the last segment takes the rest
+        np.testing.assert_array_equal(window.clip.frames, by_start[start].frames)
+        np.testing.assert_array_equal(window.clip.windows, by_start[start].windows)
+    np.testing.assert_allclose([w.start for w in windows], [0, 0.8, 1.6], atol=1e-9)
+    np.testing.assert_allclose([w.end for w in windows], [0.8, 1.6, 2.4], atol=1e-9)
+    assert feed.rest == pytest.approx(0.4) and not any(w.damaged + w.dropped for w in windows)
+
+
+def test_a_file_that_grows(stream, tmp_path):
+    data, path = stream.read_bytes(), tmp_path / "grows.ts"
+    path.write_bytes(data[:200])
+
+    def grow():
+        for start in range(200, len(data), 2000):
+            time.sleep(0.05)
+            with open(path, "ab") as file:
+                file.write(data[start : start + 2000])
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    windows = list(Feed(str(path), LOOK, 0.8, every=True, patience=2.0))
+    thread.join()
+    whole = list(Feed(str(stream), LOOK, 0.8, every=True, patience=0.1))
+    assert len(windows) == len(whole) == 3
+    for one, other in zip(windows, whole, strict=True):
+        np.testing.assert_array_equal(one.clip.frames, other.clip.frames)
+    assert windows[0].arrived < windows[1].arrived < windows[2].arrived
+
+
+def test_a_named_pipe_is_taken_as_it_comes(stream, tmp_path):
+    pipe, data = tmp_path / "pipe", stream.read_bytes()
+    os.mkfifo(pipe)
+
+    def feed_it():
+        with open(pipe, "wb", buffering=0) as file:
+            file.write(data[: len(data) // 2])
+            time.sleep(1.0)  # longer than the patience, which is not for pipes
+            file.write(data[len(data) // 2 :])
+
+    threading.Thread(target=feed_it, daemon=True).start()
+    windows = list(Feed(str(pipe), LOOK, 0.8, patience=0.3, waiting=5))
+    assert [w.number for w in windows] == [0, 1, 2]
+    assert windows[2].arrived - windows[0].arrived > 0.5
+
+
+def test_who_is_slow_loses_the_oldest(stream):
+    feed = Feed(str(stream), LOOK, 0.2, waiting=2, patience=0.1)
+    taken = []
+    for window in feed:
+        taken.append((window.number, window.dropped))
+        time.sleep(1.0)  # all 14 have come by then
+    assert taken[-2:] == [(12, 11), (13, 11)] and len(taken) == 3
+
+
+def test_every_window_if_asked(stream):
+    numbers = []
+    for window in Feed(str(stream), LOOK, 0.2, waiting=2, every=True, patience=0.1):
+        numbers.append((window.number, window.dropped))
+        time.sleep(0.05)
+    assert numbers == [(number, 0) for number in range(14)]
+
+
+def test_damage_is_counted_where_it_is(stream, tmp_path):
+    data = bytearray(stream.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 2000] = bytes(2000)
+    path = tmp_path / "damaged.ts"
+    path.write_bytes(data)
+    windows = list(Feed(str(path), LOOK, 0.2, every=True, patience=0.1))
+    damaged = [w.number for w in windows if w.damaged]
+    assert damaged and all(4 <= number <= 10 for number in damaged)
+
+
+class Breaks(http.server.BaseHTTPRequestHandler):
+    """Serves a file, the first time half of what it promised."""
+
+    def do_GET(self):
+        self.server.asked += 1
+        data = self.server.data
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 2] if self.server.asked == 1 else data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(stream):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Breaks) as server:
+        server.data, server.asked = stream.read_bytes(), 0
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_a_connection_that_breaks_is_made_again(server):
+    items = list(Feed(f"http://127.0.0.1:{server.server_port}/", LOOK, 0.8, every=True))
+    kinds = [type(item) for item in items]
+    again = kinds.index(Again)
+    assert kinds.count(Again) == 1 and items[again].pause == 1.0 and server.asked == 2
+    assert {w.connection for w in items[:again]} == {1}
+    later = items[again + 1 :]
+    assert [w.connection for w in later] == [2, 2, 2] and later[0].start == 0
+    assert [w.number for w in items if isinstance(w, Window)] == list(range(len(items) - 1))
+
+
+def test_pauses_grow_until_the_source_is_given_up(monkeypatch):
+    pauses = []
+    monkeypatch.setattr("dagr_jax.video.live.time.sleep", pauses.append)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    feed = Feed(address, LOOK, 1.0, retries=7)
+    with pytest.raises(VideoError, match="Connection refused.*; check the address, or allow more"):
+        assert [item.pause for item in feed] == [1, 2, 4, 8, 16, 30, 30]
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+
+
+def test_a_silent_server_is_left(server):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        begin = time.monotonic()
+        with pytest.raises(VideoError, match="FFmpeg cannot read it"):
+            list(Feed(address, LOOK, 1.0, retries=0, patience=0.5))
+        assert time.monotonic() - begin < 20
+
+
+def test_a_playlist_from_the_network_reads_no_file_here(server, stream):
+    server.data = f"#EXTM3U\n#EXTINF:2,\nfile://{stream}\n#EXT-X-ENDLIST\n".encode()
+    server.asked = 1
+    with pytest.raises(VideoError):
+        list(Feed(f"http://127.0.0.1:{server.server_port}/a.m3u8", LOOK, 0.8, retries=0))
+
+
+def test_what_is_no_video(tmp_path):
+    text = tmp_path / "text.ts"
+    text.write_text("no video\n" * 1000)
+    for source, says in (
+        (text, "text.ts: FFmpeg cannot read it"),
+        (tmp_path / "gone.ts", "gone.ts: No such file or directory; check the path"),
+        (tmp_path, "it is a folder; give a video"),
+    ):
+        with pytest.raises(VideoError, match=says):
+            list(Feed(str(source), LOOK, 1.0, patience=0.1))
+
+
+def test_limits(stream):
+    with pytest.raises(VideoError, match="frames of 64 x 48 are more than 3000 pixels"):
+        list(Feed(str(stream), LOOK, 1.0, patience=0.1, limits=Limits(3000)))
+
+
+def test_what_is_a_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.makedirs("http:")
+    (tmp_path / "http:" / "x.ts").touch()
+    assert is_url("rtsp://camera/1") and is_url("HTTPS://x") and not is_url("a/b://c")
+    assert not is_url("http://x.ts") and not is_url("clip.ts")  # a file is a file
