@@ -165,6 +165,8 @@ def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> No
         arguments.segments = 2.0 if arguments.page else 0.0
     if arguments.page and not arguments.page.lower().endswith((".html", ".htm")):
         parser.error(f"score: --page {arguments.page}: name an .html file")
+    if arguments.page and not os.path.isdir(os.path.dirname(arguments.page) or "."):
+        parser.error(f"score: --page {arguments.page}: there is no folder of that name")
     if arguments.resume and not arguments.out:
         parser.error("score: --resume goes on with an --out FILE; name it")
     if min(arguments.batch_size, arguments.workers, arguments.max_pixels) < 1:
@@ -222,7 +224,7 @@ def _score(
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        stopped = f"{error.filename or arguments.out}: {error.strerror}"
+        stopped = f"{error.filename2 or error.filename or arguments.out}: {error.strerror}"
     if stopped and journal:
         with contextlib.suppress(OSError):  # the disk may be full still
             journal.close()
