@@ -22,7 +22,7 @@ MODULES = {
 LAYERS = (
     {"whole"},
     {"process", "registry", "video", "losses", "metrics", "saliency_metrics"},
-    {"data", "models"},
+    {"data", "models", "significance"},
     {"convert"},
     {"train"},
     {"score"},
