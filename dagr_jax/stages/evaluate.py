@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from ml_collections import config_dict
 
-from dagr_jax import __version__, metrics
+from dagr_jax import __version__
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
 from dagr_jax.report import baselines, plots, tables
-from dagr_jax.stages.quality import METRICS, gather, quality_scores, quality_source, to_mos
+from dagr_jax.report.agreement import FITTED, METRICS, agreement
+from dagr_jax.stages.quality import gather, quality_source, to_mos
 from dagr_jax.stages.run import (
     Run,
     StageError,
@@ -32,8 +33,6 @@ from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.steps import QualityTask
-
-FITTED = ("plcc_fitted", "rmse_fitted")
 
 
 def test_stage(run: Run) -> Path:
@@ -247,14 +246,7 @@ def _report(
     contents = np.array([fact["content"].decode() for fact in facts])
 
     result = {**result, "n": len(mos)}
-    values = test_scores(predictions, mos)
-    lows, highs = metrics.bootstrap(
-        test_scores, predictions, mos, contents, n=run.config.test.bootstrap, seed=0
-    )
-    for name, value, low, high in zip((*METRICS, *FITTED), values, lows, highs, strict=True):
-        result[name] = {"value": float(value), "low": float(low), "high": float(high)}
-    fit = metrics.fit_logistic(predictions, mos)
-    result["logistic"] = {"parameters": list(fit.parameters), "converged": fit.converged}
+    result |= agreement(predictions, mos, contents, run.config.test.bootstrap)
     result |= more(source)
     result["version"] = __version__
 
@@ -285,13 +277,6 @@ def _report(
         srcc=result["srcc"],
         dataset=run.config.dataset.name,
     )
-
-
-def test_scores(predictions: np.ndarray, mos: np.ndarray) -> np.ndarray:
-    """Values of METRICS, and of FITTED after the four-parameter logistic."""
-    plain = quality_scores(predictions, mos)
-    fitted = metrics.fit_logistic(predictions, mos).scores(mos)
-    return np.array([*(plain[name] for name in METRICS), *fitted])
 
 
 def per_video(

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import config_dict
 
-from dagr_jax.stages.evaluate import FITTED
-from dagr_jax.stages.quality import METRICS
+from dagr_jax.report.agreement import FITTED, METRICS
 from dagr_jax.stages.run import Run, StageError, read_json, say, write_json
 from dagr_jax.stages.saliency import saliency_stage
 from dagr_jax.train import hosts

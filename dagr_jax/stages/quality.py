@@ -9,6 +9,7 @@ import numpy as np
 from dagr_jax import metrics
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import open_records
+from dagr_jax.report.agreement import METRICS
 from dagr_jax.stages.run import Run, StageError
 from dagr_jax.stages.weights import whole_model
 from dagr_jax.train import hosts
@@ -18,8 +19,6 @@ from dagr_jax.train.loop import fit
 from dagr_jax.train.meta import BY_SRCC, is_finished
 from dagr_jax.train.state import TrainState, make_optimizer
 from dagr_jax.train.steps import QualityTask
-
-METRICS = ("srcc", "plcc", "krcc", "rmse")
 
 
 def vqa_stage(run: Run) -> Path:

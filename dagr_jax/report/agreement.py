@@ -1,0 +1,168 @@
+"""How well predictions agree with MOS, with intervals: the rows of the paper's Table 1."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from dagr_jax import metrics
+from dagr_jax.report.predictions import Predictions
+
+METRICS = ("srcc", "plcc", "krcc", "rmse")
+FITTED = ("plcc_fitted", "rmse_fitted")
+
+
+def scores(predictions: np.ndarray, mos: np.ndarray) -> np.ndarray:
+    """Values of METRICS, and of FITTED after the four-parameter logistic."""
+    plain = [getattr(metrics, name)(predictions, mos) for name in METRICS]
+    return np.array([*plain, *metrics.fit_logistic(predictions, mos).scores(mos)])
+
+
+def agreement(
+    predictions: np.ndarray, mos: np.ndarray, contents: Sequence[str] | np.ndarray, resamples: int
+) -> dict[str, Any]:
+    """METRICS and FITTED with 95 % bootstrap intervals over contents, and the logistic fit.
+
+    Args:
+        predictions, mos, contents: (n,) of the same videos.
+        resamples: Of the bootstrap; seed 0.
+
+    Returns:
+        name → {"value", "low", "high"}, and "logistic": {"parameters", "converged"}.
+    """
+    values = scores(predictions, mos)
+    lows, highs = metrics.bootstrap(scores, predictions, mos, contents, n=resamples, seed=0)
+    fit = metrics.fit_logistic(predictions, mos)
+    found: dict[str, Any] = {
+        name: {"value": float(value), "low": float(low), "high": float(high)}
+        for name, value, low, high in zip((*METRICS, *FITTED), values, lows, highs, strict=True)
+    }
+    found["logistic"] = {"parameters": list(fit.parameters), "converged": fit.converged}
+    return found
+
+
+def rows_of(models: Iterable[Predictions], resamples: int) -> list[dict[str, Any]]:
+    """A row for each model and data set: "model", "dataset", "source", "n" and `agreement`."""
+    return [
+        {
+            "model": one.model,
+            "dataset": one.dataset,
+            "source": "measured",
+            "n": len(one.mos),
+            **agreement(one.values, one.mos, one.contents, resamples),
+        }
+        for one in models
+    ]
+
+
+def published() -> list[dict[str, Any]]:
+    """The rows of the paper's Table 1, which have values alone."""
+    text = resources.files("dagr_jax.report").joinpath("published.json").read_text("utf-8")
+    return [
+        {"model": row["model"], "dataset": row["dataset"], "source": "published"}
+        | {name: {"value": row[name]} for name in METRICS if name in row}
+        for row in json.loads(text)["rows"]
+    ]
+
+
+def averages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each measured model of several data sets, the mean of METRICS and FITTED over them.
+
+    Returns:
+        Rows as of `rows_of`, without intervals: of the data set "average", each data set counting
+        the same, and "weighted average", each counting by its videos. RMSE, which is on the scale
+        of each data set, has none.
+    """
+    made = []
+    measured = [row for row in rows if row["source"] == "measured"]
+    for model in dict.fromkeys(row["model"] for row in measured):
+        of = [row for row in measured if row["model"] == model]
+        if len(of) < 2:
+            continue
+        sizes = np.array([row["n"] for row in of], np.float64)
+        for name, weights in (("average", np.ones_like(sizes)), ("weighted average", sizes)):
+            means = {
+                metric: {
+                    "value": float(np.average([r[metric]["value"] for r in of], weights=weights))
+                }
+                for metric in ("srcc", "plcc", "krcc", "plcc_fitted")
+            }
+            row = {"model": model, "dataset": name, "source": "measured", "n": int(sizes.sum())}
+            made.append(row | means)
+    return made
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as cells: "srcc", "srcc_low", "srcc_high", and so on."""
+    cells: dict[str, Any] = {name: row[name] for name in ("model", "dataset", "source")}
+    cells["n"] = row.get("n")
+    for name in (*METRICS, *FITTED):
+        for key, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
+            value = row.get(name, {}).get(key)
+            cells[name + suffix] = None if value is None or math.isnan(value) else value
+    cells["converged"] = row.get("logistic", {}).get("converged")
+    return cells
+
+
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """How a table is written: around it, between cells, and what a character needs."""
+
+    begin: str
+    between: str
+    end: str
+    rule: str
+    dash: str
+    special: str
+
+
+_MD = _Form("| ", " | ", " |", "|---", "\N{EN DASH}", "|\\`*_<")
+_LATEX = _Form("", " & ", r" \\", "", "--", "&%$#_{}")
+
+
+def grid(rows: Sequence[Mapping[str, Any]], form: str) -> str:
+    """Models as rows and data sets as columns, SRCC / PLCC with the interval of SRCC below.
+
+    Args:
+        rows: As of `rows_of`, `averages` and `published`.
+        form: "md" or "latex".
+    """
+    how = _MD if form == "md" else _LATEX
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    last = [name for name in ("average", "weighted average") if name in datasets]
+    datasets = [name for name in datasets if name not in last] + last
+    models = list(dict.fromkeys((row["model"], row["source"]) for row in rows))
+    cells = {(row["model"], row["source"], row["dataset"]): _cell(row, how) for row in rows}
+    lines = [["model", *(_escaped(name, how) for name in datasets)]]
+    for model, source in models:
+        name = _escaped(model, how) + (" (published)" if source == "published" else "")
+        lines.append([name, *(cells.get((model, source, data), "") for data in datasets)])
+    text = [how.begin + how.between.join(line) + how.end for line in lines]
+    if form == "md":
+        text.insert(1, how.rule * len(lines[0]) + "|")
+        return "\n".join(text) + "\n\nSRCC / PLCC, [95 % interval of SRCC].\n"
+    body = "\n".join([text[0], r"\midrule", *text[1:]])
+    return (
+        f"\\begin{{tabular}}{{l{'c' * len(datasets)}}}\n\\toprule\n{body}\n\\bottomrule\n"
+        "\\end{tabular}\n% SRCC / PLCC, [95 % interval of SRCC]; needs booktabs\n"
+    )
+
+
+def _cell(row: Mapping[str, Any], how: _Form) -> str:
+    srcc, plcc = row.get("srcc", {}), row.get("plcc", {})
+    text = " / ".join(_number(one.get("value"), how) for one in (srcc, plcc))
+    if "low" in srcc:
+        text += f" [{_number(srcc['low'], how)}, {_number(srcc['high'], how)}]"
+    return text
+
+
+def _number(value: float | None, how: _Form) -> str:
+    return how.dash if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _escaped(text: str, how: _Form) -> str:
+    return "".join("\\" + c if c in how.special else c for c in text)
