@@ -6,10 +6,11 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight fake devices, so that sharding is tested everywhere. They share few cores, with other tests:
 # XLA aborts the process when they wait for each other for longer than it expects of real ones.
-# Compiling is most of what tests wait for, and the optimizer a third of that; `.ci/run` lets the
-# tests beside PyTorch run as users do.
+# Compiling is most of what tests wait for: LLVM's optimizer is a third of that, and XLA's newer way
+# to fused loops half of the rest. `.ci/run` lets the tests beside PyTorch run as users do.
 for flag in (
     "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
     "--xla_force_host_platform_device_count=8",
     "--xla_cpu_collective_call_terminate_timeout_seconds=900",
 ):

@@ -186,8 +186,8 @@ def test_the_backbone_starts_from_a_file(workdir, tmp_path):
         stages.run_stages(config, home, ["prepare", "vqa"])
         starts.append(load_variables(home)[0]["params"]["vqa"])
     fresh, started = starts
-    kernel = started["resnet"]["layer3_0"]["conv2"]["kernel"]
-    np.testing.assert_array_equal(kernel, arrays["layer3.0.conv2.weight"].transpose(2, 3, 1, 0))
+    kernel = started["resnet"]["layer1_0"]["conv2"]["kernel"]
+    np.testing.assert_array_equal(kernel, arrays["layer1.0.conv2.weight"].transpose(2, 3, 1, 0))
     np.testing.assert_array_equal(started["projector"]["kernel"], fresh["projector"]["kernel"])
 
 

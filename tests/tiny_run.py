@@ -19,11 +19,13 @@ def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
         config.model.args.saliency_size = (16, 24)
         config.model.args.saliency.conv_form = "native"  # which compiles the fastest
         config.model.args.saliency.update(
-            {"widths": (2, 3, 4, 5), "bottleneck": 6, "num_registers": 2, "register_dim": 3}
+            {"widths": (2,), "bottleneck": 3, "num_registers": 2, "register_dim": 3}
         )
         config.model.args.vqa.update(
             {
+                "stage_sizes": (1,),
                 "width": 2,
+                "num_layers": 1,
                 "num_heads": 2,
                 "mlp_dim": 8,
                 "projection_dim": 8,
