@@ -20,7 +20,7 @@ from dagr_jax.data import loader
 from dagr_jax.train import hosts
 from dagr_jax.train.checkpoints import load_variables
 from tests import tiny_hosts
-from tests.programs import lines, started, wait_for
+from tests.programs import QUICK_COMPILE, lines, started, wait_for
 from tests.train.tiny import RECORDS, records, same_bits
 
 TIMED = {"steps_per_second", "clips_per_second", "seconds"}
@@ -35,9 +35,8 @@ def free_port() -> int:
 def environment(devices: int) -> dict[str, str]:
     return {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+        "XLA_FLAGS": f"{QUICK_COMPILE} --xla_force_host_platform_device_count={devices} "
         "--xla_cpu_collective_call_terminate_timeout_seconds=900",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling is most of what these tests wait for
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dagr_jax.train.checkpoints import load_variables
-from tests.programs import lines, started, wait_for
+from tests.programs import QUICK_COMPILE, lines, started, wait_for
 from tests.train.tiny import same_bits
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ def environment(tmp_path_factory):
     """One compilation cache for all runs: compiling is nearly all of their time."""
     return {
         **os.environ,
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": QUICK_COMPILE,  # on one device, as for a user
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
