@@ -246,40 +246,40 @@ def assert_same_run(workdir: Path, alone: Path) -> None:
     assert not list(workdir.glob(".*")) and not list(workdir.glob("*/.*.partial*"))
 
 
+def stop(workdir: Path, processes: int, reached: int) -> int:
+    """SIGTERM to the last process after so many logged steps of `vqa`; the step that is saved."""
+    with program(workdir, processes) as running:
+        wait_for(running[0], lambda: lines(workdir / "vqa" / "log.jsonl") >= reached)
+        running[-1].send_signal(signal.SIGTERM)
+        assert codes(running, 60) == [130] * processes
+    steps = set()
+    for number in range(processes):
+        last = said(workdir, number)[-1]
+        assert "vqa: interrupted, saved at step " in last
+        assert last.endswith("; the same command goes on from here")
+        steps.add(int(last.split("at step ")[1].split("/")[0]))
+    saved = max(int(p.name) for p in (workdir / "vqa").iterdir() if p.name.isdigit())
+    assert steps == {saved} and reached <= saved < 16
+    return saved
+
+
 @pytest.mark.slow
-def test_two_processes_make_the_run_of_one(alone, tmp_path):
+def test_two_processes_then_one_then_two_make_the_run_of_one(alone, tmp_path):
+    """Two prepare, pretrain and make the maps; SIGTERM to one of them stops all."""
     workdir = tmp_path / "run"
+    begun = stop(workdir, 2, reached=4)
+    assert stop(workdir, 1, reached=begun + 2) > begun
     finish(workdir, 2)
     assert_same_run(workdir, alone)
+    ours, theirs = load_variables(workdir), load_variables(alone)
+    assert same_bits(ours[0], theirs[0])
+    assert ours[1]["step"] == theirs[1]["step"]
     # Results and progress once, from process 0.
     printed = [workdir.with_suffix(f".{i}.out").read_text() for i in range(2)]
     assert json.loads(printed[0])["n"] == 15 and printed[1] == ""
     assert sum(line.startswith("[test]") for i in range(2) for line in said(workdir, i)) == 1
     files = [sorted(p.name for p in run.iterdir()) for run in (workdir, alone)]
     assert files[0] == files[1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("begun", "ended"), [(2, 1), (1, 2)])
-def test_sigterm_to_one_stops_all_and_another_number_goes_on(alone, tmp_path, begun, ended):
-    workdir, prepared = tmp_path / "run", f"--config.data_dir={alone / 'data'}"
-    with program(workdir, begun, prepared) as running:
-        wait_for(running[0], lambda: lines(workdir / "vqa" / "log.jsonl") >= 5)
-        running[-1].send_signal(signal.SIGTERM)
-        assert codes(running, 60) == [130] * begun
-    steps = set()
-    for number in range(begun):
-        last = said(workdir, number)[-1]
-        assert "vqa: interrupted, saved at step " in last
-        assert last.endswith("; the same command goes on from here")
-        steps.add(int(last.split("at step ")[1].split("/")[0]))
-    saved = max(int(p.name) for p in (workdir / "vqa").iterdir() if p.name.isdigit())
-    assert steps == {saved} and 5 <= saved < 16
-    finish(workdir, ended, prepared)
-    assert_same_run(workdir, alone)
-    ours, theirs = load_variables(workdir), load_variables(alone)
-    assert same_bits(ours[0], theirs[0])
-    assert ours[1]["step"] == theirs[1]["step"]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,8 @@ def test_killed_inside_every_stage_and_restarted(whole, environment, tmp_path):
 def test_a_signal_saves_the_step_that_is_done(whole, environment, tmp_path, number):
     workdir = tmp_path / "run"
     log = workdir.with_suffix(".log")
+    for stage in ("data", "saliency", "maps"):  # over already, as in the run that is not stopped
+        shutil.copytree(whole / stage, workdir / stage)
     with program(workdir, environment) as process:
         wait_for(process, lambda: lines(workdir / "vqa" / "log.jsonl") >= 5)
         # A terminal sends Ctrl-C to the whole group; a scheduler may send SIGTERM to it too.
