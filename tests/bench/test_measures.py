@@ -119,7 +119,7 @@ def test_saliency_beside_pytorch(monkeypatch):
 
 
 SMALL_HEAD = {
-    "stage_sizes": (1, 1),
+    "stage_sizes": (1,),
     "width": 4,
     "num_layers": 1,
     "num_heads": 2,
