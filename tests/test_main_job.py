@@ -5,6 +5,7 @@ one (a run of `configs/vqa.py` that is finished or can be), and made otherwise.
 """
 
 import csv
+import itertools
 import json
 import os
 import subprocess
@@ -85,7 +86,8 @@ def test_an_empty_file_is_one_line_and_an_exit_code(run, capsys):
 def test_scores_of_real_clips_fall_with_compression(run, clips, tmp_path):
     scorer = Scorer.from_checkpoint(run)
     for clip in clips:
-        frames = list(iter_frames(clip))
+        # Two seconds: encoding all of a clip six times takes minutes.
+        frames = list(itertools.islice(iter_frames(clip), 60))
         frames = [f[: f.shape[0] // 2 * 2, : f.shape[1] // 2 * 2] for f in frames]
         scores = []
         for crf in CRFS:
