@@ -1,5 +1,7 @@
 """3-D convolution: every form against XLA's own."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,16 @@ def off(ours, plain):
     return max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(ours, plain, strict=True))
 
 
+@functools.cache
+def plain_convolution(shape):
+    """Input and kernel of a shape, and XLA's results in float32 and float64."""
+    rng = np.random.default_rng(sum(shape))
+    both = rng.standard_normal(shape), rng.standard_normal((3, 3, 3, shape[-1], 4))
+    single = conv_and_gradients("native", *(a.astype(np.float32) for a in both))
+    with jax.enable_x64(True):
+        return both, single, conv_and_gradients("native", *both)
+
+
 @pytest.mark.parametrize("form", ["taps", "winograd", "mixed"])
 @pytest.mark.parametrize(
     "shape",
@@ -43,19 +55,14 @@ def off(ours, plain):
     ],
 )
 def test_every_form_is_the_plain_convolution_in_value_and_gradient(form, shape):
-    rng = np.random.default_rng(sum(shape))
-    x, kernel = rng.standard_normal(shape), rng.standard_normal((3, 3, 3, shape[-1], 4))
-    plain = conv_and_gradients("native", x.astype(np.float32), kernel.astype(np.float32))
-    ours = conv_and_gradients(form, x.astype(np.float32), kernel.astype(np.float32))
-    assert off(ours, plain) < 1e-5
-    half = [jnp.asarray(a, jnp.bfloat16) for a in (x, kernel)]
-    # bfloat16 keeps 8 bits; sums of some dozen products and the transforms lose two more.
-    assert off(conv_and_gradients("taps", *half), plain) < 2e-2
+    both, plain, exact = plain_convolution(shape)
+    assert off(conv_and_gradients(form, *(a.astype(np.float32) for a in both)), plain) < 1e-5
+    if form == "taps":  # bfloat16's
+        half = [jnp.asarray(a, jnp.bfloat16) for a in both]
+        # bfloat16 keeps 8 bits; sums of some dozen products and the transforms lose two more.
+        assert off(conv_and_gradients(form, *half), plain) < 2e-2
     with jax.enable_x64(True):
-        assert (
-            off(conv_and_gradients(form, x, kernel), conv_and_gradients("native", x, kernel))
-            < 1e-12
-        )
+        assert off(conv_and_gradients(form, *both), exact) < 1e-12
 
 
 def both_forms_agree(conv, *arguments):
