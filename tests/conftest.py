@@ -30,6 +30,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 # Shapes and types of public functions are checked while the tests run; needs to come first.
 install_import_hook(["dagr_jax.models", "dagr_jax.losses"], "beartype.beartype")
 
+import fcntl  # noqa: E402
 import json  # noqa: E402
 import zlib  # noqa: E402
 from collections.abc import Callable, Mapping  # noqa: E402
@@ -48,9 +49,34 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from dagr_jax import stages
     from tests.tiny_run import tiny_config
 
-    folder = tmp_path_factory.mktemp("tiny") / "work"
-    stages.run_stages(tiny_config(), folder)
-    return folder
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # one run for all workers: who comes later finds it finished
+    with open(base / "tiny.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stages.run_stages(tiny_config(), base / "tiny")
+    return base / "tiny"
+
+
+# Minutes each. They come first, so that at the end no worker waits for one of them.
+LONG = (
+    "tests/test_release.py",
+    "tests/test_resume.py",
+    "tests/test_hosts.py",
+    "tests/test_pipeline.py",
+    "tests/models/test_conv3d.py",
+    "tests/train/test_devices.py",
+    "tests/test_main_job.py",
+    "tests/test_protocols.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.location[0]
+        return LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
