@@ -117,6 +117,7 @@ def test_twenty_steps_in_float64_agree_on_1_2_and_8_devices(name, fill, eight_de
             assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["saliency", "quality"])
 def test_each_step_in_float32_agrees_on_1_2_and_8_devices(name, fill, eight_devices):
     one = run(name, "float32", 1, [start(name, "float32", fill)] + [None] * (STEPS - 1))
