@@ -128,8 +128,12 @@ class Cluster:
         context.print_on_execution_start = False
         group = min(_GROUP, max(1, len(files) // (2 * self._workers)))
         found = ray.cluster_resources()
-        cores = max(found.get("CPU", 1.0) // self._workers, 0.5)
-        share = {"num_gpus": 1.0} if found.get("GPU") else {"num_cpus": cores}
+        # A worker must fit on one machine.
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node for node in nodes if node.get("CPU") and node.get("memory")]
+        cores = min([found.get("CPU", 1) // self._workers, *(node["CPU"] for node in nodes)])
+        memory = min([found["memory"] // self._workers, *(node["memory"] for node in nodes)])
+        share = {"num_gpus": 1.0} if found.get("GPU") else {"num_cpus": max(cores, 0.5)}
         # Workers run in folders of their own. Names as JSON: Arrow has none that are no UTF-8.
         asked = [
             {"number": number, "name": json.dumps(name), "path": json.dumps(os.path.abspath(name))}
@@ -142,7 +146,7 @@ class Cluster:
             fn_constructor_args=([weights], scorer.meta, options),
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(size=self._workers, max_tasks_in_flight_per_actor=1),
-            memory=min(WORKER_MEMORY, found.get("memory", WORKER_MEMORY) // self._workers),
+            memory=min(WORKER_MEMORY, memory),
             **share,
         )
         for row in scored.iter_rows():

@@ -65,9 +65,7 @@ def meng(r_a: float, r_b: float, r_ab: float, n: int) -> Test:
         r_ab: Of the predictions with each other.
         n: Videos, more than 3.
     """
-    if n <= 3 or not all(map(math.isfinite, (r_a, r_b, r_ab))) or r_ab == 1:
-        return _NONE
-    if max(abs(r_a), abs(r_b)) >= 1:  # Fisher's z of it is infinite
+    if _untested(r_a, r_b, r_ab, n):
         return _NONE
     mean = (r_a**2 + r_b**2) / 2
     f = min((1 - r_ab) / (2 * (1 - mean)), 1.0)
@@ -81,17 +79,19 @@ def steiger(r_a: float, r_b: float, r_ab: float, n: int) -> Test:
 
     Args as `meng`.
     """
-    if n <= 3 or not all(map(math.isfinite, (r_a, r_b, r_ab))):
-        return _NONE
-    if max(abs(r_a), abs(r_b)) >= 1:
+    if _untested(r_a, r_b, r_ab, n):
         return _NONE
     mean = (r_a + r_b) / 2
     psi = r_ab * (1 - 2 * mean**2) - mean**2 * (1 - 2 * mean**2 - r_ab**2) / 2
     covariance = psi / (1 - mean**2) ** 2
-    if covariance >= 1:
-        return _NONE
     z = (math.atanh(r_a) - math.atanh(r_b)) * math.sqrt((n - 3) / (2 - 2 * covariance))
     return Test(z, float(2 * stats.norm.sf(abs(z))))
+
+
+def _untested(r_a: float, r_b: float, r_ab: float, n: int) -> bool:
+    """Whether there is no test: too few videos, a perfect correlation (to rounding), or none."""
+    known = all(map(math.isfinite, (r_a, r_b, r_ab)))
+    return n <= 3 or not known or max(abs(r_a), abs(r_b), r_ab) > 1 - 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,8 +197,12 @@ def verdict(found: Comparison, names: tuple[str, str]) -> str:
     size = abs(found.difference)
     low, high = sorted((abs(found.low), abs(found.high)))
     told = f"SRCC differs by {size:.3f} on {found.n} videos"
-    if math.isnan(found.difference) or math.isnan(found.meng.p):
+    if math.isnan(found.difference):
         return f"{names[0]} and {names[1]} cannot be compared: a correlation has no value."
+    if found.difference == 0 == found.low == found.high:
+        return f"{names[0]} and {names[1]} rank the {found.n} videos alike."
+    if math.isnan(found.meng.p):
+        return f"{told}, but no test is possible: a correlation is perfect, or videos are too few."
     apart = found.low > 0 or found.high < 0
     if apart and found.meng.p < alpha:
         return (

@@ -86,7 +86,15 @@ def test_a_resample_takes_the_same_videos_of_both(rng):
     truth, a = rng.normal(size=(2, 30))
     found = compare(a, 2 * a + 1, truth, np.arange(30), n=50)
     assert (found.difference, found.low, found.high) == (0, 0, 0)
-    assert verdict(found, ("a", "b")) == ("a and b cannot be compared: a correlation has no value.")
+    assert verdict(found, ("a", "b")) == "a and b rank the 30 videos alike."
+
+
+def test_a_perfect_model_is_not_tested():
+    truth = np.arange(6.0)
+    other = truth[[0, 1, 2, 3, 5, 4]]
+    found = compare(truth, other, truth, np.arange(6), n=50)
+    assert math.isnan(found.meng.p) and math.isnan(found.steiger.p)
+    assert "no test is possible" in verdict(found, ("a", "b"))
 
 
 @pytest.mark.skipif(not PREDICTIONS.exists(), reason="the real predictions are not there")

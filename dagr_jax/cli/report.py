@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import json
+import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from dagr_jax.report import tables
@@ -57,18 +59,23 @@ def _add_common(command: argparse.ArgumentParser, forms: tuple[str, ...]) -> Non
         "--bootstrap", type=int, default=1000, metavar="N", help="resamples (1000)"
     )
     command.add_argument("--format", choices=forms, default="table", help="of stdout")
-    command.add_argument("--out", metavar="FILE", help="write it here instead, whole or not at all")
+    command.add_argument(
+        "--out",
+        metavar="FILE",
+        help="also write it here: .json, .jsonl, .csv, .txt, and for a table .md or .tex",
+    )
 
 
 def _table(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from dagr_jax.report import agreement, predictions
 
-    if arguments.bootstrap < 1:
-        parser.error("report: --bootstrap must be at least 1")
+    _check(arguments, parser)
     try:
         models = [one for source in arguments.sources for one in predictions.read(source)]
+        predictions.refuse_twins(models)
         for recipe in arguments.fuse:
             models += predictions.fuse(models, recipe)
+            predictions.refuse_twins(models)
     except predictions.PredictionsError as error:
         print(f"dagr: {error}", file=sys.stderr)
         return 1
@@ -76,14 +83,15 @@ def _table(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     rows += agreement.averages(rows)
     if arguments.published:
         rows += agreement.published()
-    if arguments.format in ("md", "latex"):
-        text = agreement.grid(rows, arguments.format)
-    elif arguments.format == "json":
-        text = json.dumps({"rows": rows}, indent=2) + "\n"
-    else:
-        shown = [agreement.flat(row) for row in rows]
-        text = tables.render(shown, arguments.format)
-    _write(text, arguments.out)
+
+    def render(form: str) -> str:
+        if form in ("md", "latex"):
+            return agreement.grid(rows, form)
+        if form == "json":
+            return json.dumps(tables.defined({"rows": rows}), indent=2) + "\n"
+        return tables.render([agreement.flat(row) for row in rows], form)
+
+    _put(arguments, render)
     unfit = [row for row in rows if not row.get("logistic", {"converged": True})["converged"]]
     for row in unfit:
         told = f"{row['model']} on {row['dataset']}: no logistic fits; its line was taken"
@@ -95,28 +103,27 @@ def _compare(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     from dagr_jax import significance
     from dagr_jax.report import predictions
 
-    if arguments.bootstrap < 1:
-        parser.error("report: --bootstrap must be at least 1")
+    _check(arguments, parser)
     wanted = arguments.models or (None, None)
     try:
         a = _one(predictions.read(arguments.a), arguments.a, wanted[0])
         b = _one(predictions.read(arguments.b), arguments.b, wanted[1])
-        values = predictions.align(a, b)
+        a, values = predictions.align(a, b)
     except predictions.PredictionsError as error:
         print(f"dagr: {error}", file=sys.stderr)
         return 1
     found = significance.compare(a.values, values, a.mos, a.contents, n=arguments.bootstrap)
     sentence = significance.verdict(found, (a.model, b.model))
-    if arguments.format == "json":
-        whole = {"a": a.model, "b": b.model, "dataset": a.dataset, **dataclasses.asdict(found)}
-        text = json.dumps({**whole, "verdict": sentence}, indent=2) + "\n"
-    else:
-        text = tables.render(_lines(found), arguments.format)
-        if arguments.format == "table":
-            text = (
-                f"A: {a.model}, B: {b.model}, {found.n} videos of {a.dataset}\n{text}{sentence}\n"
-            )
-    _write(text, arguments.out)
+
+    def render(form: str) -> str:
+        if form == "json":
+            whole = {"a": a.model, "b": b.model, "dataset": a.dataset, **dataclasses.asdict(found)}
+            return json.dumps(tables.defined({**whole, "verdict": sentence}), indent=2) + "\n"
+        text = tables.render(_lines(found), form)
+        head = f"A: {a.model}, B: {b.model}, {found.n} videos of {a.dataset}\n"
+        return f"{head}{text}{sentence}\n" if form == "table" else text
+
+    _put(arguments, render)
     return 0
 
 
@@ -156,9 +163,26 @@ def _lines(found: Any) -> list[dict[str, Any]]:
     return rows + [{"what": k, "statistic": v.statistic, "p": v.p} for k, v in tests.items()]
 
 
-def _write(text: str, out: str | None) -> None:
-    if out is None:
-        sys.stdout.write(text)
-        return
-    with whole_file(out) as partial:
-        partial.write_text(text, encoding="utf-8")
+def _put(arguments: argparse.Namespace, render: Callable[[str], str]) -> None:
+    """Prints in the format that is asked for, and writes in that of the file's suffix."""
+    sys.stdout.write(render(arguments.format))
+    if arguments.out:
+        with whole_file(arguments.out) as partial:
+            partial.write_text(render(_form_of(arguments.out)), encoding="utf-8")
+
+
+def _form_of(path: str) -> str:
+    grids = {".md": "md", ".tex": "latex"}
+    return grids.get(os.path.splitext(path)[1].lower()) or tables.form_of(path)
+
+
+def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if arguments.bootstrap < 1:
+        parser.error("report: --bootstrap must be at least 1")
+    if arguments.out:
+        try:
+            form = _form_of(arguments.out)
+        except ValueError as error:
+            parser.error(f"report: {error}")
+        if arguments.kind == "compare" and form in ("md", "latex"):
+            parser.error(f"report: {arguments.out}: compare has no such format")

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import itertools
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -162,7 +161,7 @@ def _engine(arguments: argparse.Namespace, count: int) -> "Readers | Cluster":
 
 def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if arguments.segments is None:
-        arguments.segments = 2.0 if arguments.page else 0.0
+        arguments.segments = 2.0 if arguments.page and not arguments.maps else 0.0
     if arguments.page and not arguments.page.lower().endswith((".html", ".htm")):
         parser.error(f"score: --page {arguments.page}: name an .html file")
     if arguments.page and not os.path.isdir(os.path.dirname(arguments.page) or "."):
@@ -211,7 +210,8 @@ def _score(
             if journal:
                 journal.add(row)
             if arguments.format == "jsonl":
-                print(json.dumps(row), file=stdout, flush=True)
+                stdout.write(tables.render([row], "jsonl"))
+                stdout.flush()
         if page:
             page.write()
         if journal:

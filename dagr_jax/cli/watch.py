@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import signal
 import sys
 from typing import Any
@@ -83,7 +84,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         every=arguments.every,
         patience=arguments.timeout,
         retries=arguments.retries,
-        limits=Limits(arguments.max_pixels),
+        limits=Limits(arguments.max_pixels, math.inf),
     )
     scored, dropped, code = 0, 0, 0
     try:

@@ -70,19 +70,20 @@ def published() -> list[dict[str, Any]]:
 
 
 def averages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each measured model of several data sets, the mean of METRICS and FITTED over them.
+    """For each measured model, the mean of METRICS and FITTED over the data sets that all have.
 
     Returns:
         Rows as of `rows_of`, without intervals: of the data set "average", each data set counting
         the same, and "weighted average", each counting by its videos. RMSE, which is on the scale
-        of each data set, has none.
+        of each data set, has none. No rows where fewer than two data sets are common to all.
     """
     made = []
     measured = [row for row in rows if row["source"] == "measured"]
-    for model in dict.fromkeys(row["model"] for row in measured):
-        of = [row for row in measured if row["model"] == model]
-        if len(of) < 2:
-            continue
+    models = list(dict.fromkeys(row["model"] for row in measured))
+    has = {name: {row["dataset"] for row in measured if row["model"] == name} for name in models}
+    common = set.intersection(*has.values()) if has else set()
+    for model in models if len(common) > 1 else ():
+        of = [row for row in measured if row["model"] == model and row["dataset"] in common]
         sizes = np.array([row["n"] for row in of], np.float64)
         for name, weights in (("average", np.ones_like(sizes)), ("weighted average", sizes)):
             means = {

@@ -124,9 +124,10 @@ function open(file, number) {
   const { row } = file;
   document.title = `${baseName(row.file)} · video quality`;
   $("name").textContent = row.file;
-  for (const [id, other] of [["before", number - 1], ["after", number + 1]]) {
-    const there = files[other] && !files[other].row.error;
-    there ? $(id).setAttribute("href", `#${other + 1}`) : $(id).removeAttribute("href");
+  for (const [id, step] of [["before", -1], ["after", 1]]) {
+    let other = number + step;
+    while (files[other]?.row.error) other += step;
+    files[other] ? $(id).setAttribute("href", `#${other + 1}`) : $(id).removeAttribute("href");
   }
   $("unplayed").hidden = true;
   video.src = file.link;
@@ -181,8 +182,10 @@ function showFacts(row) {
 // Where the picture is inside the video element, which letterboxes it.
 function pictureBox() {
   const [wide, high] = [video.clientWidth, video.clientHeight];
-  const scale = Math.min(wide / now.row.width, high / now.row.height);
-  const [w, h] = [now.row.width * scale, now.row.height * scale];
+  // The player knows of pixels that are not square.
+  const [width, height] = [video.videoWidth || now.row.width, video.videoHeight || now.row.height];
+  const scale = Math.min(wide / width, high / height);
+  const [w, h] = [width * scale, height * scale];
   return [video.offsetLeft + (wide - w) / 2, video.offsetTop + (high - h) / 2, w, h];
 }
 

@@ -1,6 +1,7 @@
 """One HTML file that shows scored videos: player, saliency, quality over time, facts, a table."""
 
 import base64
+import errno
 import hashlib
 import io
 import json
@@ -18,9 +19,11 @@ import numpy as np
 from PIL import Image
 
 from dagr_jax import __version__
+from dagr_jax.report.tables import defined
 from dagr_jax.score import Result, Scorer
 from dagr_jax.video.clip import Cut
 from dagr_jax.video.decode import timed_frames
+from dagr_jax.video.files import OF_PAGE
 from dagr_jax.video.stream import Limits
 from dagr_jax.video.transcode import transcode
 from dagr_jax.whole import whole_file
@@ -48,6 +51,9 @@ class Page:
         scorer: What scored.
         segments: Seconds of a segment, as it scored.
         limits: As it scored.
+
+    Raises:
+        FileExistsError: That folder is there, and is not of a page.
     """
 
     def __init__(
@@ -60,6 +66,10 @@ class Page:
         self._path = Path(path)
         self._scorer, self._segments, self._limits = scorer, segments, limits
         self._files: list[dict[str, Any]] = []
+        self._copies = self._path.with_name(f"{self._path.stem}_files")
+        if self._copies.exists() and not (self._copies / OF_PAGE).exists():
+            problem = "is there and is not of a page; name the page otherwise"
+            raise FileExistsError(errno.EEXIST, problem, str(self._copies))
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Adds a video, which is looked at once more for its saliency.
@@ -78,9 +88,9 @@ class Page:
         seen = _Seen.of(self._scorer, result, self._segments, self._limits)
         link, proxy = result.file, not plays(result)
         if proxy:
-            folder = self._path.with_name(f"{self._path.stem}_files")
-            folder.mkdir(parents=True, exist_ok=True)
-            link = str(folder / f"{len(self._files) + 1}.mp4")
+            self._copies.mkdir(exist_ok=True)
+            (self._copies / OF_PAGE).touch()
+            link = str(self._copies / f"{len(self._files) + 1}.mp4")
             transcode(link, result.file, _even(timed_frames(result.file)), result.fps)
         self._files.append(
             {
@@ -126,7 +136,7 @@ class Page:
             style=style,
             script=script,
             # "<" would end the block, or begin a comment in it.
-            data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+            data=json.dumps(defined(data), allow_nan=False).replace("<", "\\u003c"),
         )
 
 

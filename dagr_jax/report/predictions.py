@@ -14,10 +14,6 @@ from scipy import stats
 
 # Columns of a predictions.csv that are no model's.
 _FACTS = ("video", "mos", "content")
-# One term of a fusion: sign, weight, model.
-_TERM = re.compile(
-    r"\s*([+-]?)\s*(?:(\d+(?:\.\d*)?|\.\d+)\s*\*\s*)?([^\s+*=-][^+*=-]*?)\s*(?=[+-]|$)"
-)
 
 
 class PredictionsError(ValueError):
@@ -33,7 +29,7 @@ class Predictions:
         videos: (n) names.
         mos: (n,) on the data set's scale.
         values: (n,) predictions on whatever scale.
-        contents: (n) labels, equal for the versions of one scene.
+        contents: (n) labels, equal for the versions of one scene; the videos where that is unknown.
     """
 
     model: str
@@ -49,25 +45,24 @@ def read(source: str) -> list[Predictions]:
 
     Args:
         source: A CSV file with the columns `video`, `mos`, perhaps `content`, and one for each
-            model; or a run's workdir or its `test/`, whose `split.csv` tells contents. Before it
-            may stand DATASET= or MODEL:DATASET=; otherwise a run tells its data set and a file is
-            called as it is, and a column `prediction` is called as the run or file.
+            model; or a folder that holds one, as `dagr evaluate` makes it; or a run's workdir,
+            whose `split.csv` tells contents. Before it may stand DATASET= or MODEL:DATASET=;
+            otherwise a run tells its data set and a file is called as it is, and a column
+            `prediction` is called as the run or file.
 
     Raises:
         PredictionsError: The file is missing or is not of that kind.
     """
-    names, equals, path = source.rpartition("=")
-    if equals and os.path.exists(source):  # a name with = in it
+    names, equals, path = source.partition("=")
+    if not equals or os.path.exists(source):  # a name with = in it
         names, path = "", source
     model, _, dataset = names.rpartition(":")
     place = Path(path)
-    home = place if place.is_dir() else place.parent
     if place.is_dir():
-        home = place if (place / "test").is_dir() else place.parent
-        place = home / "test" / "predictions.csv"
-    elif (place.parent / "metrics.json").exists():
-        home = place.parent.parent
+        test = place / "test" / "predictions.csv"
+        place = test if test.exists() else place / "predictions.csv"
     told = place.parent / "metrics.json"
+    home = place.parent.parent if place.parent.name == "test" else place.parent
     if not dataset:
         dataset = json.loads(told.read_text())["dataset"] if told.exists() else place.stem
     rows = _rows(place)
@@ -79,6 +74,7 @@ def read(source: str) -> list[Predictions]:
         )
     contents = _contents(home / "split.csv") if told.exists() else {}
     videos = tuple(row["video"] for row in rows)
+    known = tuple(row.get("content") or contents.get(row["video"], "") for row in rows)
     own = home.resolve().name if told.exists() else place.stem
     return [
         Predictions(
@@ -87,9 +83,7 @@ def read(source: str) -> list[Predictions]:
             videos=videos,
             mos=_numbers(place, rows, "mos"),
             values=_numbers(place, rows, column),
-            contents=tuple(
-                row.get("content") or contents.get(row["video"], row["video"]) for row in rows
-            ),
+            contents=known if all(known) else videos,
         )
         for column in columns
     ]
@@ -104,42 +98,47 @@ def fuse(models: Sequence[Predictions], recipe: str) -> list[Predictions]:
             mean 0 and standard deviation 1 first.
 
     Raises:
-        PredictionsError: The recipe is none, or no data set has its models.
+        PredictionsError: The recipe is none, or no data set has its models, or one is constant.
     """
     name, _, total = recipe.partition("=")
+    known = list(dict.fromkeys(one.model for one in models))
+    # Models by their names, the longest first: these may hold signs themselves.
+    names = "|".join(re.escape(model) for model in sorted(known, key=len, reverse=True))
+    term = re.compile(rf"\s*([+-]?)\s*(?:(\d+(?:\.\d*)?|\.\d+)\s*\*\s*)?({names})\s*(?=[+-]|$)")
     terms, place = [], 0
-    while match := _TERM.match(total, place):
+    while match := term.match(total, place):
         sign, weight, model = match.groups()
         terms.append((float(weight or 1) * (-1 if sign == "-" else 1), model))
         place = match.end()
     if not (name and terms) or place < len(total):
-        raise PredictionsError(f"--fuse {recipe}: is not NAME=0.4*MODEL+0.6*MODEL")
+        raise PredictionsError(
+            f"--fuse {recipe}: is not NAME=0.4*MODEL+0.6*MODEL of the models {', '.join(known)}"
+        )
     made = []
     for dataset in dict.fromkeys(one.dataset for one in models):
         of = {one.model: one for one in models if one.dataset == dataset}
         if not all(model in of for _, model in terms):
             continue
-        parts = [of[model] for _, model in terms]
-        for part in parts[1:]:
-            align(parts[0], part)
-        values = sum(
-            weight * stats.zscore(align(parts[0], part))
-            for (weight, _), part in zip(terms, parts, strict=True)
-        )
-        made.append(dataclasses.replace(parts[0], model=name.strip(), values=np.asarray(values)))
+        first, values = of[terms[0][1]], np.zeros(len(of[terms[0][1]].mos))
+        for weight, model in terms:
+            first, other = align(first, of[model])
+            if np.ptp(other) == 0:
+                raise PredictionsError(f"--fuse {recipe}: {model} is constant on {dataset}")
+            values += weight * stats.zscore(other)
+        made.append(dataclasses.replace(first, model=name.strip(), values=values))
     if not made:
-        known = ", ".join(dict.fromkeys(one.model for one in models))
-        raise PredictionsError(
-            f"--fuse {recipe}: no data set has all its models; there are {known}"
-        )
+        raise PredictionsError(f"--fuse {recipe}: no data set has all of these models")
     return made
 
 
-def align(one: Predictions, other: Predictions) -> np.ndarray:
-    """The other's predictions in the order of the one's videos.
+def align(one: Predictions, other: Predictions) -> tuple[Predictions, np.ndarray]:
+    """Two models' predictions of the same videos.
+
+    Returns:
+        The one, with the contents of whoever knows them; and the other's values in its order.
 
     Raises:
-        PredictionsError: They are not of the same videos with the same MOS.
+        PredictionsError: They are not of the same videos with the same MOS and contents.
     """
     places = {video: i for i, video in enumerate(other.videos)}
     pair = f"{one.model} and {other.model} on {one.dataset}"
@@ -154,12 +153,34 @@ def align(one: Predictions, other: Predictions) -> np.ndarray:
         raise PredictionsError(
             f"{pair}: the same videos have another MOS; compare predictions of one data set"
         )
-    return other.values[order]
+    theirs = tuple(other.contents[i] for i in order)
+    if one.contents == one.videos:
+        one = dataclasses.replace(one, contents=theirs)
+    elif theirs != one.videos and not _alike(one.contents, theirs):
+        raise PredictionsError(f"{pair}: the same videos have other contents; give them the same")
+    return one, other.values[order]
+
+
+def _alike(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two lists of labels group in the same way."""
+    pairs = set(zip(one, other, strict=True))
+    return len(pairs) == len(set(one)) == len(set(other))
+
+
+def refuse_twins(models: Sequence[Predictions]) -> None:
+    """Raises PredictionsError where two models of a data set have one name."""
+    seen: set[tuple[str, str]] = set()
+    for one in models:
+        if (one.model, one.dataset) in seen:
+            raise PredictionsError(
+                f"{one.model} on {one.dataset}: two have this name; put MODEL:DATASET= before one"
+            )
+        seen.add((one.model, one.dataset))
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, strict=True))
     except OSError as error:
         mend = "give a predictions.csv or the workdir of a finished run"

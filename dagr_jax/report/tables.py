@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,9 +26,9 @@ def render(rows: Sequence[Mapping[str, Any]], form: str) -> str:
         ValueError: Unknown format.
     """
     if form == "json":
-        return json.dumps(list(rows), indent=2) + "\n"
+        return json.dumps(defined(rows), indent=2) + "\n"
     if form == "jsonl":
-        return "".join(json.dumps(row) + "\n" for row in rows)
+        return "".join(json.dumps(defined(row)) + "\n" for row in rows)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     if form == "csv":
         stream = io.StringIO()
@@ -41,6 +42,15 @@ def render(rows: Sequence[Mapping[str, Any]], form: str) -> str:
         lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
         return "".join(line.rstrip() + "\n" for line in lines)
     raise ValueError(f"format {form!r} is unknown; one of {', '.join(FORMATS)}")
+
+
+def defined(tree: Any) -> Any:
+    """Plain data for JSON, which has no NaN and no infinity: what is undefined becomes None."""
+    if isinstance(tree, Mapping):
+        return {key: defined(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [defined(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ class Segment:
     """A part of a video and its score.
 
     Attributes:
-        start, end: Seconds from the beginning of the video.
+        start, end: Seconds from the beginning of the video, frames over its mean rate.
         score: Of its frames alone, as of a video of their own (see `Result`).
     """
 
@@ -152,7 +152,7 @@ class Seen(NamedTuple):
     """What a score of a segment looked at.
 
     Attributes:
-        seconds: (n,) when each frame is shown.
+        seconds: (n,) when each frame is shown, by the mean frame rate.
         frames: (n, height, width, 3) uint8 RGB, as the model sees them.
         maps: (n, h, w) in [0, 1], or None for a checkpoint without a saliency network.
     """

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 import os
 import shutil
 import sys
@@ -24,6 +23,7 @@ from dagr_jax.data.records import read_list
 from dagr_jax.data.splits import PARTS, Protocol, SplitError, read_split, write_split
 from dagr_jax.models import unet3d
 from dagr_jax.registry import model_module
+from dagr_jax.report import tables
 from dagr_jax.score import MapPlan
 from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
@@ -243,7 +243,7 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, whole or not at all; it has no NaN: what is undefined becomes null."""
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(_defined(value), indent=2, allow_nan=False) + "\n")
+        partial.write_text(json.dumps(tables.defined(value), indent=2, allow_nan=False) + "\n")
 
 
 def say(text: str) -> None:
@@ -277,14 +277,6 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     finally:
         if hosts.is_first():
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def _defined(tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {key: _defined(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_defined(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def claim(path: Path, wanted: Any, what: str) -> None:

@@ -18,6 +18,10 @@ SUFFIXES = frozenset(
 )
 
 
+# Stands in a folder that holds a page's copies of videos: they are not looked for there.
+OF_PAGE = ".of-a-page"
+
+
 def expand(names: Iterable[str], stdin: TextIO | None = None) -> Iterator[str]:
     """The files that names stand for, in that order.
 
@@ -75,6 +79,9 @@ def _videos_in(folder: Path) -> list[str]:
     """All of a folder and its folders, hidden ones left out, by name."""
     found = []
     for home, folders, files in os.walk(folder):
+        if OF_PAGE in files:
+            folders.clear()
+            continue
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [
             os.path.join(home, name)

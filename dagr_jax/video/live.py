@@ -23,6 +23,8 @@ from dagr_jax.video.stream import Limits, VideoError, video_stream
 # Of the network alone: a playlist from there must not read files of this machine.
 _PROTOCOLS = "http,https,tcp,tls,crypto,data,hls,rtp,rtsp,rtsps,rtmp,rtmps,rtmpt,srt,udp,httpproxy"
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+# No other attempt mends these.
+_FOR_GOOD = (av.error.ProtocolNotFoundError, av.error.ArgumentError)
 _LONGEST_PAUSE = 30.0  # seconds, between two attempts to connect
 _POLL = 0.05  # seconds, between two looks at a file that may have grown
 
@@ -49,6 +51,10 @@ class Window:
     damaged: int
     dropped: int
     clip: Clip
+
+
+class _LeftError(Exception):
+    """Nobody takes windows any more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +115,9 @@ class Feed:
         self._waiting: deque[Window | Again] = deque()
         self._ended = False
         self._error: Exception | None = None
+        self._left = False
         self._count = self._dropped = 0
+        self._beginning = 0  # of the connection, as a number that stands for its first window
         self.rest = 0.0
 
     def __iter__(self) -> Iterator[Window | Again]:
@@ -119,22 +127,29 @@ class Feed:
             VideoError: The source cannot be read (any more).
         """
         threading.Thread(target=self._run, name="feed", daemon=True).start()
-        while True:
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._waiting or self._ended)
+                    if not self._waiting:
+                        break
+                    item = self._waiting.popleft()
+                    self._changed.notify_all()
+                    if isinstance(item, Window):
+                        item = dataclasses.replace(item, dropped=self._dropped)
+                yield item
+        finally:  # who leaves early ends the thread with it, at its next window
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._ended)
-                if not self._waiting:
-                    break
-                item = self._waiting.popleft()
+                self._left = True
                 self._changed.notify_all()
-                if isinstance(item, Window):
-                    item = dataclasses.replace(item, dropped=self._dropped)
-            yield item
         if self._error is not None:
             raise self._error
 
     def _run(self) -> None:
         try:
             self._connect()
+        except _LeftError:
+            pass
         except Exception as error:  # whatever it is, who iterates hears of it
             self._error = error
         with self._changed:
@@ -146,15 +161,20 @@ class Feed:
         failed, connection = 0, 0
         while True:
             connection += 1
-            before = self._count
+            before, beginning = self._count, self._beginning
             try:
                 with _opened(self.source, self._patience, self._limits) as (container, stream):
                     self._read(container, stream, connection)
                 return
             except av.FFmpegError as error:
                 reason = error.strerror or str(error)
-                failed = 1 if self._count > before else failed + 1
+                # A server that sends the same from its beginning each time gets nowhere.
+                further = self._count > before and self._beginning != beginning
+                failed = 1 if further else failed + 1
                 problem = f"FFmpeg cannot read it ({reason})"
+                if isinstance(error, _FOR_GOOD) and not self._count:
+                    mend = "give a URL that FFmpeg opens, as http, rtsp, rtmp or srt"
+                    raise VideoError(self.source, problem, mend) from error
                 if not is_url(self.source):
                     mend = "give a video that can be read without its end, as MPEG-TS"
                     raise VideoError(self.source, problem, mend) from error
@@ -177,6 +197,8 @@ class Feed:
             if frames.ended:  # before all were there of which some are looked at
                 self.rest = frames.seconds - begin
                 return
+            if begin == 0:
+                self._beginning = hash(clips[0].frames.tobytes())
             self._put(
                 Window(
                     number=self._count,
@@ -194,7 +216,9 @@ class Feed:
     def _put(self, item: Window | Again) -> None:
         with self._changed:
             if self._every:
-                self._changed.wait_for(lambda: len(self._waiting) < self._most)
+                self._changed.wait_for(lambda: len(self._waiting) < self._most or self._left)
+            if self._left:
+                raise _LeftError
             self._waiting.append(item)
             windows = [one for one in self._waiting if isinstance(one, Window)]
             if len(windows) > self._most:

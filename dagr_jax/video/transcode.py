@@ -11,10 +11,13 @@ from av.container import InputContainer, OutputContainer
 from av.video.stream import VideoStream
 
 from dagr_jax.video.encode import ENCODERS
+from dagr_jax.video.stream import VideoError
 from dagr_jax.whole import whole_file
 
 # Sound that an .mp4 takes and players play as it is; other sound is encoded anew, as AAC.
 _KEPT_SOUND = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
+_LOWEST_MP3 = 16_000  # Hz that an .mp4 takes
+_AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000}
 _CLOCK = Fraction(1, 90_000)
 
 
@@ -28,6 +31,8 @@ def transcode(
 ) -> None:
     """Writes an .mp4 of H.264 with the sound of another file; it is there whole or not at all.
 
+    It begins at 0, with the first picture, as players have it.
+
     Args:
         path: File to write.
         source: Whose sound is taken: as it is where an .mp4 may hold it, else as AAC.
@@ -37,8 +42,25 @@ def transcode(
 
     Raises:
         ValueError: There are no pictures.
+        VideoError: FFmpeg cannot make it of this source.
         OSError: The file cannot be written.
     """
+    try:
+        _transcode(path, source, shown, fps, crf)
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        problem = f"a copy of it cannot be encoded ({error.strerror})"
+        raise VideoError(source, problem, "re-encode it, as H.264 with AAC sound") from error
+
+
+def _transcode(
+    path: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    shown: Iterable[tuple[float, np.ndarray]],
+    fps: float,
+    crf: int,
+) -> None:
     with (
         whole_file(path) as partial,
         av.open(
@@ -49,11 +71,13 @@ def transcode(
         av.open(str(partial), "w", options={"movflags": "faststart"}) as output,
     ):
         stream: VideoStream | None = None
-        last = -1
+        last, begin = -1, 0.0
         for seconds, picture in shown:
             if stream is None:
-                stream = _stream(output, picture, fps, crf)
-                sound = _Sound(spoken, output)
+                begin = seconds
+                stream = _stream(output, picture, fps, crf, _pixel_shape(spoken, picture))
+                sound = _Sound(spoken, output, begin)
+            seconds -= begin
             last = max(last + 1, round(seconds / _CLOCK))
             frame = av.VideoFrame.from_ndarray(picture)
             frame.pts, frame.time_base = last, _CLOCK
@@ -65,7 +89,18 @@ def transcode(
         sound.until(float("inf"))
 
 
-def _stream(output: OutputContainer, picture: np.ndarray, fps: float, crf: int) -> VideoStream:
+def _pixel_shape(source: InputContainer, picture: np.ndarray) -> Fraction:
+    """Width of a pixel over its height, as the source says it, for pictures turned for display."""
+    stream = source.streams.best("video")
+    if not isinstance(stream, VideoStream) or not stream.sample_aspect_ratio:
+        return Fraction(1)
+    turned = (stream.height, stream.width) != picture.shape[:2]
+    return 1 / stream.sample_aspect_ratio if turned else stream.sample_aspect_ratio
+
+
+def _stream(
+    output: OutputContainer, picture: np.ndarray, fps: float, crf: int, shape: Fraction
+) -> VideoStream:
     encoder, settings = ENCODERS["h264"]
     rate = Fraction(fps or 25.0).limit_denominator(1001)
     stream = output.add_stream(encoder, rate=rate, options={**settings, "crf": str(crf)})
@@ -74,24 +109,31 @@ def _stream(output: OutputContainer, picture: np.ndarray, fps: float, crf: int) 
     even = stream.width % 2 == stream.height % 2 == 0
     stream.pix_fmt = "yuv420p" if even else "yuv444p"  # which alone has odd sizes
     stream.codec_context.time_base = _CLOCK
+    stream.codec_context.sample_aspect_ratio = shape
     return stream
 
 
 class _Sound:
-    """The first sound track of a file on its way to another, as it is or as AAC."""
+    """The first sound track of a file on its way to another, as it is or as AAC.
 
-    def __init__(self, source: InputContainer, output: OutputContainer):
-        self._output = output
+    Args:
+        source, output: The files.
+        begin: Seconds in the source's time where the other file begins.
+    """
+
+    def __init__(self, source: InputContainer, output: OutputContainer, begin: float):
+        self._output, self._begin = output, begin
         self._packets: Iterator[av.Packet] = iter(())
         self._next: av.Packet | None = None
         track = next(iter(source.streams.audio), None)
         if track is None or track.codec_context is None:
             return
-        if track.codec_context.codec.canonical_name in _KEPT_SOUND:
+        name, rate = track.codec_context.codec.canonical_name, track.codec_context.sample_rate
+        if name in _KEPT_SOUND and not (name == "mp3" and rate < _LOWEST_MP3):
             copy = output.add_stream_from_template(track)
             self._packets = _copied(source, track, copy)
         else:
-            encoder = output.add_stream("aac", rate=track.codec_context.sample_rate)
+            encoder = output.add_stream("aac", rate=rate if rate in _AAC_RATES else 48_000)
             assert isinstance(encoder, AudioStream)
             self._packets = _encoded(source, track, encoder)
         self._advance()
@@ -102,7 +144,8 @@ class _Sound:
             begins = packet.dts if packet.dts is not None else packet.pts
             if begins is not None and float(begins * packet.time_base) > seconds:
                 return
-            self._output.mux(packet)
+            if begins is None or begins >= 0:  # what is heard before the first picture is left out
+                self._output.mux(packet)
             self._advance()
 
     def _advance(self) -> None:
@@ -110,6 +153,11 @@ class _Sound:
             self._next = next(self._packets, None)
         except av.FFmpegError:  # damaged sound ends where it is damaged
             self._next = None
+        if self._next is not None and self._next.time_base:
+            shift = round(self._begin / self._next.time_base)
+            for name in ("pts", "dts"):
+                if (time := getattr(self._next, name)) is not None:
+                    setattr(self._next, name, time - shift)
 
 
 def _copied(source: InputContainer, track: AudioStream, copy: AudioStream) -> Iterator[av.Packet]:

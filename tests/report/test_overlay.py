@@ -50,7 +50,9 @@ def told(path):
         return *video, (track.codec_context.name, samples / track.codec_context.sample_rate)
 
 
-@pytest.mark.parametrize(("codec", "kept"), [("aac", "aac"), ("pcm_s16le", "aac")])
+@pytest.mark.parametrize(
+    ("codec", "kept"), [("aac", "aac"), ("pcm_s16le", "aac"), ("mp3", "mp3float")]
+)
 def test_an_overlay_has_the_frames_times_and_sound_of_its_file(scorer, tmp_path, codec, kept):
     path = with_sound(tmp_path / "clip.mkv", codec, moving_bar(30))
     result = scorer.score(path, segments=0.4)

@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,7 +20,8 @@ from dagr_jax import cli
 from dagr_jax.report import page as pages
 from dagr_jax.report.page import Page
 from dagr_jax.score import Result
-from tests.video.clips import moving_bar, write
+from dagr_jax.video.files import expand
+from tests.video.clips import moving_bar, remux, write
 
 EVIL = "<img src=x onerror=alert(1)>.mp4"
 BROWSER = next(
@@ -92,6 +94,35 @@ def test_a_long_video_has_few_maps(scorer, tmp_path, monkeypatch):
     seconds = file["maps"]["seconds"]
     assert 8 <= len(seconds) <= 10 and seconds[-1] > 3.4
     assert np.ptp(np.diff(seconds)) < 0.2  # over all of the video
+
+
+def test_a_copy_begins_at_its_beginning(scorer, tmp_path):
+    """MPEG-TS begins at 1.4 s or anywhere; nor is a copy a video that a folder is searched for."""
+
+    def later(_, packet):
+        packet.pts += round(2 / packet.time_base)
+        packet.dts += round(2 / packet.time_base)
+
+    clip = write(tmp_path / "clip.mp4", moving_bar(30))
+    path = remux(clip, tmp_path / "clip.ts", edit=later)
+    with av.open(str(path)) as container:
+        assert container.start_time > 1_000_000
+    page = Page(tmp_path / "page.html", scorer)
+    page.add(scorer.score(path).to_dict())
+    with av.open(str(tmp_path / "page_files" / "1.mp4")) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    np.testing.assert_allclose(times, np.arange(30) / 25, atol=1e-3)
+    wanted = [str(tmp_path / name) for name in ("clip.mp4", "clip.ts")]
+    assert list(expand([str(tmp_path)])) == wanted
+
+
+def test_a_folder_that_is_not_of_a_page_is_left_alone(checkpoint, tmp_path, capsys):
+    (tmp_path / "talk_files").mkdir()
+    clip = write(tmp_path / "talk_files" / "1.mp4", moving_bar(5))
+    call = ["score", str(clip), "--checkpoint", str(checkpoint), "--page"]
+    assert cli.main([*call, str(tmp_path / "talk.html")]) == 1
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'talk_files'}: is there and is not of a page; name the page" in told
 
 
 def test_what_is_no_page_is_a_usage_error(capsys, checkpoint, tmp_path):
@@ -321,7 +352,7 @@ def test_by_keyboard(tab, made):
     tab.keyboard.press("Space")
     until(tab, "video.currentTime > 0.1")
     tab.get_by_role("link", name="Previous").press("Enter")
-    assert tab.locator("h2").inner_text().endswith("other.mkv")
+    until(tab, "document.querySelector('h2').textContent.endsWith('other.mkv')")
 
 
 @pytest.mark.parametrize("width", [320, 700, 1280])

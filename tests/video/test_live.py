@@ -115,7 +115,8 @@ class Breaks(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data[: len(data) // 2] if self.server.asked == 1 else data)
+        breaks = self.server.asked == 1 or self.server.always
+        self.wfile.write(data[: len(data) // 2] if breaks else data)
 
     def log_message(self, *_):
         pass
@@ -124,7 +125,7 @@ class Breaks(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(stream):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Breaks) as server:
-        server.data, server.asked = stream.read_bytes(), 0
+        server.data, server.asked, server.always = stream.read_bytes(), 0, False
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -139,6 +140,24 @@ def test_a_connection_that_breaks_is_made_again(server):
     later = items[again + 1 :]
     assert [w.connection for w in later] == [2, 2, 2] and later[0].start == 0
     assert [w.number for w in items if isinstance(w, Window)] == list(range(len(items) - 1))
+
+
+def test_a_server_that_begins_anew_each_time_is_given_up(server, monkeypatch):
+    monkeypatch.setattr("dagr_jax.video.live.time.sleep", lambda _: None)
+    server.always = True
+    with pytest.raises(VideoError, match="check the address, or allow more attempts"):
+        list(Feed(f"http://127.0.0.1:{server.server_port}/", LOOK, 0.4, every=True, retries=3))
+    assert server.asked == 4  # one that gets somewhere, three that do not
+
+
+def test_who_leaves_ends_the_thread(stream):
+    before = threading.active_count()
+    for _ in Feed(str(stream), LOOK, 0.2, waiting=1, every=True, patience=0.1):
+        break
+    until = time.monotonic() + 10
+    while threading.active_count() > before:
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def test_pauses_grow_until_the_source_is_given_up(monkeypatch):
@@ -175,6 +194,7 @@ def test_what_is_no_video(tmp_path):
         (text, "text.ts: FFmpeg cannot read it"),
         (tmp_path / "gone.ts", "gone.ts: No such file or directory; check the path"),
         (tmp_path, "it is a folder; give a video"),
+        ("foo://x", "Protocol not found.; give a URL that FFmpeg opens"),
     ):
         with pytest.raises(VideoError, match=says):
             list(Feed(str(source), LOOK, 1.0, patience=0.1))
