@@ -13,7 +13,8 @@ class Segment:
     """A part of a video and its score.
 
     Attributes:
-        start, end: Seconds from the beginning of the video, frames over its mean rate.
+        start, end: Seconds from the first frame of the video. Segments hold as many frames each;
+            where the frame rate varies, they last differently.
         score: Of its frames alone, as of a video of their own (see `Result`).
     """
 
@@ -152,7 +153,7 @@ class Seen(NamedTuple):
     """What a score of a segment looked at.
 
     Attributes:
-        seconds: (n,) when each frame is shown, by the mean frame rate.
+        seconds: (n,) when each frame is shown, as if the rate did not vary within the segment.
         frames: (n, height, width, 3) uint8 RGB, as the model sees them.
         maps: (n, h, w) in [0, 1], or None for a checkpoint without a saliency network.
     """

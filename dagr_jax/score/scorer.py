@@ -203,12 +203,14 @@ class Scorer:
         look, made = self._predictor.look, Cut((), 0.0)
         for message in read_clips(video, look, segments, limits):
             if isinstance(message, Cut):
-                made = Cut(message.bounds[bool(segments) :], message.fps)
+                first = int(bool(segments))
+                made = Cut(message.bounds[first:], message.fps, message.shown[first:])
                 yield made
             elif isinstance(message, Clip) and (message.start, message.length) in made.bounds:
-                numbers = message.start + look.frames(message.length)
+                begin, end = made.shown[made.bounds.index((message.start, message.length))]
+                share = look.frames(message.length) / message.length
                 maps = None if self._predictor.plan.outside else self._predictor.own_maps(message)
-                yield Seen(numbers / (made.fps or 25.0), message.frames, maps)
+                yield Seen(begin + share * (end - begin), message.frames, maps)
 
     def maps_over_time(self, video: str | os.PathLike[str]) -> Iterator[TimedMap]:
         """The saliency map of every frame of a file, in consecutive windows.
@@ -333,15 +335,10 @@ class Scorer:
     def _result(self, one: UnderWay) -> Result:
         assert one.cut is not None and one.info is not None
         low, high = self.meta["mos_range"]
-        whole, *bounds = one.cut.bounds
-        prediction, fps = one.predictions[whole], one.cut.fps
+        prediction, bounds = one.predictions[one.cut.bounds[0]], one.cut.bounds[1:]
         segments = tuple(
-            Segment(
-                round(start / fps, 3),
-                round((start + length) / fps, 3),
-                100.0 * one.predictions[start, length],
-            )
-            for start, length in bounds
+            Segment(round(begin, 3), round(end, 3), 100.0 * one.predictions[bound])
+            for bound, (begin, end) in zip(bounds, one.cut.shown[1:], strict=False)
         )
         facts = dataclasses.asdict(one.info)
         del facts["path"]

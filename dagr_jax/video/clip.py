@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -70,25 +70,34 @@ class Cut:
     Attributes:
         bounds: (start, length) of each: of the whole video, and then of its segments.
         fps: Frames per second, 0 where unknown.
+        shown: (begin, end) in seconds of each, from the first frame on; 0 where unknown.
         different: The bounds, those that are alike once.
     """
 
     bounds: tuple[tuple[int, int], ...]
     fps: float
+    shown: tuple[tuple[float, float], ...] = ()
 
     @property
     def different(self) -> tuple[tuple[int, int], ...]:
         return tuple(dict.fromkeys(self.bounds))
 
 
-def cut(path: str | os.PathLike[str], length: int, fps: float, seconds: float) -> Cut:
-    """A video, and its segments of so many seconds.
+def cut(
+    path: str | os.PathLike[str],
+    length: int,
+    fps: float,
+    seconds: float,
+    times: Sequence[float] = (),
+) -> Cut:
+    """A video, and its segments of so many seconds, or rather of as many frames each as that is.
 
     Args:
         path: Its name, for the error.
         length: Frames.
         fps: Frames per second, 0 where unknown.
         seconds: Of a segment; 0 for none. A rest of less than half of that belongs to the last.
+        times: When each frame is shown; where this is not known of all, the rate tells.
 
     Raises:
         VideoError: Segments are asked for, and nothing tells the frame rate.
@@ -100,7 +109,12 @@ def cut(path: str | os.PathLike[str], length: int, fps: float, seconds: float) -
         each = max(seconds * fps, 1.0)
         starts = [round(i * each) for i in range(max(round(length / each), 1))]
         bounds += [(a, b - a) for a, b in zip(starts, [*starts[1:], length], strict=True)]
-    return Cut(tuple(bounds), fps)
+    begins = [time - times[0] for time in times]
+    if len(begins) != length:
+        begins = [number / fps if fps else 0.0 for number in range(length)]
+    begins.append(begins[-1] + (1 / fps if fps else 0.0))  # when the last frame ends
+    shown = tuple((begins[start], begins[start + count]) for start, count in bounds)
+    return Cut(tuple(bounds), fps, shown)
 
 
 def read_clips(
@@ -126,7 +140,7 @@ def read_clips(
     packets = read_packets(path, limits)
     if limits is not None and packets.fps:
         limits.check_seconds(path, packets.count / packets.fps)
-    made = cut(path, max(packets.count, 1), packets.fps, seconds)
+    made = cut(path, max(packets.count, 1), packets.fps, seconds, packets.seconds)
     wanted = Wanted(made, look)
     yield made
     reading = Reading(path)
@@ -146,7 +160,7 @@ def read_clips(
             for _ in in_full(reading, limits):
                 pass
         info = reading.info()
-        made = cut(path, info.num_frames, info.fps, seconds)
+        made = cut(path, info.num_frames, info.fps, seconds, reading.seconds())
         rank_of = np.argsort(reading.order()).tolist()
         again = zip(rank_of, in_full(Reading(path), limits), strict=False)
         yield made

@@ -58,6 +58,13 @@ class Packets:
         return numbers[np.argsort(times, kind="stable")]
 
     @property
+    def seconds(self) -> list[float]:
+        """When each frame is shown, in that order; none where a packet has no time."""
+        times = [t for t, hidden in zip(self.times, self.hidden, strict=True) if not hidden]
+        known = [time * self.time_base for time in times if time is not None]
+        return sorted(known) if len(known) == len(times) else []
+
+    @property
     def fps(self) -> float:
         """Mean frames per second over the presentation times; 0 if nothing tells."""
         times = [t for t, hidden in zip(self.times, self.hidden, strict=True) if not hidden]

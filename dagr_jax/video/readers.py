@@ -138,7 +138,8 @@ class _Process:
         if kind == "error":
             raise VideoError(*fields)
         if kind == "cut":
-            return Cut(tuple(map(tuple, fields["bounds"])), fields["fps"])
+            pairs = (tuple(map(tuple, fields[name])) for name in ("bounds", "shown"))
+            return Cut(next(pairs), fields["fps"], next(pairs))
         if kind == "info":
             return VideoInfo(**fields)
         arrays = {}

@@ -105,6 +105,20 @@ def test_segments_cover_the_video_without_gap(fps, seconds, length):
     assert max(count for _, count in parts) <= 1.5 * frames + 1
 
 
+def test_segments_are_shown_when_their_frames_are(tmp_path):
+    """A second of 25 frames, then 5 that stand for a second each."""
+    times = [*range(25), *range(25, 150, 25)]
+    for name in ("clip.mp4", "clip.mkv"):
+        path = write(tmp_path / name, moving_bar(30), times=times)
+        made, _, _, _ = taken(path, LOOK, 1.0)
+        begins = [t / 25 for t in times]
+        for (start, count), (begin, end) in zip(made.bounds[1:], made.shown[1:], strict=True):
+            assert begin == pytest.approx(begins[start], abs=2e-3)
+            if start + count < 30:
+                assert end == pytest.approx(begins[start + count], abs=2e-3)
+        assert made.shown[0] == (0, pytest.approx(5 + 5 / 29, abs=2e-3))  # by the mean rate
+
+
 def test_segments_need_a_frame_rate():
     with pytest.raises(VideoError, match="x: it has no frame rate; score it without segments"):
         cut("x", 10, 0.0, 1.0)
