@@ -12,6 +12,13 @@ def add_checkpoint(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_max_pixels(command: argparse.ArgumentParser) -> None:
+    """Adds --max-pixels."""
+    command.add_argument(
+        "--max-pixels", type=int, default=8192 * 8192, metavar="N", help="of a frame (8192 x 8192)"
+    )
+
+
 def add_output(command: argparse.ArgumentParser) -> None:
     """Adds what every command that prints rows takes."""
     command.add_argument("--format", choices=tables.FORMATS, default="table", help="of stdout")

@@ -103,9 +103,7 @@ def add(commands: Any) -> None:
         metavar="SECONDS",
         help="give up a file whose decoding gives nothing for so long (600)",
     )
-    score.add_argument(
-        "--max-pixels", type=int, default=8192 * 8192, metavar="N", help="of a frame (8192 x 8192)"
-    )
+    options.add_max_pixels(score)
     score.add_argument(
         "--max-seconds", type=float, default=4 * 3600, metavar="N", help="of a video (4 hours)"
     )

@@ -52,9 +52,7 @@ def add(commands: Any) -> None:
         metavar="N",
         help="attempts to connect to a URL in a row, 1, 2, 4, ... at most 30 s apart (10)",
     )
-    watch.add_argument(
-        "--max-pixels", type=int, default=8192 * 8192, metavar="N", help="of a frame (8192 x 8192)"
-    )
+    options.add_max_pixels(watch)
     watch.set_defaults(run=_run)
 
 

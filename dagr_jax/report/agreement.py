@@ -18,8 +18,12 @@ FITTED = ("plcc_fitted", "rmse_fitted")
 
 def scores(predictions: np.ndarray, mos: np.ndarray) -> np.ndarray:
     """Values of METRICS, and of FITTED after the four-parameter logistic."""
+    return _scores(predictions, mos, metrics.fit_logistic(predictions, mos))
+
+
+def _scores(predictions: np.ndarray, mos: np.ndarray, fit: metrics.LogisticFit) -> np.ndarray:
     plain = [getattr(metrics, name)(predictions, mos) for name in METRICS]
-    return np.array([*plain, *metrics.fit_logistic(predictions, mos).scores(mos)])
+    return np.array([*plain, *fit.scores(mos)])
 
 
 def agreement(
@@ -34,9 +38,9 @@ def agreement(
     Returns:
         name → {"value", "low", "high"}, and "logistic": {"parameters", "converged"}.
     """
-    values = scores(predictions, mos)
-    lows, highs = metrics.bootstrap(scores, predictions, mos, contents, n=resamples, seed=0)
     fit = metrics.fit_logistic(predictions, mos)
+    values = _scores(predictions, mos, fit)
+    lows, highs = metrics.bootstrap(scores, predictions, mos, contents, n=resamples, seed=0)
     found: dict[str, Any] = {
         name: {"value": float(value), "low": float(low), "high": float(high)}
         for name, value, low, high in zip((*METRICS, *FITTED), values, lows, highs, strict=True)

@@ -19,6 +19,7 @@ _KEPT_SOUND = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
 _LOWEST_MP3 = 16_000  # Hz that an .mp4 takes
 _AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000}
 _CLOCK = Fraction(1, 90_000)
+_CRF = "18"  # next to what the eye can tell from the source
 
 
 def transcode(
@@ -26,8 +27,6 @@ def transcode(
     source: str | os.PathLike[str],
     shown: Iterable[tuple[float, np.ndarray]],
     fps: float,
-    *,
-    crf: int = 18,
 ) -> None:
     """Writes an .mp4 of H.264 with the sound of another file; it is there whole or not at all.
 
@@ -38,7 +37,6 @@ def transcode(
         source: Whose sound is taken: as it is where an .mp4 may hold it, else as AAC.
         shown: (seconds, picture), in order; pictures are uint8 (H, W, 3), RGB, of one shape.
         fps: Frames per second that the file names; 0: unknown.
-        crf: Constant rate factor of H.264.
 
     Raises:
         ValueError: There are no pictures.
@@ -46,7 +44,7 @@ def transcode(
         OSError: The file cannot be written.
     """
     try:
-        _transcode(path, source, shown, fps, crf)
+        _transcode(path, source, shown, fps)
     except av.FFmpegError as error:
         if isinstance(error, OSError):
             raise
@@ -59,7 +57,6 @@ def _transcode(
     source: str | os.PathLike[str],
     shown: Iterable[tuple[float, np.ndarray]],
     fps: float,
-    crf: int,
 ) -> None:
     with (
         whole_file(path) as partial,
@@ -75,7 +72,7 @@ def _transcode(
         for seconds, picture in shown:
             if stream is None:
                 begin = seconds
-                stream = _stream(output, picture, fps, crf, _pixel_shape(spoken, picture))
+                stream = _stream(output, picture, fps, _pixel_shape(spoken, picture))
                 sound = _Sound(spoken, output, begin)
             seconds -= begin
             last = max(last + 1, round(seconds / _CLOCK))
@@ -99,11 +96,11 @@ def _pixel_shape(source: InputContainer, picture: np.ndarray) -> Fraction:
 
 
 def _stream(
-    output: OutputContainer, picture: np.ndarray, fps: float, crf: int, shape: Fraction
+    output: OutputContainer, picture: np.ndarray, fps: float, shape: Fraction
 ) -> VideoStream:
     encoder, settings = ENCODERS["h264"]
     rate = Fraction(fps or 25.0).limit_denominator(1001)
-    stream = output.add_stream(encoder, rate=rate, options={**settings, "crf": str(crf)})
+    stream = output.add_stream(encoder, rate=rate, options={**settings, "crf": _CRF})
     assert isinstance(stream, VideoStream)
     stream.height, stream.width = picture.shape[:2]
     even = stream.width % 2 == stream.height % 2 == 0
