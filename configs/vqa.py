@@ -50,8 +50,16 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
     config.dataset = {"name": dataset, "args": {}}
     if dataset == "synthetic":
         # The corpus is fixed by its own seed, so that runs with other seeds can share it.
-        corpus = {"seed": 5, "contents": (200, 24, 24), "frames": 24, "fixations": 20}
-        config.dataset.args = corpus
+        config.dataset.args = {
+            "seed": 5,
+            "contents": (200, 24, 24),
+            "frames": 24,
+            "fixations": 20,
+            # What happens to the clips, "delivery" or "capture", and the share of photographs in
+            # the backgrounds.
+            "distortions": "delivery",
+            "patches": 0.6,
+        }
     else:
         config.dataset.args = {
             # Folder of the videos, and the label file ("": the official one in that folder).
@@ -143,6 +151,8 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
         "rank_weight": 0.1,
         # How many of the sampled frames, a random subset in order; 0: all.
         "frames": 0,
+        # Whether the saliency network is trained on, through the fused frames, or stays as it is.
+        "train_saliency": False,
         "augment": {
             "flip": True,
             # Brightness, contrast and saturation, one draw a video.
@@ -158,7 +168,9 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
     # (`dagr_jax.video.sampling.map_indices`). folder: maps that another model made, a folder of
     # grey pictures for each video (`dagr_jax.data.map_folder`); "": those of the saliency net.
     config.maps = {"window": 0, "choice": "matched", "folder": "", "batch_size": 4}
-    config.test = {"batch_size": 4, "bootstrap": 1000}
+    # extras: also what trivial features predict, and all metrics of the saliency maps. others: data
+    # sets that the model is tested on as well, name → {"name", "args"} as in `dataset`, "data_dir".
+    config.test = {"batch_size": 4, "bootstrap": 1000, "extras": True, "others": {}}
     # Processes that read records beside the training process; 0: threads of it.
     config.workers = 2
 

@@ -5,7 +5,8 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dagr_jax.report import tables
@@ -53,16 +54,53 @@ def add(commands: Any) -> None:
     _add_common(compare, ("table", "json", "jsonl", "csv"))
     compare.set_defaults(run=_compare)
 
-
-def _add_common(command: argparse.ArgumentParser, forms: tuple[str, ...]) -> None:
-    command.add_argument(
-        "--bootstrap", type=int, default=1000, metavar="N", help="resamples (1000)"
+    saliency = kinds.add_parser(
+        "saliency",
+        help="saliency networks on a prepared saliency set (Table 3)",
+        description="CC, NSS, SIM, KLD, AUC-Judd, AUC-Borji, shuffled AUC and temporal consistency "
+        "with 95 % bootstrap intervals over contents, beside maps that ignore the video. Of two "
+        "names also the difference.",
     )
+    saliency.add_argument(
+        "networks",
+        nargs="+",
+        metavar="[NAME=]CHECKPOINT",
+        help="a run's workdir or a stage's folder; those of one NAME are averaged",
+    )
+    saliency.add_argument("--data", required=True, metavar="DIR", help="prepared saliency set")
+    saliency.add_argument(
+        "--part", default="test", choices=("train", "val", "test", "all"), help="of the set (test)"
+    )
+    saliency.add_argument(
+        "--published", action="store_true", help="also the paper's own rows, marked as published"
+    )
+    _add_common(saliency, ("table", "md", "json", "jsonl", "csv"))
+    saliency.set_defaults(run=_saliency)
+
+    sweep = kinds.add_parser(
+        "sweep",
+        help="the cells of a sweep and its figures (Table 6, figures 5, 7 and 8)",
+        description="Mean SRCC over seeds with its 95 % interval of each finished run, and the "
+        "figures drawn anew into WORKDIR/figures.",
+    )
+    sweep.add_argument("workdir", metavar="WORKDIR", help="of a sweep")
+    _add_common(sweep, ("table", "md", "json", "jsonl", "csv"), bootstrap=False)
+    sweep.set_defaults(run=_sweep)
+
+
+def _add_common(
+    command: argparse.ArgumentParser, forms: tuple[str, ...], *, bootstrap: bool = True
+) -> None:
+    if bootstrap:
+        command.add_argument(
+            "--bootstrap", type=int, default=1000, metavar="N", help="resamples (1000)"
+        )
+    command.set_defaults(forms=forms)
     command.add_argument("--format", choices=forms, default="table", help="of stdout")
     command.add_argument(
         "--out",
         metavar="FILE",
-        help="also write it here: .json, .jsonl, .csv, .txt, and for a table .md or .tex",
+        help="also write it here: .json, .jsonl, .csv, .txt; tables .md, and that of models .tex",
     )
 
 
@@ -127,6 +165,71 @@ def _compare(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     return 0
 
 
+def _saliency(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from dagr_jax.report import agreement
+    from dagr_jax.stages.saliency_scores import NAMES, saliency_rows
+    from dagr_jax.train.compiled import keep_compiled
+
+    _check(arguments, parser)
+    networks: dict[str, list[Path]] = {}
+    for given in arguments.networks:
+        name, equals, path = given.partition("=")
+        if not equals or os.path.exists(given):  # a path with = in it
+            name, path = given, given
+        networks.setdefault(name, []).append(Path(path))
+    keep_compiled()
+    try:
+        rows = saliency_rows(
+            networks, Path(arguments.data), arguments.part, resamples=arguments.bootstrap
+        )
+    except (ValueError, OSError) as error:
+        print(f"dagr: {error}", file=sys.stderr)
+        return 1
+    rows = [{**row, "source": "measured"} for row in rows]
+    if arguments.published:
+        rows += agreement.published_saliency()
+
+    def render(form: str) -> str:
+        if form == "json":
+            return json.dumps(tables.defined({"rows": rows}), indent=2) + "\n"
+        if form in ("table", "md"):
+            return tables.render([_short(row, NAMES) for row in rows], form)
+        return tables.render([agreement.flat(row, NAMES) for row in rows], form)
+
+    _put(arguments, render)
+    return 0
+
+
+def _short(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A row with each metric and its interval in one cell."""
+
+    def cell(one: Mapping[str, float] | None) -> str | None:
+        if one is None or one["value"] != one["value"]:
+            return None
+        interval = f" [{one['low']:.3f}, {one['high']:.3f}]" if "low" in one else ""
+        return f"{one['value']:.3f}{interval}"
+
+    kept = {k: v for k, v in row.items() if k not in names and v is not None}
+    return kept | {name: cell(row.get(name)) for name in names}
+
+
+def _sweep(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from dagr_jax.report import figures
+
+    _check(arguments, parser)
+    home = Path(arguments.workdir)
+    try:
+        summary = json.loads((home / "sweep.json").read_text())
+    except FileNotFoundError:
+        print(f"dagr: {home}: holds no sweep.json; name the workdir of a sweep", file=sys.stderr)
+        return 1
+    rows = figures.table(summary)
+    _put(arguments, lambda form: tables.render(rows, form))
+    for path in figures.draw(summary, home / "figures"):
+        print(path, file=sys.stderr)
+    return 0
+
+
 def _one(models: list, source: str, wanted: str | None) -> Any:
     """The model of a source that is meant."""
     from dagr_jax.report.predictions import PredictionsError
@@ -177,12 +280,12 @@ def _form_of(path: str) -> str:
 
 
 def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    if arguments.bootstrap < 1:
+    if getattr(arguments, "bootstrap", 1) < 1:
         parser.error("report: --bootstrap must be at least 1")
     if arguments.out:
         try:
             form = _form_of(arguments.out)
         except ValueError as error:
             parser.error(f"report: {error}")
-        if arguments.kind == "compare" and form in ("md", "latex"):
-            parser.error(f"report: {arguments.out}: compare has no such format")
+        if form not in arguments.forms:
+            parser.error(f"report: {arguments.out}: {arguments.kind} has no such format")

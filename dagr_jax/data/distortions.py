@@ -34,11 +34,20 @@ class Distortion:
     delivery_crf: int
 
 
-def plan(rng: np.random.Generator) -> list[Distortion]:
+PLANS = ("delivery", "capture")
+
+
+def plan(rng: np.random.Generator, name: str = "delivery") -> list[Distortion]:
     """The five deliveries of one content, a spread of kinds and severities.
 
-    Two of x264 or x265 (a light and a heavy one), one of VP9 or AV1, one spatial distortion and
-    one of time, exposure or noise; every second one of the last two is compressed as well.
+    "delivery", what happens on the way from a studio: two of x264 or x265 (a light and a heavy
+    one), one of VP9 or AV1, one spatial distortion and one of time, exposure or noise; every second
+    one of the last two is compressed as well. "capture", what happens in a phone: all five have
+    the camera's defects, exposure once, noise, blur and rescaling once or twice each, and every
+    second one is compressed by VP9 or AV1, never by x264 or x265.
+
+    Raises:
+        ValueError: The plan is not in `PLANS`.
     """
 
     def delivery() -> int:
@@ -51,19 +60,25 @@ def plan(rng: np.random.Generator) -> list[Distortion]:
             "compress", level, codec, round(first + level * (last - first)), delivery()
         )
 
-    def other(kinds: list[str]) -> Distortion:
+    def other(kinds: list[str], codecs: list[str]) -> Distortion:
         kind, level = str(rng.choice(kinds)), rng.uniform(0, 1)
         if rng.random() < 0.5:
             return Distortion(kind, level, None, None, delivery())
-        again = compress(str(rng.choice(["h264", "hevc"])), 0.2, 0.8)
+        again = compress(str(rng.choice(codecs)), 0.2, 0.8)
         return dataclasses.replace(again, kind=kind, level=level)
 
+    if name not in PLANS:
+        raise ValueError(f"distortions {name!r} are unknown; one of {', '.join(PLANS)}")
+    if name == "capture":
+        kinds = ["exposure", "noise", "blur", "rescale", str(rng.choice(["noise", "blur"]))]
+        return [other([kind], ["vp9", "av1"]) for kind in kinds]
+    studio = ["h264", "hevc"]
     return [
         compress(str(rng.choice(["h264", "hevc"], p=[0.7, 0.3])), 0.0, 0.55),
         compress(str(rng.choice(["h264", "hevc"], p=[0.7, 0.3])), 0.55, 1.0),
         compress(str(rng.choice(["vp9", "av1"])), 0.0, 1.0),
-        other(["blur", "noise", "rescale"]),
-        other(["freeze", "drop", "exposure", "noise"]),
+        other(["blur", "noise", "rescale"], studio),
+        other(["freeze", "drop", "exposure", "noise"], studio),
     ]
 
 

@@ -136,7 +136,9 @@ def _saturate(array: np.ndarray, amount: float) -> np.ndarray:
     return np.clip(grey + (array - grey) * amount, 0, 1)
 
 
-def _background(rng: np.random.Generator, photographs: list[str], h: int, w: int) -> np.ndarray:
+def _background(
+    rng: np.random.Generator, photographs: list[str], h: int, w: int, patches: float
+) -> np.ndarray:
     """(h, w, 3) float: patches, leaves and textures meeting along wavy, sharp or soft borders."""
     cells = int(rng.integers(3, 7))
     seeds = rng.uniform(0, 1, (cells, 2)) * (h, w)
@@ -151,9 +153,9 @@ def _background(rng: np.random.Generator, photographs: list[str], h: int, w: int
     out = np.zeros((h, w, 3), np.float32)
     for k in range(cells):
         kind = rng.random()
-        if kind < 0.15:
+        if kind < 0.375 * (1 - patches):
             cell = _texture(rng, h, w)
-        elif kind < 0.4:
+        elif kind < 1 - patches:
             cell = _leaves(rng, h, w)
         else:
             cell = _patch(rng, photographs, h, w)
@@ -190,7 +192,13 @@ def _path(rng: np.random.Generator, frames: int, speed: float) -> np.ndarray:
 
 
 def render(
-    rng: np.random.Generator, photographs: list[str], height: int, width: int, frames: int
+    rng: np.random.Generator,
+    photographs: list[str],
+    height: int,
+    width: int,
+    frames: int,
+    *,
+    patches: float = 0.6,
 ) -> Scene:
     """Renders one content.
 
@@ -200,6 +208,7 @@ def render(
         height: Frame height in pixels, even.
         width: Frame width in pixels, even.
         frames: Number of frames.
+        patches: How much of the background is of photographs, in [0, 1], on average.
 
     Returns:
         The scene; the same generator state gives the same scene.
@@ -207,7 +216,7 @@ def render(
     camera = np.rint(_path(rng, frames, rng.uniform(0.0, 2.5))).astype(int)
     camera -= camera.min(0)
     travel = camera.max(0)
-    canvas = _background(rng, photographs, height + travel[0], width + travel[1])
+    canvas = _background(rng, photographs, height + travel[0], width + travel[1], patches)
     gain = rng.uniform(0.75, 1.0)
 
     count = int(rng.integers(1, 4))

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dagr_jax.data import distortions, gmsd, scenes
-from dagr_jax.data.distortions import Distortion
+from dagr_jax.data import gmsd, scenes
+from dagr_jax.data.distortions import Distortion, distort, plan, repeated_fraction
 from dagr_jax.data.prepare import (
     WHOLE,
     Frames,
@@ -59,12 +59,16 @@ class Corpus:
         contents: Number of contents (train, val, test).
         frames: Frames a clip.
         fixations: Simulated gaze points a frame.
+        distortions: What happens to them, of `distortions.PLANS`.
+        patches: How much of a background is of photographs, in [0, 1]; the rest is drawn.
     """
 
     seed: int
     contents: tuple[int, int, int]
     frames: int
     fixations: int
+    distortions: str
+    patches: float
 
 
 def mos_from_gmsd(mean_gmsd: float, repeated: float) -> float:
@@ -104,14 +108,16 @@ def _make_content(
     sizes, chances = zip(*SIZES, strict=True)
     height, width = sizes[rng.choice(len(sizes), p=chances)]
     fps = int(rng.choice([24, 25, 30]))
-    scene = scenes.render(rng, PHOTOGRAPHS[split], height, width, corpus.frames)
+    scene = scenes.render(
+        rng, PHOTOGRAPHS[split], height, width, corpus.frames, patches=corpus.patches
+    )
     gradients = [gmsd.gradient_magnitude(gmsd.luminance(f)) for f in scene.frames]
     density = [scenes.gaze_map(scene, t, map_size) for t in range(corpus.frames)]
     fixated = [scenes.fixations(d, corpus.fixations, rng) for d in density]
 
     rows = []
-    for number, distortion in enumerate(distortions.plan(rng)):
-        frames, shown = distortions.distort(scene.frames, distortion, rng)
+    for number, distortion in enumerate(plan(rng, corpus.distortions)):
+        frames, shown = distort(scene.frames, distortion, rng)
         coded = distortion.codec or "uncompressed"
         name = f"content{content:03d}_{number}_{distortion.kind}_{coded}.mp4"
         path = folder / "videos" / name
@@ -120,7 +126,7 @@ def _make_content(
             gmsd.gmsd(gradients[s], gmsd.gradient_magnitude(gmsd.luminance(decoded)))
             for s, decoded in zip(shown, decode_frames(path, np.arange), strict=True)
         ]
-        mos = mos_from_gmsd(float(np.mean(scores)), distortions.repeated_fraction(shown))
+        mos = mos_from_gmsd(float(np.mean(scores)), repeated_fraction(shown))
         clip = Clip(name, f"content{content:03d}", round(mos, 6))
         indices = sampling.indices(corpus.frames)
         maps = np.stack([density[shown[i]] for i in indices])
@@ -158,6 +164,8 @@ def prepare(
     contents: Sequence[int],
     frames: int,
     fixations: int,
+    distortions: str,
+    patches: float,
 ) -> None:
     """Makes the corpus in an empty folder: `videos/`, `labels.csv` and the record sets.
 
@@ -168,10 +176,10 @@ def prepare(
         sampling: Which frames of a clip are stored, and at which size.
         map_size: (h, w) of the stored gaze maps and of the saliency set's frames.
         workers: Number of processes.
-        seed, contents, frames, fixations: See `Corpus`.
+        seed, contents, frames, fixations, distortions, patches: See `Corpus`.
     """
     train, val, test = contents
-    corpus = Corpus(seed, (train, val, test), frames, fixations)
+    corpus = Corpus(seed, (train, val, test), frames, fixations, distortions, patches)
     for name in ("videos", "shards"):
         (folder / name).mkdir()
     numbers = range(sum(corpus.contents))

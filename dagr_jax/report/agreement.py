@@ -65,12 +65,22 @@ def rows_of(models: Iterable[Predictions], resamples: int) -> list[dict[str, Any
 
 def published() -> list[dict[str, Any]]:
     """The rows of the paper's Table 1, which have values alone."""
+    return [_published(row, ("model", "dataset")) for row in _paper()["table1"]]
+
+
+def published_saliency() -> list[dict[str, Any]]:
+    """The rows of the paper's Table 3, which have values alone."""
+    return [_published(row, ("network", "dataset")) for row in _paper()["table3"]]
+
+
+def _paper() -> dict[str, Any]:
     text = resources.files("dagr_jax.report").joinpath("published.json").read_text("utf-8")
-    return [
-        {"model": row["model"], "dataset": row["dataset"], "source": "published"}
-        | {name: {"value": row[name]} for name in METRICS if name in row}
-        for row in json.loads(text)["rows"]
-    ]
+    return json.loads(text)
+
+
+def _published(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    values = {k: {"value": v} for k, v in row.items() if k not in names}
+    return {**{name: row[name] for name in names}, "source": "published", **values}
 
 
 def averages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -101,15 +111,15 @@ def averages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
-def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+def flat(row: Mapping[str, Any], names: Sequence[str] = (*METRICS, *FITTED)) -> dict[str, Any]:
     """A row as cells: "srcc", "srcc_low", "srcc_high", and so on."""
-    cells: dict[str, Any] = {name: row[name] for name in ("model", "dataset", "source")}
-    cells["n"] = row.get("n")
-    for name in (*METRICS, *FITTED):
+    cells = {k: v for k, v in row.items() if k not in (*names, "logistic")}
+    for name in names:
         for key, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
             value = row.get(name, {}).get(key)
             cells[name + suffix] = None if value is None or math.isnan(value) else value
-    cells["converged"] = row.get("logistic", {}).get("converged")
+    if "logistic" in row:
+        cells["converged"] = row["logistic"]["converged"]
     return cells
 
 

@@ -18,7 +18,9 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "axes.axisbelow": True,
 }
-BLUE, ORANGE = "#0072B2", "#D55E00"
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+# Colour, marker and line of the first, second, … thing in one picture.
+LOOKS = [(BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", "-."), (PINK, "D", ":")]
 
 
 def spread(values: np.ndarray, count: int = 3) -> list[int]:

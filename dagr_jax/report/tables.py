@@ -20,7 +20,8 @@ def render(rows: Sequence[Mapping[str, Any]], form: str) -> str:
     Args:
         rows: Dicts; a row may lack columns of others. Columns stand in the order of their first
             appearance.
-        form: "table" for people (numbers to three decimals), "json", "jsonl" or "csv" in full.
+        form: "table" or "md" for people (numbers to three decimals), "json", "jsonl" or "csv" in
+            full.
 
     Raises:
         ValueError: Unknown format.
@@ -41,6 +42,10 @@ def render(rows: Sequence[Mapping[str, Any]], form: str) -> str:
         widths = [max(len(line[k]) for line in cells) for k in range(len(columns))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
         return "".join(line.rstrip() + "\n" for line in lines)
+    if form == "md":
+        body = [[_cell(row.get(c)).replace("|", "\\|") for c in columns] for row in rows]
+        grid = [columns, ["---"] * len(columns), *body]
+        return "".join("| " + " | ".join(line) + " |\n" for line in grid)
     raise ValueError(f"format {form!r} is unknown; one of {', '.join(FORMATS)}")
 
 

@@ -18,6 +18,7 @@ from dagr_jax.stages.prepare import has_gaze, prepare_set
 from dagr_jax.stages.quality import vqa_stage
 from dagr_jax.stages.run import Run, StageError, claim, digest, plain, say, write_json
 from dagr_jax.stages.saliency import maps_stage, saliency_stage
+from dagr_jax.stages.sweep import is_sweep, run_sweep
 from dagr_jax.train import hosts
 
 __all__ = ["STAGES", "Run", "StageError", "run_stages"]
@@ -63,11 +64,15 @@ def run_stages(
         workdir: Folder of all artifacts; made if missing. A second run with the same
             configuration goes on where the first stopped. With `config.split.fold` −1 it holds a
             workdir for each fold.
-        names: Stages of `STAGES`; none named: those of `config.stages`.
+        names: Stages of `STAGES`; none named: those of `config.stages`. Of a sweep
+            (`configs/ablation.py`): names of its runs.
 
     Raises:
         StageError: An unknown stage, or the workdir belongs to another configuration.
     """
+    if is_sweep(config):
+        say(str(run_sweep(config, Path(workdir), run_stages, names)))
+        return
     unknown = [name for name in names if name not in STAGES]
     if unknown:
         raise StageError(f"unknown stage {', '.join(unknown)}; one of {', '.join(STAGES)}")

@@ -16,6 +16,7 @@ from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
 from dagr_jax.report import baselines, plots, tables
 from dagr_jax.report.agreement import FITTED, METRICS, agreement
+from dagr_jax.stages.prepare import has_gaze, prepare_set
 from dagr_jax.stages.quality import gather, quality_source, to_mos
 from dagr_jax.stages.run import (
     Run,
@@ -27,7 +28,8 @@ from dagr_jax.stages.run import (
     whole_folder,
     write_json,
 )
-from dagr_jax.stages.saliency import maps_of_test, saliency_report, write_maps
+from dagr_jax.stages.saliency import write_maps
+from dagr_jax.stages.saliency_scores import maps_of_test, saliency_report
 from dagr_jax.stages.weights import trained
 from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
@@ -36,10 +38,36 @@ from dagr_jax.train.steps import QualityTask
 
 
 def test_stage(run: Run) -> Path:
-    """Reads the test part, once: `test/predictions.csv`, `metrics.json`, `overview.png`."""
+    """Reads the test part, once: `test/predictions.csv`, `metrics.json`, `overview.png`.
+
+    Then the other data sets of `config.test.others`, each into `test_NAME/`, likewise.
+    """
     folder = run.workdir / "test"
-    if hosts.first(folder.exists):
-        return folder
+    if not hosts.first(folder.exists):
+        _test(run, folder)
+    for name in run.config.test.others:
+        other = run.workdir / f"test_{name}"
+        if not hosts.first(other.exists):
+            _evaluate(run.workdir, prepare_other(run, name), other, run.config.test)
+    return folder
+
+
+def prepare_other(run: Run, name: str) -> Path:
+    """Folder of another data set that the model is tested on, made if it is not there."""
+    chosen = run.config.test.others[name]
+    folder = Path(chosen.data_dir) if chosen.data_dir else run.workdir / "others" / name
+
+    def prepare() -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        map_size = list(run.saliency_size) if has_gaze(chosen.name) else None
+        dataset = {"name": chosen.name, "args": plain(chosen.args)}
+        prepare_set(folder, dataset, plain(run.config.sampling), map_size)
+
+    hosts.first(prepare, makes=folder)
+    return folder
+
+
+def _test(run: Run, folder: Path) -> None:
     if not len(run.rows["test"]):
         raise StageError(
             f"{run.workdir / 'split.csv'}: nothing tests; leave the stage test out, or take "
@@ -48,21 +76,20 @@ def test_stage(run: Run) -> Path:
     variables = meshes.put_whole(trained(run, "vqa"), run.mesh)
     result: dict[str, Any] = {"dataset": run.config.dataset.name}
     maps = None
-    if run.uses_saliency and run.saliency_data is not None:
+    if run.config.test.extras and run.uses_saliency and run.saliency_data is not None:
         maps = maps_of_test(run, variables["params"], variables["batch_stats"])
 
     def more(source: loader.QualitySource) -> dict[str, Any]:
-        training = quality_source(run, "train")
-        found: dict[str, Any] = {
-            "baselines": baselines.evaluate(whole_records(source), whole_records(training))
-        }
+        found: dict[str, Any] = {}
+        if run.config.test.extras:
+            training = quality_source(run, "train")
+            found["baselines"] = baselines.evaluate(whole_records(source), whole_records(training))
         if maps is not None:
             found["saliency"] = saliency_report(run, maps)
         return {**found, "config_digest": digest(plain(run.config))}
 
     with whole_folder(folder) as partial:
         _judge(run, variables, run.rows["test"], partial, result, more)
-    return folder
 
 
 def evaluate(
@@ -89,10 +116,18 @@ def evaluate(
     """
     if folder.exists():
         raise StageError(f"{folder}: is there already; take another --workdir, or delete it")
+    how = {"batch_size": batch_size, "bootstrap": 1000, "extras": True}
+    return _evaluate(checkpoint, data, folder, config_dict.ConfigDict(how), maps)
+
+
+def _evaluate(
+    checkpoint: Path, data: Path, folder: Path, how: config_dict.ConfigDict, maps: str = ""
+) -> dict[str, Any]:
+    """`evaluate` as a section `test` of a configuration says."""
     variables, meta = load_variables(checkpoint)
     if meta["mos_range"] is None:
         raise StageError(f"{checkpoint}: holds one network, which gives no score by itself")
-    run = _run_of(meta, data, folder, batch_size, maps)
+    run = _run_of(meta, data, folder, how, maps)
     unseen, left_out = _unseen(checkpoint, data)
     variables = meshes.put_whole(variables, run.mesh)
     low, high = meta["mos_range"]
@@ -105,7 +140,7 @@ def evaluate(
     }
 
     def more(source: loader.QualitySource) -> dict[str, Any]:
-        return {"baselines": baselines.evaluate(whole_records(source))}
+        return {"baselines": baselines.evaluate(whole_records(source))} if how.extras else {}
 
     with whole_folder(folder) as partial:
         _judge(run, variables, unseen, partial, result, more)
@@ -122,7 +157,9 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _run_of(meta: Mapping[str, Any], data: Path, folder: Path, batch_size: int, maps: str) -> Run:
+def _run_of(
+    meta: Mapping[str, Any], data: Path, folder: Path, how: config_dict.ConfigDict, maps: str
+) -> Run:
     """A run that evaluates a checkpoint on a prepared set as it was trained.
 
     Raises:
@@ -155,8 +192,8 @@ def _run_of(meta: Mapping[str, Any], data: Path, folder: Path, batch_size: int, 
             "data_dir": str(data),
             "sampling": wanted,
             "model": {"name": meta["model"], "args": dict(meta["model_args"])},
-            "maps": {**plan, "folder": maps, "batch_size": batch_size},
-            "test": {"batch_size": batch_size, "bootstrap": 1000},
+            "maps": {**plan, "folder": maps, "batch_size": how.batch_size},
+            "test": how,
         }
     )
     return Run(config, folder)

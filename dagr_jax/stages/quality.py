@@ -28,6 +28,8 @@ def vqa_stage(run: Run) -> Path:
     section, meta = run.section("vqa"), run.meta("vqa")
     if hosts.first(lambda: is_finished(folder, section.steps, meta)):
         return folder
+    if section.train_saliency:
+        _check_trains_saliency(run)
     task = QualityTask(
         run.model,
         run.config.preset,
@@ -37,6 +39,7 @@ def vqa_stage(run: Run) -> Path:
             jitter=section.augment.jitter,
             crop=tuple(section.augment.crop) or None,
         ),
+        section.train_saliency,
     )
     validation = quality_source(run, "val", _maps_of(run))
     targets = labels(validation)
@@ -74,8 +77,22 @@ def vqa_stage(run: Run) -> Path:
     return folder
 
 
+def _check_trains_saliency(run: Run) -> None:
+    """Raises StageError where no gradient reaches the saliency net, or not as it is tested."""
+    if not run.uses_saliency or not run.map_plan.plain:
+        raise StageError(
+            "config.vqa.train_saliency needs the saliency network under the sampled frames: "
+            "config.model.args.alpha above 0, config.maps.window 0, choice matched and no folder"
+        )
+    if run.config.vqa.frames not in (0, run.sampling.num_frames):
+        raise StageError(
+            "config.vqa.train_saliency: the saliency network sees all frames of a video together; "
+            "set config.vqa.frames to 0"
+        )
+
+
 def _maps_of(run: Run) -> Path | None:
-    return run.workdir / "maps" if run.uses_maps else None
+    return run.workdir / "maps" if run.stores_maps else None
 
 
 def quality_source(run: Run, part: str, maps: Path | None = None) -> loader.QualitySource:

@@ -173,6 +173,11 @@ class Run:
         return self.uses_maps and not self.map_plan.outside
 
     @property
+    def stores_maps(self) -> bool:
+        """Whether maps are made once and kept: unless the network that makes them still learns."""
+        return self.uses_maps and not self.config.vqa.train_saliency
+
+    @property
     def saliency_size(self) -> tuple[int, int]:
         return tuple(self.config.model.args.saliency_size or self.config.sampling.size)
 

@@ -1,18 +1,30 @@
 """Stages `saliency` and `maps`: the saliency network and what it predicts."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from dagr_jax import saliency_metrics
 from dagr_jax.data import loader, prepare
 from dagr_jax.data.map_folder import folder_of, read_maps
 from dagr_jax.report.plots import overlay
-from dagr_jax.stages.run import Run, StageError, progress, whole_folder
+from dagr_jax.stages.run import (
+    Run,
+    StageError,
+    digest,
+    plain,
+    progress,
+    read_json,
+    whole_folder,
+    write_json,
+)
+from dagr_jax.stages.saliency_scores import quick_scores, saliency_source
 from dagr_jax.stages.weights import initial, pretrained_saliency, start_from
 from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
@@ -24,7 +36,6 @@ from dagr_jax.train.state import TrainState, make_optimizer
 from dagr_jax.train.steps import SaliencyTask
 from dagr_jax.video.decode import decode_frames
 
-Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 Maps = tuple[np.ndarray, list[np.ndarray]]  # record numbers, the maps (T, h, w) of each
 
 
@@ -38,16 +49,16 @@ def saliency_stage(run: Run) -> Path | None:
         return folder
     if run.saliency_data is None or (section.init and not section.steps):
         return _adopt(run, section, meta, folder)
-    source = _saliency_source(run, "train")
+    source = saliency_source(run, "train")
     task = SaliencyTask(
         run.saliency_model, run.config.preset, section.gamma, Augment(flip=section.flip)
     )
-    validation = _saliency_source(run, "val")
+    validation = saliency_source(run, "val")
     predict = meshes.jit_predict(task.predict, run.mesh)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         variables = state.variables_to_use()
-        return saliency_scores(run, predict, variables, validation, section.batch_size)
+        return quick_scores(run, predict, variables, validation, section.batch_size)
 
     look = jax.jit(task.predict)
     first = source[0]["frames"]
@@ -110,61 +121,14 @@ def overlays(
     return pictures
 
 
-def saliency_scores(
-    run: Run, predict: Callable[..., Any], variables: Any, source: Any, batch_size: int
-) -> dict[str, float]:
-    """Mean CC and NSS of predicted maps over the frames of a saliency set."""
-    scores = []
-    for index, maps in run.predict(predict, variables, source, batch_size):
-        scores += [
-            frame_scores(source[i], m, QUICK) for i, m in zip(index.tolist(), maps, strict=True)
-        ]
-    return mean_scores(scores)
-
-
-# (map, truth in [0, 1], fixations) → value; what is cheap enough for every validation.
-QUICK: dict[str, Metric] = {
-    "cc": lambda m, truth, fixations: saliency_metrics.cc(m, truth),
-    "nss": lambda m, truth, fixations: saliency_metrics.nss(m, fixations),
-}
-ALL: dict[str, Metric] = {
-    **QUICK,
-    "sim": lambda m, truth, fixations: saliency_metrics.sim(m, truth),
-    "kld": lambda m, truth, fixations: saliency_metrics.kld(m, truth),
-    "auc_judd": lambda m, truth, fixations: saliency_metrics.auc_judd(m, fixations),
-    "auc_borji": lambda m, truth, fixations: saliency_metrics.auc_borji(m, fixations, seed=0),
-}
-
-
-def frame_scores(
-    item: Mapping[str, np.ndarray], maps: np.ndarray, scorers: Mapping[str, Metric]
-) -> list[dict[str, float]]:
-    """Metric → value for each frame of one saliency record; `maps` (T, h, w)."""
-    truths = item["maps"] / 255.0
-    return [
-        {name: scorer(m, truth, fixations) for name, scorer in scorers.items()}
-        for m, truth, fixations in zip(maps, truths, item["fixations"], strict=True)
-    ]
-
-
-def mean_scores(videos: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, float]:
-    """The mean of each metric over all frames of all videos."""
-    frames = [frame for video in videos for frame in video]
-    return {name: _mean_of_defined([frame[name] for frame in frames]) for name in frames[0]}
-
-
-def _mean_of_defined(values: Sequence[float]) -> float:
-    """A frame without fixations has no NSS: it is left out of the mean, not counted as zero."""
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else float("nan")
-
-
 def maps_stage(run: Run) -> Path | None:
     """Makes the maps of the training and validation videos: the record set `maps/`.
 
-    The test part has none: the `test` stage runs the whole model from its frames.
+    The test part has none: the `test` stage runs the whole model from its frames. Where the network
+    was taken over from another run as it is, that run's maps are as well, if `maps.json` there says
+    that they are those that would be made here.
     """
-    if not run.uses_maps:
+    if not run.stores_maps:
         return None
     folder = run.workdir / "maps"
     if hosts.first(folder.exists):
@@ -174,9 +138,53 @@ def maps_stage(run: Run) -> Path | None:
         for part in ("train", "val")
     }
     variables = pretrained_saliency(run) if run.uses_saliency else {}
+    told = _made_of(run, variables, sources)
+    section = run.config.saliency
+    there = Path(section.init) / "maps"
+    shared = bool(section.init) and not section.steps and not section.epochs
     with whole_folder(folder) as partial:
-        write_maps(run, variables, partial, sources)
+        if shared and hosts.first(lambda: _is_made_of(there, told)):
+            hosts.first(lambda: _take_over(there, partial))
+        else:
+            write_maps(run, variables, partial, sources)
+            hosts.first(lambda: write_json(partial / "maps.json", told))
     return folder
+
+
+def _made_of(
+    run: Run, variables: Mapping[str, Any], sources: Mapping[str, loader.QualitySource]
+) -> dict[str, Any]:
+    """All that stored maps depend on, as `maps.json` says it."""
+    weights = hashlib.sha256()
+    for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(variables), key=str):
+        weights.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        weights.update(np.asarray(leaf).tobytes())
+    videos = {part: [f["video"].decode() for f in source.facts] for part, source in sources.items()}
+    return {
+        "weights": weights.hexdigest(),
+        "maps": {k: v for k, v in plain(run.config.maps).items() if k != "batch_size"},
+        "preset": run.config.preset,
+        "size": list(run.saliency_size),
+        "prepared": read_json(run.data / "prepared.json"),
+        "videos": digest(videos),
+    }
+
+
+def _is_made_of(folder: Path, told: Mapping[str, Any]) -> bool:
+    said = folder / "maps.json"
+    return said.is_file() and read_json(said) == told
+
+
+def _take_over(there: Path, folder: Path) -> None:
+    """Fills an empty folder with another run's maps; they share the disk where that is possible."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:  # another file system, or one without links
+            shutil.copy2(source, target)
+
+    shutil.copytree(there, folder, copy_function=link, dirs_exist_ok=True)
 
 
 def write_maps(
@@ -283,53 +291,3 @@ def _maps_of_windows(
             lambda frames: look(variables, frames), read, run.sampling.indices(length), length
         )
         yield np.array([i]), [maps]
-
-
-def maps_of_test(run: Run, params: Any, stats: Any) -> list[np.ndarray]:
-    """Predicted maps (T, h, w) of each record of the saliency test part."""
-    source = _saliency_source(run, "test")
-    task = SaliencyTask(run.saliency_model, run.config.preset)
-    predict = meshes.jit_predict(task.predict, run.mesh)
-    variables = {"params": params["saliency"], "batch_stats": stats["saliency"]}
-    batches = run.predict(predict, variables, source, run.config.saliency.batch_size)
-    return [m for _, maps in batches for m in maps]
-
-
-def _saliency_source(run: Run, part: str) -> loader.SaliencySource:
-    assert run.saliency_data is not None  # the callers have looked
-    return loader.SaliencySource(run.saliency_data, run.saliency_rows[part])
-
-
-def saliency_report(run: Run, predicted: Sequence[np.ndarray]) -> dict[str, Any]:
-    """All saliency metrics of `maps_of_test`, beside those of maps that ignore the video."""
-    source, training = _saliency_source(run, "test"), _saliency_source(run, "train")
-    mean_map = np.mean([training[i]["maps"].mean(0) for i in range(len(training))], axis=0)
-    centre = saliency_metrics.centre_bias(*mean_map.shape)
-    shape = predicted[0].shape
-    return {
-        **_report_on(source, predicted),
-        "centre_bias": _report_on(source, [np.broadcast_to(centre, shape)] * len(source)),
-        "training_mean": _report_on(source, [np.broadcast_to(mean_map, shape)] * len(source)),
-    }
-
-
-def _report_on(source: loader.SaliencySource, maps: Sequence[np.ndarray]) -> dict[str, float]:
-    """All metrics of the maps of each record, (T, h, w) each; NaN where one is undefined."""
-    looked = {c: np.zeros(maps[0].shape[1:]) for c in source.contents}
-    for index, content in enumerate(source.contents):
-        looked[content] += source[index]["fixations"].sum(0)
-    everywhere = sum(looked.values())
-    videos, steady = [], []
-    for index, content in enumerate(source.contents):
-        item, others = source[index], everywhere - looked[content]
-        scorers = {**ALL, "auc_shuffled": _shuffled(others)}
-        videos.append(frame_scores(item, maps[index], scorers))
-        steady.append(saliency_metrics.temporal_consistency(maps[index], item["frames"]))
-    return {**mean_scores(videos), "temporal_consistency": _mean_of_defined(steady)}
-
-
-def _shuffled(others: np.ndarray) -> Metric:
-    def score(m: np.ndarray, truth: np.ndarray, fixations: np.ndarray) -> float:
-        return saliency_metrics.auc_shuffled(m, fixations, others, seed=0)
-
-    return score

@@ -137,8 +137,10 @@ class QualityTask:
     """Training of the quality model on frames and *stored* saliency maps (REFERENCE.md §3).
 
     Only the submodule 'vqa' is trained; the saliency network stays as it is and travels along in
-    `TrainState.frozen`, so that every checkpoint is a complete DAGR. The rank term of the loss
-    couples the whole global batch (with accumulation: the micro-batch).
+    `TrainState.frozen`, so that every checkpoint is a complete DAGR. With `train_saliency` it is
+    trained too, through the fused frames, its batch statistics as they are; it sees whole frames,
+    all of them, before they are augmented. The rank term of the loss couples the whole global batch
+    (with accumulation: the micro-batch).
 
     Batch: frames uint8 (B,T,H,W,3), maps uint8 (B,T,h,w) (may lack when the model has no saliency
     network), target float32 (B,) in [0,1], index int32 (B,).
@@ -148,26 +150,44 @@ class QualityTask:
       preset: 'paper' or 'release', the loss's arithmetic.
       weight: weight of the rank term.
       augment: frames and maps are augmented together, one draw a video.
+      train_saliency: the batch needs no maps then.
+
+    Raises:
+      ValueError: `train_saliency` of the preset 'release', whose maps are rounded to 8 bits: no
+        gradient passes.
     """
 
     model: nn.Module
     preset: str = "paper"
     weight: float = 0.1
     augment: Augment = Augment()
+    train_saliency: bool = False
+
+    def __post_init__(self) -> None:
+        if self.train_saliency and self.preset == "release":
+            raise ValueError(
+                "train_saliency: the preset release rounds the maps, which no gradient passes; "
+                "take the preset paper, or leave the saliency network as it is"
+            )
 
     def init_state(
         self, variables: Mapping[str, Tree], tx: optax.GradientTransformation
     ) -> TrainState:
-        """A state at step 0 that trains params['vqa'] and freezes the rest."""
-        return create_state(variables, tx, train_only=("vqa",))
+        """A state at step 0 that trains params['vqa'] (and the saliency net), freezes the rest."""
+        trained = ("vqa", "saliency") if self.train_saliency else ("vqa",)
+        return create_state(variables, tx, train_only=trained)
 
     def loss(
         self, variables: dict[str, Tree], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
         """Loss of one batch in training mode → (loss, (batch_stats, {'l1', 'rank'}))."""
         augment_key, dropout_key = jax.random.split(key)
+        stored = batch.get("maps")
+        if self.train_saliency:
+            looked = self.model.apply(variables, batch["frames"], method="maps")
+            stored = 255 * cast(jax.Array, looked)  # as stored ones are
         frames, maps = augment_batch(
-            augment_key, batch["index"], batch["frames"], batch.get("maps"), self.augment
+            augment_key, batch["index"], batch["frames"], stored, self.augment
         )
         scores, new = self.model.apply(
             variables,
@@ -179,10 +199,16 @@ class QualityTask:
             method="score",
         )
         loss, parts = quality_loss(scores, batch["target"], preset=self.preset, weight=self.weight)
-        return loss, (new.get("batch_stats", {}), parts)
+        stats = {**variables["batch_stats"], **new.get("batch_stats", {})}
+        return loss, (stats, parts)
 
     def predict(self, variables: Mapping[str, Tree], batch: Batch) -> Float[Array, " b"]:
-        """Scores of a batch from its stored maps, on the [0, 1] scale of the target, unclipped."""
+        """Scores of a batch from its stored maps, on the [0, 1] scale of the target, unclipped.
+
+        With `train_saliency` there are none, and the saliency network makes them.
+        """
+        if self.train_saliency:
+            return self.predict_frames(variables, batch["frames"])
         maps = batch.get("maps")
         scores = self.model.apply(
             variables,

@@ -1,0 +1,195 @@
+"""The figures of a sweep: cells with intervals over seeds."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+from dagr_jax.report.plots import BLUE, LOOKS, ORANGE, STYLE
+from dagr_jax.whole import whole_file
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """SRCC of one run of a sweep over its seeds.
+
+    Attributes:
+        values: Of each finished seed; may be empty.
+    """
+
+    values: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """NaN where no seed is finished."""
+        return float(self.values.mean()) if len(self.values) else float("nan")
+
+    @property
+    def half_width(self) -> float:
+        """Half of Student's 95 % interval of the mean; NaN for fewer than two seeds."""
+        n = len(self.values)
+        if n < 2:
+            return float("nan")
+        return float(stats.t.ppf(0.975, n - 1) * self.values.std(ddof=1) / np.sqrt(n))
+
+
+def cells(summary: Mapping[str, Any], metric: str = "srcc") -> dict[str, Cell]:
+    """Run → its cell, of a `sweep.json`."""
+    found: dict[str, list[float]] = {}
+    for row in summary["rows"]:
+        found.setdefault(row["run"], []).append(row[metric])
+    return {name: Cell(np.array(values, np.float64)) for name, values in found.items()}
+
+
+def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each run of a sweep: seeds, and mean and interval of SRCC, mean of PLCC."""
+    srcc, plcc = cells(summary), cells(summary, "plcc")
+    return [
+        {
+            "run": name,
+            "seeds": len(cell.values),
+            "srcc": cell.mean,
+            "srcc_low": cell.mean - cell.half_width,
+            "srcc_high": cell.mean + cell.half_width,
+            "plcc": plcc[name].mean,
+        }
+        for name, cell in srcc.items()
+    ]
+
+
+def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draws the figures of a sweep into a folder, NAME.png each; made if missing.
+
+    Args:
+        summary: `sweep.json`. Its "figures": name → "kind" and what that needs: "bars" ("runs",
+            (label, run) each, and perhaps "note"), "grid" ("columns", and "rows", (label, runs)
+            each), "curves" ("x", and "lines", (label, (x, run) each) each).
+        folder: Of the pictures.
+
+    Returns:
+        The files. A cell without a finished run is left empty.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found, paths = cells(summary), []
+    for name, wanted in summary["figures"].items():
+        path = folder / f"{name}.png"
+        with matplotlib.rc_context(STYLE):
+            figure = KINDS[wanted["kind"]](wanted, found)
+            with whole_file(path) as partial:
+                figure.savefig(partial, dpi=110, format="png")
+        paths.append(path)
+    return paths
+
+
+def _of(found: Mapping[str, Cell], name: str) -> Cell:
+    return found.get(name, Cell(np.zeros(0)))
+
+
+def _seeds(cells: Sequence[Cell]) -> str:
+    counts = sorted({len(cell.values) for cell in cells})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _caption(cells: Sequence[Cell]) -> str:
+    many = max(len(cell.values) for cell in cells) > 1
+    return f"mean of {_seeds(cells)} seeds" + (", bars: its 95 % interval" if many else "")
+
+
+def _bars(wanted: Mapping[str, Any], found: Mapping[str, Cell]) -> Figure:
+    """One row for each run, with its seeds as points."""
+    labels, names = zip(*wanted["runs"], strict=True)
+    chosen = [_of(found, name) for name in names]
+    figure = Figure(figsize=(7.5, 0.5 * len(names) + 1.6), layout="constrained")
+    ax = figure.subplots()
+    for y, cell in enumerate(chosen):
+        ax.errorbar(cell.mean, y, xerr=_bar(cell), fmt="o", color=BLUE, capsize=4, markersize=7)
+        ax.plot(cell.values, [y + 0.22] * len(cell.values), "|", color=ORANGE, markersize=9)
+        if len(cell.values):
+            ax.annotate(
+                f"{cell.mean:.3f}", (1.01, y), xycoords=("axes fraction", "data"), va="center"
+            )
+    ax.set(yticks=range(len(labels)), yticklabels=labels, xlabel="SRCC on the test part")
+    ax.set_ylim(len(labels) - 0.4, -0.6)
+    ax.set_title(f"{_caption(chosen)}; orange: each seed", fontsize=10, loc="left")
+    if note := wanted.get("note"):
+        figure.supxlabel(note, fontsize=9, x=0.02, ha="left")
+    return figure
+
+
+def _grid(wanted: Mapping[str, Any], found: Mapping[str, Cell]) -> Figure:
+    """A heat map with its numbers."""
+    labels, names = zip(*wanted["rows"], strict=True)
+    chosen = [[_of(found, name) for name in row] for row in names]
+    means = np.array([[cell.mean for cell in row] for row in chosen])
+    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+    ax = figure.subplots()
+    image = ax.imshow(means, cmap="cividis", aspect="auto")
+    low, high = image.get_clim()
+    for y, row in enumerate(chosen):
+        for x, cell in enumerate(row):
+            dark = means[y, x] < (low + high) / 2
+            text = f"{cell.mean:.3f}"
+            if np.isfinite(cell.half_width):
+                text += f"\n± {cell.half_width:.3f}"
+            colour = "white" if dark else "black"
+            ax.text(x, y, text, ha="center", va="center", color=colour, fontsize=13)
+    ax.set(xticks=range(len(wanted["columns"])), xticklabels=wanted["columns"])
+    ax.set(yticks=range(len(labels)), yticklabels=labels)
+    ax.grid(False)
+    ax.tick_params(length=0)
+    figure.colorbar(image, ax=ax, label="SRCC on the test part")
+    every = [cell for row in chosen for cell in row]
+    ax.set_title(f"mean of {_seeds(every)} seeds ± its 95 % interval", fontsize=10, loc="left")
+    return figure
+
+
+def _curves(wanted: Mapping[str, Any], found: Mapping[str, Cell]) -> Figure:
+    """Lines with bars; the places on the x axis are evenly spaced where they double."""
+    figure = Figure(figsize=(6.2, 4.0), layout="constrained")
+    ax = figure.subplots()
+    every: list[Cell] = []
+    at = sorted({x for _, points in wanted["lines"] for x, _ in points})
+    even = np.allclose(np.diff(at), at[1] - at[0]) if len(at) > 1 else True
+    step = min(np.diff(at)) if even and len(at) > 1 else 1.0
+    for number, (label, points) in enumerate(wanted["lines"]):
+        chosen = [_of(found, name) for _, name in points]
+        every += chosen
+        place = np.array([x if even else at.index(x) for x, _ in points], np.float64)
+        place += 0.06 * step * (number - (len(wanted["lines"]) - 1) / 2)
+        colour, marker, line = LOOKS[number % len(LOOKS)]
+        ax.errorbar(
+            place,
+            [cell.mean for cell in chosen],
+            yerr=[_bar(cell) for cell in chosen],
+            color=colour,
+            marker=marker,
+            linestyle=line,
+            markersize=7,
+            capsize=4,
+            label=label,
+        )
+    if not even:
+        ax.set(xticks=range(len(at)), xticklabels=[str(x) for x in at])
+    else:
+        ax.set(xticks=at)
+    ax.set(xlabel=wanted["x"], ylabel="SRCC on the test part")
+    if any(label for label, _ in wanted["lines"]):
+        ax.legend(frameon=False)
+    ax.set_title(_caption(every), fontsize=10, loc="left")
+    return figure
+
+
+def _bar(cell: Cell) -> float:
+    return cell.half_width if np.isfinite(cell.half_width) else 0.0
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Cell]], Figure]] = {
+    "bars": _bars,
+    "grid": _grid,
+    "curves": _curves,
+}

@@ -1,0 +1,228 @@
+"""A sweep: many runs of one configuration, each with some fields changed, for several seeds.
+
+What they have in common is made once: the prepared sets, and each saliency network with its maps,
+which serves all runs that differ in the quality network alone. A run that is finished is not
+repeated. Any number of processes, on one machine or on many, work on one sweep when each is started
+with the same command and the same workdir: every run is taken by one of them, held by a file lock
+that ends with its process.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import fcntl
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import config_dict
+
+from dagr_jax.report import figures
+from dagr_jax.report.agreement import FITTED, METRICS
+from dagr_jax.stages.prepare import has_gaze, prepare_set
+from dagr_jax.stages.run import Run, StageError, claim, digest, plain, read_json, say, write_json
+from dagr_jax.train import hosts
+from dagr_jax.train.compiled import keep_compiled
+from dagr_jax.train.loop import TrainingError
+
+RunStages = Callable[[config_dict.ConfigDict, Path], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One run of a sweep: its name in `config.runs`, its seed, its workdir and its result."""
+
+    name: str
+    seed: int
+    home: Path
+
+    @property
+    def result(self) -> Path:
+        return self.home / "test" / "metrics.json"
+
+
+def is_sweep(config: config_dict.ConfigDict) -> bool:
+    """Whether a configuration is a sweep's, as `configs/ablation.py` gives it, or one run's."""
+    return "runs" in config
+
+
+def members(config: config_dict.ConfigDict, workdir: Path) -> list[Member]:
+    """All runs of a sweep, in the order they are made: all of the first seed, then of the next."""
+    return [
+        Member(name, seed, workdir / "runs" / f"{name}-seed{seed}")
+        for seed in config.seeds
+        for name in config.runs
+    ]
+
+
+def run_sweep(
+    config: config_dict.ConfigDict,
+    workdir: Path,
+    run_stages: RunStages,
+    names: Sequence[str] = (),
+) -> Path:
+    """Makes the runs of a sweep that nobody has made, and draws its figures from what is there.
+
+    Args:
+        config: `base`, the configuration of one run; `seeds`; `saliency_sets`, name → data set,
+            prepared into `data_NAME/`, which a run takes by `saliency.data_dir` NAME; `runs`, name
+            → the fields of `base` that it changes; `figures` (`report.figures.draw`).
+        workdir: Of the sweep. Each run has its own in `runs/`.
+        run_stages: Runs the stages of one configuration in a workdir.
+        names: Of the runs to make; none named: all.
+
+    Returns:
+        `sweep.json`: a row for each finished run.
+
+    Raises:
+        StageError: The workdir belongs to another sweep, a name is unknown, or runs failed: they
+            are named, and the others are made.
+    """
+    if hosts.several():
+        raise StageError(
+            "the runs of a sweep are of one process each; start the same command several times "
+            "instead, without --coordinator and --distributed"
+        )
+    if unknown := [name for name in names if name not in config.runs]:
+        known = ", ".join(config.runs)
+        raise StageError(f"unknown run {', '.join(unknown)}; one of {known}")
+    keep_compiled()
+    _begin(config, workdir)
+    chosen = [m for m in members(config, workdir) if not names or m.name in names]
+    failed, elsewhere = [], 0
+    for number, member in enumerate(chosen, start=1):
+        if member.result.exists():
+            continue
+        with _lock(member.home, wait=False) as mine:
+            if not mine:
+                elsewhere += 1
+                continue
+            if member.result.exists():  # somebody finished it since we looked
+                continue
+            say(f"[{number} of {len(chosen)}] {member.name}, seed {member.seed}")
+            try:
+                _make(config, workdir, member, run_stages)
+            except (StageError, TrainingError, OSError) as error:
+                say(f"{member.home}: {error}")
+                failed.append(f"{member.name}-seed{member.seed}")
+        _sum_up(config, workdir)
+        jax.clear_caches()  # nothing compiled for one run serves the next
+    path = _sum_up(config, workdir)
+    if failed:
+        raise StageError(f"{len(failed)} runs failed, see above: {', '.join(failed)}")
+    if elsewhere:
+        say(f"{elsewhere} runs are being made by other processes; the last of them draws the rest")
+    return path
+
+
+def _begin(config: config_dict.ConfigDict, workdir: Path) -> None:
+    """Claims the workdir and prepares the data sets, once for all processes."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with _lock(workdir / "data", wait=True):
+        home = workdir / "config.json"
+        if home.exists():
+            claim(home, plain(config), "a sweep")
+        else:
+            write_json(home, plain(config))
+        base = config.base
+        sets = {Run(base, workdir).data: base.dataset}
+        sets |= {workdir / f"data_{name}": config.saliency_sets[name] for name in _wanted(config)}
+        for folder, dataset in sets.items():
+            map_size = list(base.model.args.saliency_size or base.sampling.size)
+            prepare_set(
+                folder,
+                plain(dataset),
+                plain(base.sampling),
+                map_size if has_gaze(dataset.name) else None,
+            )
+
+
+def _wanted(config: config_dict.ConfigDict) -> list[str]:
+    """The saliency sets that some run takes."""
+    own = [config.base.saliency.data_dir]
+    own += [changes.get("saliency", {}).get("data_dir", "") for changes in config.runs.values()]
+    return [name for name in config.saliency_sets if name in own]
+
+
+def member_config(
+    config: config_dict.ConfigDict, workdir: Path, member: Member
+) -> config_dict.ConfigDict:
+    """The configuration of one run: the base with its changes, its seed, and the shared sets.
+
+    Raises:
+        StageError: A change names a field that the base has not.
+    """
+    made = copy.deepcopy(config.base)
+    try:
+        made.update(config.runs[member.name])
+    except (KeyError, TypeError) as error:
+        raise StageError(f"config.runs.{member.name}: {error.args[0]}") from error
+    made.seed = member.seed
+    made.data_dir = str(Run(config.base, workdir).data)
+    if made.saliency.data_dir in config.saliency_sets:
+        made.saliency.data_dir = str(workdir / f"data_{made.saliency.data_dir}")
+    return made
+
+
+def _make(
+    config: config_dict.ConfigDict, workdir: Path, member: Member, run_stages: RunStages
+) -> None:
+    """Makes one run, and the saliency network that it needs if no other run has."""
+    made = member_config(config, workdir, member)
+    if Run(made, member.home).uses_saliency and (made.saliency.steps or made.saliency.epochs):
+        shared = _saliency_config(config.base, made)
+        home = workdir / "saliency" / f"seed{member.seed}-{digest(plain(shared))}"
+        with _lock(home, wait=True):
+            run_stages(shared, home)
+        made.saliency.update({"init": str(home), "steps": 0, "epochs": 0})
+    run_stages(made, member.home)
+
+
+def _saliency_config(
+    base: config_dict.ConfigDict, made: config_dict.ConfigDict
+) -> config_dict.ConfigDict:
+    """The run that makes the saliency network and the maps of a member.
+
+    It takes of the member what the network depends on, and the rest of the base, so that members
+    which differ in nothing else come to the same run. A member that takes other maps than the base
+    makes its own.
+    """
+    shared = copy.deepcopy(base)
+    for name in ("seed", "preset", "data_dir", "saliency", "split", "sampling"):
+        shared[name] = copy.deepcopy(made[name])
+    for name in ("preset", "dtype", "saliency_size", "saliency"):
+        shared.model.args[name] = copy.deepcopy(made.model.args[name])
+    shared.model.args.alpha = base.model.args.alpha or 0.5  # 0 would need no network
+    shared.vqa.train_saliency = False
+    shared.stages = ("prepare", "saliency", "maps")
+    return shared
+
+
+def _sum_up(config: config_dict.ConfigDict, workdir: Path) -> Path:
+    """Writes `sweep.json`, and draws the figures into `figures/`."""
+    rows = []
+    for member in members(config, workdir):
+        if member.result.exists():
+            found = read_json(member.result)
+            row = {"run": member.name, "seed": member.seed, "dataset": found["dataset"]}
+            row |= {name: found[name]["value"] for name in METRICS + FITTED}
+            rows.append(row)
+    path = workdir / "sweep.json"
+    with _lock(path, wait=True):
+        summary = {"runs": len(config.runs), "seeds": list(config.seeds), "rows": rows}
+        write_json(path, {**summary, "figures": plain(config.figures)})
+        figures.draw(read_json(path), workdir / "figures")
+    return path
+
+
+@contextlib.contextmanager
+def _lock(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether this process has the lock that stands beside a path; with `wait` it will."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True  # closing the file frees it, and so does the end of the process

@@ -1,0 +1,154 @@
+"""A sweep at toy size: what is shared, what is repeated, what is drawn."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import config_dict
+from PIL import Image
+
+from configs import ablation
+from dagr_jax import stages
+from dagr_jax.report import figures
+from dagr_jax.stages import sweep
+from dagr_jax.stages.run import StageError
+
+CONFIG = Path(__file__).with_name("tiny_sweep.py")
+
+
+def tiny() -> config_dict.ConfigDict:
+    from tests.tiny_sweep import get_config
+
+    return get_config()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A sweep that was killed, hard, in its midst and started again in two processes at once."""
+    home = tmp_path_factory.mktemp("sweep")
+    command = [sys.executable, "-m", "dagr_jax.main", f"--config={CONFIG}", f"--workdir={home}"]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    finished = home / "runs" / "all-seed0" / "test" / "metrics.json"
+    begun = home / "runs" / "alpha0-seed0" / "vqa"
+    deadline = time.monotonic() + 400
+    while not (finished.exists() and begun.exists()):
+        assert first.poll() is None, first.stderr.read()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    before = finished.stat().st_mtime_ns
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=500)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert finished.stat().st_mtime_ns == before
+    return home, told
+
+
+def test_every_run_is_made_once(made):
+    home, told = made
+    rows = json.loads((home / "sweep.json").read_text())["rows"]
+    config = tiny()
+    wanted = [(name, seed) for seed in config.seeds for name in config.runs]
+    assert [(row["run"], row["seed"]) for row in rows] == wanted
+    begun = [
+        line
+        for text in told
+        for line in text.splitlines()
+        if line.startswith("[") and "seed " in line
+    ]
+    names = [line.partition("] ")[2] for line in begun]
+    assert len(set(names)) == len(names) == len(wanted) - 1  # all but the one that was finished
+
+
+def test_runs_with_one_saliency_network_share_it_and_its_maps(made):
+    home, _ = made
+    trained = sorted((home / "saliency").glob("seed*"))
+    # For each of two seeds: four registers, none, and the second set.
+    assert len(trained) == 6
+    inode = {
+        name: next((home / "runs" / f"{name}-seed0" / "maps" / "maps").rglob("*.array_record*"))
+        .stat()
+        .st_ino
+        for name in ("all", "alpha25", "n0", "static")
+    }
+    assert inode["all"] == inode["alpha25"]
+    assert len({inode["all"], inode["n0"], inode["static"]}) == 3
+    assert not (home / "runs" / "alpha0-seed0" / "maps").exists()
+    assert not (home / "runs" / "trained-seed0" / "maps").exists()
+
+
+def test_the_trained_saliency_network_is_another_than_the_frozen_one(made):
+    home, _ = made
+    from dagr_jax.train.checkpoints import load_variables
+
+    def kernel(name: str) -> np.ndarray:
+        tree = load_variables(home / "runs" / f"{name}-seed0")[0]["params"]["saliency"]
+        return np.asarray(tree["final_conv"]["kernel"])
+
+    np.testing.assert_array_equal(kernel("all"), kernel("static"))
+    assert np.abs(kernel("all") - kernel("trained")).max() > 1e-5
+
+
+def test_the_figures_show_the_cells(made, capsys):
+    home, _ = made
+    from dagr_jax.cli import main
+
+    drawn = sorted(path.name for path in (home / "figures").glob("*"))
+    assert drawn == ["figure5.png", "figure7.png", "figure8.png", "table6.png"]
+    for name in drawn:
+        picture = np.asarray(Image.open(home / "figures" / name).convert("L"))
+        assert picture.shape[1] > 500 and np.ptp(picture) > 200
+    assert main(["report", "sweep", str(home), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    summary = json.loads((home / "sweep.json").read_text())
+    values = [row["srcc"] for row in summary["rows"] if row["run"] == "alpha0"]
+    row = next(row for row in rows if row["run"] == "alpha0")
+    assert float(row["srcc"]) == pytest.approx(np.mean(values))
+    # Student's interval of two values: t(0.975, 1) = 12.706 times their standard error.
+    half = 12.7062047 * np.std(values, ddof=1) / np.sqrt(2)
+    assert float(row["srcc_high"]) == pytest.approx(np.mean(values) + half, rel=1e-6)
+
+
+def test_a_name_or_a_field_that_is_not_there_is_one_line(tmp_path):
+    config = tiny()
+    with pytest.raises(StageError, match="unknown run nothing; one of all, "):
+        stages.run_stages(config, tmp_path, ["nothing"])
+    with config.unlocked():
+        config.runs.all = {"vqa": {"stepz": 3}}
+    member = sweep.members(config, tmp_path)[0]
+    with pytest.raises(StageError, match=r"config.runs.all: .*stepz"):
+        sweep.member_config(config, tmp_path, member)
+
+
+@pytest.mark.parametrize("choice", ["synthetic", "konvid1k", "lsvq,release"])
+def test_no_two_runs_of_the_ablation_are_the_same(choice):
+    config = ablation.get_config(choice)
+    home = Path("home")
+    every = [sweep.member_config(config, home, m) for m in sweep.members(config, home)]
+    told = {json.dumps(sweep.plain(one), sort_keys=True) for one in every}
+    assert len(told) == len(every) == 3 * len(config.runs)
+    named = {name for one in sweep.plain(config.figures).values() for name in _names(one)}
+    assert named == set(config.runs)  # each is drawn, and nothing else
+
+
+def _names(figure: dict) -> list[str]:
+    if figure["kind"] == "bars":
+        return [name for _, name in figure["runs"]]
+    if figure["kind"] == "grid":
+        return [name for _, names in figure["rows"] for name in names]
+    return [name for _, points in figure["lines"] for _, name in points]
+
+
+def test_a_cell_without_a_finished_run_stays_empty(tmp_path):
+    wanted = sweep.plain(ablation.get_config().figures)
+    rows = [{"run": "all", "seed": 0, "srcc": 0.5, "plcc": 0.5}]
+    paths = figures.draw({"rows": rows, "figures": wanted}, tmp_path)
+    assert len(paths) == 4 and all(path.stat().st_size > 5000 for path in paths)

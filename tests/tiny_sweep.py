@@ -1,0 +1,23 @@
+"""The ablation at toy size: two seeds, and of its runs those that differ in kind."""
+
+from ml_collections import config_dict
+
+from configs import ablation
+from tests.tiny_run import shrink
+
+RUNS = ("all", "alpha0", "alpha25", "n0", "second_n4", "static", "trained")
+
+
+def get_config() -> config_dict.ConfigDict:
+    """`configs/ablation.py` of few runs on eleven contents."""
+    config = ablation.get_config()
+    with config.unlocked():
+        shrink(config.base)
+        config.seeds = (0, 1)
+        config.runs = {name: config.runs[name] for name in RUNS}
+        for args in (config.base.dataset.args, config.saliency_sets.capture.args):
+            args.update({"contents": (6, 2, 3), "frames": 10, "fixations": 4})
+        config.base.saliency.steps = 2
+        config.base.vqa.steps = 2
+        config.runs.n0.model.args.saliency.num_registers = 0
+    return config.lock()
