@@ -2,11 +2,10 @@
 
     python -m dagr_jax.main --config=configs/ablation.py --workdir=runs/ablation
 
-The argument names the data set and the recipe as in `configs/vqa.py`; all fields of one run are
-under `base` (`--config.base.vqa.steps=100`). Runs can be named after the flags. On the embedded
-corpus the recipe is a smaller one, chosen so that all 66 runs take about two hours on two cores.
-The same command in several processes, also on several machines with a common file system, divides
-the runs among them.
+The argument names the data set and the recipe as in `configs/vqa.py`; the default is the embedded
+corpus with the recipe `small`. All fields of one run are under `base`
+(`--config.base.vqa.steps=100`), and runs can be named after the flags. The same command in several
+processes, also on several machines with a common file system, divides the runs among them.
 """
 
 from ml_collections import config_dict
@@ -17,7 +16,7 @@ REGISTERS = (0, 2, 4, 8, 16)
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
+def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
     """The configuration of the sweep (`dagr_jax.stages.sweep`).
 
     Args:
@@ -31,7 +30,9 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
     with base.unlocked():
         if base.dataset.name == "synthetic":
             first, second = "", "capture"
-            config.saliency_sets = {"capture": _small(base)}
+            args = {**base.dataset.args, "seed": 12, "contents": (32, 4, 1)}
+            args.update({"distortions": "capture", "patches": 0.3})
+            config.saliency_sets = {"capture": {"name": "synthetic", "args": args}}
         else:
             first, second = "dhf1k", "diem"
             gaze = {"source": "", "labels": "", "max_failures": -1}
@@ -39,11 +40,16 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
                 name: {"name": name, "args": dict(gaze)} for name in (first, second)
             }
             base.saliency.data_dir = first
+        base.stages = tuple(stage for stage in base.stages if stage != "report")
         base.model.args.alpha = 0.5
         base.model.args.vqa.head = "full"
         base.test.update({"extras": False, "bootstrap": 100})
     # All frames of fewer videos, so that a step of the embedded recipe takes as long.
-    whole = {"frames": 0, "batch_size": base.vqa.batch_size // 6} if base.vqa.frames else {}
+    whole = (
+        {"frames": 0, "batch_size": base.vqa.batch_size // base.sampling.num_frames}
+        if base.vqa.frames
+        else {}
+    )
     config.runs = {
         # Table 6.
         "spatial": {"model": {"args": {"alpha": 0.0, "vqa": {"head": "spatial"}}}},
@@ -115,16 +121,3 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
 
 def _registers(count: int) -> dict:
     return {"model": {"args": {"saliency": {"num_registers": count}}}}
-
-
-def _small(base: config_dict.ConfigDict) -> dict:
-    """Makes the base small, and gives the second saliency set: another embedded corpus."""
-    own = dict(base.dataset.args, seed=11, contents=(60, 4, 24), frames=16)
-    base.dataset.args.update(own)
-    base.sampling.num_frames = 4
-    base.saliency.update({"steps": 40, "eval_every": 40})
-    base.vqa.update({"steps": 130, "batch_size": 32, "eval_every": 130})
-    base.vqa.augment.crop = (72, 100)
-    base.workers = 0
-    other = {"seed": 12, "contents": (32, 4, 1), "distortions": "capture", "patches": 0.3}
-    return {"name": "synthetic", "args": {**own, **other}}

@@ -17,7 +17,7 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
         choice: "DATASET" or "DATASET,RECIPE".
     """
     config = vqa.get_config(choice)
-    config.stages = ("prepare", "saliency")
+    config.stages = ("prepare", "saliency", "report")
     # Where maps count for nothing, as in the release's quality recipe, none would be learned.
     config.model.args.alpha = config.model.args.alpha or 0.5
     return config

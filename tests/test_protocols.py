@@ -93,12 +93,16 @@ def test_usage_of_evaluate(tmp_path, capsys):
     assert "no complete checkpoint" in capsys.readouterr().err
 
 
-def test_all_folds_in_one_command(tiny_run, tmp_path):
+def test_all_folds_in_one_command(tiny_run, other, tmp_path):
     """Every content tests once; the saliency net is trained for each fold on its own contents."""
     config = tiny_config()
     config.data_dir = str(tiny_run / "data")
     config.split.update({"protocol": "kfold", "folds": 2, "fold": -1})
     config.model.args.alpha = 0.0
+    with config.unlocked():
+        config.test.others = {"other": {"name": "synthetic", "args": {}, "data_dir": str(other)}}
+        args = dict(config.dataset.args, seed=99, contents=(2, 1, 1))
+        config.test.others.other.args = args
     stages.run_stages(config, tmp_path)
     summary = json.loads((tmp_path / "folds.json").read_text())
     tested = []
@@ -112,8 +116,16 @@ def test_all_folds_in_one_command(tiny_run, tmp_path):
         assert sum(map(len, parts.values())) == 11 and len(parts) == 3
     assert sorted(tested) == sorted(row.video for row in read_list(tiny_run / "data"))
     assert summary["srcc"]["low"] <= summary["srcc"]["median"] <= summary["srcc"]["high"]
+    # Figure 4: each fold's model predicts all of the other set, and the boxes are drawn.
+    elsewhere = summary["others"]["other"]["srcc"]["values"]
+    for k, value in enumerate(elsewhere):
+        result = json.loads((tmp_path / f"fold{k}" / "test_other" / "metrics.json").read_text())
+        assert (result["srcc"]["value"], result["n"], result["left_out"]) == (value, 20, 0)
+    assert len(elsewhere) == 2
+    assert Image.open(tmp_path / "folds.png").size[1] > 300
     # A second call repeats nothing.
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("fold*/*/*")}
+    assert len(before) > 10
     stages.run_stages(config, tmp_path)
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob("fold*/*/*")}
 

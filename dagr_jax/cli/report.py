@@ -87,6 +87,40 @@ def add(commands: Any) -> None:
     _add_common(sweep, ("table", "md", "json", "jsonl", "csv"), bootstrap=False)
     sweep.set_defaults(run=_sweep)
 
+    registers = kinds.add_parser(
+        "registers",
+        help="what the register tokens carry of a video (figure 6)",
+        description="The tokens, which are the same for all videos, and t-SNE and silhouette by "
+        "content of the first encoder level's response to them and of the bottleneck.",
+    )
+    registers.add_argument("checkpoint", metavar="CHECKPOINT", help="workdir or stage's folder")
+    registers.add_argument("--data", required=True, metavar="DIR", help="prepared saliency set")
+    registers.add_argument(
+        "--part", default="test", choices=("train", "val", "test", "all"), help="of the set (test)"
+    )
+    registers.add_argument("--out", required=True, metavar="FILE.png", help="the figure")
+    registers.add_argument(
+        "--format", choices=("table", "json", "jsonl", "csv"), default="table", help="of stdout"
+    )
+    registers.set_defaults(run=_registers)
+
+    strips = kinds.add_parser(
+        "strips",
+        help="frames with the saliency of one model or several (Table 5)",
+        description="A line of frames for each clip, and under it one of overlays for each model, "
+        "with its score.",
+    )
+    strips.add_argument("clips", nargs="+", metavar="CLIP", help="video file")
+    strips.add_argument(
+        "--checkpoint",
+        action="append",
+        required=True,
+        metavar="[NAME=]DIR",
+        help="a run's workdir or its vqa/; several times for several models",
+    )
+    strips.add_argument("--out", required=True, metavar="FILE.png", help="the picture")
+    strips.set_defaults(run=_strips)
+
 
 def _add_common(
     command: argparse.ArgumentParser, forms: tuple[str, ...], *, bootstrap: bool = True
@@ -172,10 +206,7 @@ def _saliency(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
 
     _check(arguments, parser)
     networks: dict[str, list[Path]] = {}
-    for given in arguments.networks:
-        name, equals, path = given.partition("=")
-        if not equals or os.path.exists(given):  # a path with = in it
-            name, path = given, given
+    for name, path in map(_named, arguments.networks):
         networks.setdefault(name, []).append(Path(path))
     keep_compiled()
     try:
@@ -211,6 +242,60 @@ def _short(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
     kept = {k: v for k, v in row.items() if k not in names and v is not None}
     return kept | {name: cell(row.get(name)) for name in names}
+
+
+def _named(given: str) -> tuple[str, str]:
+    """NAME=PATH → both; a path alone is its own name."""
+    name, equals, path = given.partition("=")
+    return (name, path) if equals and not os.path.exists(given) else (given, given)
+
+
+def _registers(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from dagr_jax.report import clouds
+    from dagr_jax.stages.registers import registers_of
+
+    _check_picture(arguments, parser)
+    try:
+        found = registers_of(Path(arguments.checkpoint), Path(arguments.data), arguments.part)
+        clouds.draw(Path(arguments.out), found)
+    except (ValueError, OSError) as error:
+        print(f"dagr: {error}", file=sys.stderr)
+        return 1
+    videos, contents = len(found.classes), len(set(found.classes))
+    rows: list[dict[str, Any]] = [
+        {
+            "what": cloud.name,
+            "videos": videos,
+            "contents": contents,
+            "silhouette": cloud.silhouette,
+            "by_chance": cloud.chance,
+        }
+        for cloud in found.clouds
+    ]
+    rows.insert(0, {"what": "register tokens", "largest_difference": found.difference})
+    sys.stdout.write(tables.render(rows, arguments.format))
+    return 0
+
+
+def _strips(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from dagr_jax.report.strips import draw, look
+    from dagr_jax.score import Scorer
+
+    _check_picture(arguments, parser)
+    try:
+        scorers = {
+            name: Scorer.from_checkpoint(path) for name, path in map(_named, arguments.checkpoint)
+        }
+        draw(Path(arguments.out), [look(clip, scorers) for clip in arguments.clips])
+    except (ValueError, OSError) as error:
+        print(f"dagr: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _check_picture(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if Path(arguments.out).suffix.lower() != ".png":
+        parser.error(f"report: {arguments.out}: the picture is a .png file")
 
 
 def _sweep(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -1,4 +1,4 @@
-"""The figures of a sweep: cells with intervals over seeds."""
+"""Figures of many runs: the cells of a sweep with intervals over seeds, and the boxes of folds."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -84,6 +84,36 @@ def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
                 figure.savefig(partial, dpi=110, format="png")
         paths.append(path)
     return paths
+
+
+def boxes(path: Path, summary: Mapping[str, Any]) -> None:
+    """Figure 4: SRCC of the folds on their own data set and on others, as boxes with every fold.
+
+    Args:
+        path: PNG to write.
+        summary: `folds.json`.
+    """
+    own = f"{summary['dataset']},\nheld-out fold"
+    values = {own: summary["srcc"]["values"]}
+    values |= {f"{k},\nall of it": v["srcc"]["values"] for k, v in summary["others"].items()}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.2 + 1.7 * len(values), 4.0), layout="constrained")
+        ax = figure.subplots()
+        drawn = ax.boxplot(
+            list(values.values()), widths=0.5, medianprops={"color": ORANGE, "linewidth": 2}
+        )
+        for line in drawn["boxes"] + drawn["whiskers"] + drawn["caps"]:
+            line.set_color(BLUE)
+        for place, points in enumerate(values.values(), start=1):
+            spots = place + np.linspace(-0.08, 0.08, len(points))
+            ax.plot(spots, points, "o", color=BLUE, alpha=0.6, markersize=5)
+        ax.set_xticks(range(1, len(values) + 1), list(values))
+        ax.set(ylabel="SRCC", xlabel="tested on")
+        ax.grid(axis="x", visible=False)
+        title = f"trained on {summary['dataset']}, {summary['folds']} folds"
+        ax.set_title(f"{title}; box: quartiles, orange: median", fontsize=10, loc="left")
+        with whole_file(path) as partial:
+            figure.savefig(partial, dpi=110, format="png")
 
 
 def _of(found: Mapping[str, Cell], name: str) -> Cell:

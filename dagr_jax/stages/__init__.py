@@ -1,4 +1,4 @@
-"""The stages of a run: prepare → saliency → maps → vqa → test.
+"""The stages of a run: prepare → saliency → maps → vqa → test → report.
 
 Each takes the run and leaves one artifact in its workdir, complete or absent; a stage whose
 artifact is there is not repeated.
@@ -16,6 +16,7 @@ from dagr_jax.stages.evaluate import test_stage
 from dagr_jax.stages.folds import ALL, run_folds
 from dagr_jax.stages.prepare import has_gaze, prepare_set
 from dagr_jax.stages.quality import vqa_stage
+from dagr_jax.stages.report import joules, note_time, report_stage
 from dagr_jax.stages.run import Run, StageError, claim, digest, plain, say, write_json
 from dagr_jax.stages.saliency import maps_stage, saliency_stage
 from dagr_jax.stages.sweep import is_sweep, run_sweep
@@ -49,6 +50,7 @@ STAGES: dict[str, Callable[[Run], Path | None]] = {
     "maps": maps_stage,
     "vqa": vqa_stage,
     "test": test_stage,
+    "report": report_stage,
 }
 
 
@@ -106,9 +108,14 @@ def run_stages(
 
 
 def _timed(name: str, stage: Callable[[Run], Path | None], run: Run) -> None:
-    begin = time.perf_counter()
-    artifact = stage(run)
-    hosts.meet()  # what one process wrote last, the others read next
-    seconds = time.perf_counter() - begin
+    begin, energy, finished = time.perf_counter(), joules(), False
+    try:
+        artifact = stage(run)
+        hosts.meet()  # what one process wrote last, the others read next
+        finished = True
+    finally:
+        seconds = time.perf_counter() - begin
+        if hosts.is_first():
+            note_time(run.workdir, name, seconds, energy, finished)
     what = "not needed" if artifact is None else str(artifact)
     say(f"[{name}] {what} ({seconds:.1f} s)")

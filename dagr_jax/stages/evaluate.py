@@ -300,10 +300,8 @@ def _report(
         maps = [item["maps"] / 255.0 for item in items]
         # They were needed for the scores alone.
         shutil.rmtree(stored)
-    elif run.uses_saliency:
-        here = jax.device_get(variables)  # what spans hosts only all of them can compute with
-        look = jax.jit(lambda v, frames: run.model.apply(v, frames, method="maps"))
-        maps = [np.asarray(look(here, item["frames"][None])[0]) for item in items]
+    else:
+        maps = maps_of_clips(run, variables, source, [int(first[i]) for i in chosen])
     plots.overview(
         partial / "overview.png",
         frames=[item["frames"] for item in items],
@@ -314,6 +312,17 @@ def _report(
         srcc=result["srcc"],
         dataset=run.config.dataset.name,
     )
+
+
+def maps_of_clips(
+    run: Run, variables: Mapping[str, Any], source: loader.QualitySource, chosen: Sequence[int]
+) -> list[np.ndarray] | None:
+    """Maps (T, h, w) in [0, 1] of the frames of some records; None without a saliency network."""
+    if not run.uses_saliency:
+        return None
+    here = jax.device_get(variables)  # what spans hosts only all of them can compute with
+    look = jax.jit(lambda v, frames: run.model.apply(v, frames, method="maps"))
+    return [np.asarray(look(here, source[i]["frames"][None])[0]) for i in chosen]
 
 
 def per_video(

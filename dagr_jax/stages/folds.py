@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from ml_collections import config_dict
 
+from dagr_jax.report import figures
 from dagr_jax.report.agreement import FITTED, METRICS
+from dagr_jax.stages.evaluate import prepare_other
 from dagr_jax.stages.run import Run, StageError, read_json, say, write_json
 from dagr_jax.stages.saliency import saliency_stage
 from dagr_jax.train import hosts
@@ -28,7 +30,8 @@ def run_folds(run: Run, run_one: Callable[[config_dict.ConfigDict, Path], None])
 
     Returns:
         `folds.json`: of each metric the value of every fold, their median, mean, standard
-        deviation, lowest and highest; {} where no fold has been tested.
+        deviation, lowest and highest, and of `config.test.others` the same under "others"; {} where
+        no fold has been tested. `folds.png` is the box plot of SRCC.
 
     Raises:
         StageError: The protocol has no folds.
@@ -42,29 +45,49 @@ def run_folds(run: Run, run_one: Callable[[config_dict.ConfigDict, Path], None])
     shared = run.uses_saliency and run.saliency_data != run.data
     if shared:
         saliency_stage(run)
+    others = {name: str(prepare_other(run, name)) for name in run.config.test.others}
     homes = [run.workdir / f"fold{k}" for k in range(split.folds)]
     for k, home in enumerate(homes):
         config = copy.deepcopy(run.config)
         with config.unlocked():
             config.split.fold = k
             config.data_dir = str(run.data)
+            for name, folder in others.items():
+                config.test.others[name].data_dir = folder
             if shared:
                 config.saliency.update({"init": str(run.workdir), "steps": 0, "epochs": 0})
         say(f"[fold {k} of {split.folds}] {home}")
         run_one(config, home)
     path = run.workdir / "folds.json"
-    hosts.first(lambda: write_json(path, _sum_up(homes, split.protocol)), makes=path)
+
+    def sum_up() -> None:
+        summary = _sum_up(homes, split.protocol, list(others))
+        write_json(path, summary)
+        if summary:
+            figures.boxes(run.workdir / "folds.png", summary)
+
+    hosts.first(sum_up, makes=path)
     return path
 
 
-def _sum_up(homes: list[Path], protocol: str) -> dict[str, Any]:
+def _sum_up(homes: list[Path], protocol: str, others: list[str]) -> dict[str, Any]:
     """Of the folds that have been tested; {} where none has."""
-    results = [home / "test" / "metrics.json" for home in homes]
-    found = [read_json(path) for path in results if path.exists()]
+    found = _results(homes, "test")
     if not found:
         return {}
     summary = {"dataset": found[0]["dataset"], "protocol": protocol, "folds": len(found)}
-    return summary | {name: spread([r[name]["value"] for r in found]) for name in METRICS + FITTED}
+    summary |= _spreads(found)
+    summary["others"] = {name: _spreads(_results(homes, f"test_{name}")) for name in others}
+    return summary
+
+
+def _results(homes: list[Path], folder: str) -> list[dict[str, Any]]:
+    paths = [home / folder / "metrics.json" for home in homes]
+    return [read_json(path) for path in paths if path.exists()]
+
+
+def _spreads(found: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: spread([r[name]["value"] for r in found]) for name in METRICS + FITTED}
 
 
 def spread(values: list[float]) -> dict[str, Any]:

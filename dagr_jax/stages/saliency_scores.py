@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-from ml_collections import config_dict
 
 from dagr_jax import metrics, saliency_metrics
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import has_records
 from dagr_jax.data.records import read_list
+from dagr_jax.models import unet3d
 from dagr_jax.stages.run import Run, StageError, progress, read_json
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables
@@ -124,17 +125,10 @@ def _shuffled(others: np.ndarray) -> Metric:
 def maps_of_test(run: Run, params: Any, stats: Any) -> list[np.ndarray]:
     """Predicted maps (T, h, w) of each record of the saliency test part."""
     variables = {"params": params["saliency"], "batch_stats": stats["saliency"]}
-    source = saliency_source(run, "test")
-    return _predicted(run, variables, source, run.config.saliency.batch_size)
-
-
-def _predicted(
-    run: Run, variables: Any, source: loader.SaliencySource, batch_size: int
-) -> list[np.ndarray]:
     task = SaliencyTask(run.saliency_model, run.config.preset)
     predict = meshes.jit_predict(task.predict, run.mesh)
-    batches = run.predict(predict, variables, source, batch_size)
-    return [m for _, maps in batches for m in maps]
+    source, size = saliency_source(run, "test"), run.config.saliency.batch_size
+    return [m for _, maps in run.predict(predict, variables, source, size) for m in maps]
 
 
 def ignorant(
@@ -180,9 +174,9 @@ def saliency_rows(
     Raises:
         StageError, CheckpointError: The set has no such part, or a checkpoint does not fit it.
     """
-    source, training = _part_of(data, part), None
+    source, training = part_of(data, part), None
     if part != "train" and part in _parts(data):
-        training = _part_of(data, "train") if "train" in _parts(data) else None
+        training = part_of(data, "train") if "train" in _parts(data) else None
     judged: dict[str, list[Judged]] = {}
     total = sum(len(paths) for paths in networks.values())
     with progress(total, "saliency", "network") as bar:
@@ -203,7 +197,12 @@ def _parts(data: Path) -> set[str]:
     return {row.part for row in read_list(data)}
 
 
-def _part_of(data: Path, part: str) -> loader.SaliencySource:
+def part_of(data: Path, part: str) -> loader.SaliencySource:
+    """The saliency records of a part of a prepared set, as its files say; "all": of all.
+
+    Raises:
+        StageError: It is no saliency set, or has no such part.
+    """
     if not (data / "prepared.json").is_file() or not has_records(data, "saliency"):
         raise StageError(f"{data}: no prepared saliency set is here; make one with dagr prepare")
     listed = read_list(data)
@@ -214,39 +213,51 @@ def _part_of(data: Path, part: str) -> loader.SaliencySource:
     return loader.SaliencySource(data, np.array(chosen))
 
 
-def _maps_by(path: Path, data: Path, source: loader.SaliencySource) -> list[np.ndarray]:
-    """The maps that a checkpoint's saliency network predicts for a set."""
+def network_of(
+    path: Path, data: Path, source: loader.SaliencySource
+) -> tuple[unet3d.Model, dict[str, Any]]:
+    """The saliency network of a checkpoint, and its variables, for a prepared set.
+
+    Args:
+        path: A run's workdir or a stage's folder.
+        data: The prepared set.
+        source: Records of it.
+
+    Raises:
+        StageError, CheckpointError: There is none, or the set was prepared otherwise than it wants.
+    """
     variables, meta = load_variables(path)
     args, size = dict(meta["model_args"]), None
     if meta["model"] != "unet3d":
         if not args.get("saliency") or "saliency" not in variables["params"]:
             raise StageError(f"{path}: holds no saliency network; name another checkpoint")
-        variables = {
-            kind: tree["saliency"] for kind, tree in variables.items() if "saliency" in tree
-        }
+        variables = {k: tree["saliency"] for k, tree in variables.items() if "saliency" in tree}
         size = args["saliency_size"]
         args = {"preset": args["preset"], "dtype": args["dtype"], **args["saliency"]}
-    held = read_json(data / "prepared.json")
-    if held["sampling"]["num_frames"] != meta["sampling"]["num_frames"]:
+    held, wanted = read_json(data / "prepared.json")["sampling"], meta["sampling"]
+    if held["num_frames"] != wanted["num_frames"]:
         raise StageError(
-            f"{data}: was prepared with {held['sampling']['num_frames']} frames a video, and "
-            f"{path} wants {meta['sampling']['num_frames']}; prepare it anew with --frames"
+            f"{data}: was prepared with {held['num_frames']} frames a video, and {path} wants "
+            f"{wanted['num_frames']}; prepare it anew with --frames {wanted['num_frames']}"
         )
-    if size is not None and list(size) != list(source[0]["maps"].shape[1:]):
+    here = source[0]["maps"].shape[1:]
+    if size is not None and tuple(size) != here:
         raise StageError(
-            f"{data}: its frames are {source[0]['maps'].shape[1:]} and {path} looks at {size}; "
-            "prepare it anew with --map-size"
+            f"{data}: its frames are {here[0]}x{here[1]}, and {path} looks at {size[0]}x{size[1]}; "
+            f"prepare it anew with --map-size {size[0]} {size[1]}"
         )
-    config = {"preset": meta["preset"], "model": {"args": {**_whole(args), "alpha": 1.0}}}
-    config["maps"] = {"window": 0, "choice": "matched", "folder": ""}
-    run = Run(config_dict.ConfigDict(config), data)
-    return _predicted(run, variables, source, 8)
+    return unet3d.Model(**args), variables
 
 
-def _whole(saliency: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a saliency network as those of a whole model."""
-    rest = {k: v for k, v in saliency.items() if k not in ("preset", "dtype")}
-    return {"preset": saliency["preset"], "dtype": saliency["dtype"], "saliency": rest}
+def _maps_by(path: Path, data: Path, source: loader.SaliencySource) -> list[np.ndarray]:
+    """The maps that a checkpoint's saliency network predicts for a set."""
+    model, variables = network_of(path, data, source)
+    predict = jax.jit(SaliencyTask(model, model.preset).predict)
+    found: list[np.ndarray] = []
+    for batch in loader.eval_batches(source, batch_size=8):
+        maps = np.asarray(predict(variables, {"frames": batch["frames"]}))
+        found += list(maps[batch["mask"]])
+    return found
 
 
 def _row(

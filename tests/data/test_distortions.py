@@ -65,3 +65,17 @@ def test_drop_shows_every_nth_frame():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="'ghost' is unknown"):
         distort(CLIP, delivered("ghost", 0.5), RNG)
+
+
+def test_plan_of_a_camera():
+    plans = [plan(np.random.default_rng(seed), "capture") for seed in range(200)]
+    # Nothing of the other plan's codecs, and nothing that happens to time.
+    assert {d.codec for p in plans for d in p} == {"vp9", "av1", None}
+    for made in plans:
+        kinds = [d.kind for d in made]
+        assert kinds[:4] == ["exposure", "noise", "blur", "rescale"] and len(kinds) == 5
+        assert kinds[4] in ("noise", "blur")
+    coded = np.mean([d.codec is not None for p in plans for d in p])
+    assert 0.4 < coded < 0.6  # of 1000 draws, every second: 0.5 ± 0.016
+    with pytest.raises(ValueError, match="'phone' are unknown; one of delivery, capture"):
+        plan(np.random.default_rng(0), "phone")

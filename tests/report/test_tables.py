@@ -44,3 +44,13 @@ def test_a_file_is_written_in_the_format_of_its_suffix(tmp_path):
 def test_an_unknown_format_is_refused():
     with pytest.raises(ValueError, match="'xml' is unknown; one of table"):
         tables.render(ROWS, "xml")
+
+
+def test_markdown_keeps_bars_inside_cells():
+    rows = [{"what": "a|b", "value": 0.12345}, {"what": "c"}]
+    assert tables.render(rows, "md").splitlines() == [
+        "| what | value |",
+        "| --- | --- |",
+        "| a\\|b | 0.123 |",
+        "| c |  |",
+    ]

@@ -198,3 +198,54 @@ def test_a_model_without_saliency_needs_no_maps(variables):
     loss, (stats, parts) = jax.jit(task.loss)(state.variables(), data, jax.random.key(0))
     assert loss == pytest.approx(float(parts["l1"] + 0.1 * parts["rank"]), rel=1e-5)
     assert set(stats) == {"vqa"}
+
+
+def test_the_saliency_network_learns_through_the_fused_frames(variables):
+    """Without augmentation: the loss of the whole model, and its gradient by differences."""
+    from dagr_jax.losses import quality_loss
+
+    task = QualityTask(QUALITY, train_saliency=True)
+    data = {k: jnp.asarray(v) for k, v in batch().items() if k != "maps"}
+    key = jax.random.key(0)
+
+    def loss(variables):
+        return task.loss(variables, data, key)[0]
+
+    state = task.init_state(variables, make_optimizer(CONSTANT, 10))
+    assert set(state.params) == {"saliency", "vqa"} and not state.frozen["params"]
+    _, (stats, _) = task.loss(variables, data, key)
+    same_bits(stats["saliency"], variables["batch_stats"]["saliency"])  # as they are
+
+    # What the task computes, put together by hand, dropout by the same key.
+    maps = QUALITY.apply(variables, data["frames"], method="maps")
+    scores, _ = QUALITY.apply(
+        variables,
+        data["frames"],
+        maps,
+        train=True,
+        mutable=["batch_stats"],
+        rngs={"dropout": jax.random.split(key)[1]},
+        method="score",
+    )
+    by_hand, _ = quality_loss(scores, data["target"], preset="paper", weight=0.1)
+    np.testing.assert_allclose(loss(variables), by_hand, rtol=1e-5)
+
+    gradient = jax.grad(loss)(variables)["params"]["saliency"]
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient["decoder1"]))
+    # Against the steepest direction of one layer, where a difference stands out of float32 noise.
+    kernel = gradient["final_conv"]["kernel"]
+    step = 1e-2 * kernel / jnp.linalg.norm(kernel)
+
+    def moved(sign):
+        params = jax.tree.map(lambda x: x, variables["params"])
+        params["saliency"]["final_conv"]["kernel"] += sign * step
+        return float(loss({**variables, "params": params}))
+
+    measured = (moved(1) - moved(-1)) / 2e-2
+    # Central differences of a loss with kinks (ReLU, soft ranks): a tenth is what they give.
+    np.testing.assert_allclose(measured, float(jnp.linalg.norm(kernel)), rtol=0.1)
+
+
+def test_rounded_maps_let_no_gradient_pass():
+    with pytest.raises(ValueError, match="the preset release rounds the maps"):
+        QualityTask(QUALITY, "release", train_saliency=True)

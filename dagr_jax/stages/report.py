@@ -1,0 +1,179 @@
+"""Stage `report`: the page of a run, and the times that it tells."""
+
+import csv
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dagr_jax import __version__
+from dagr_jax.report.run_page import Outcome, RunFacts, run_page
+from dagr_jax.report.strips import Shown, in_lines
+from dagr_jax.stages.evaluate import maps_of_clips
+from dagr_jax.stages.quality import quality_source
+from dagr_jax.stages.run import Run, plain, read_json
+from dagr_jax.stages.weights import trained
+from dagr_jax.train import hosts
+from dagr_jax.whole import whole_file
+
+# How many clips the page shows of the worst predictions, and of the best.
+_CLIPS = 3
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
+# Where Linux counts the energy of Intel and AMD processors, in microjoules; root alone may read it
+# on most machines.
+_POWERCAP = Path("/sys/class/powercap")
+
+
+def report_stage(run: Run) -> Path:
+    """Writes `report.html`, anew each time: what has been finished until now."""
+    path = run.workdir / "report.html"
+
+    def write() -> None:
+        tested = _tested(run) if (run.workdir / "test").exists() else None
+        facts = RunFacts(
+            name=run.workdir.resolve().name,
+            config=plain(run.config),
+            environment=_environment(),
+            stages=times(run.workdir),
+            logs={name: _log(run.workdir / name / "log.jsonl") for name in ("saliency", "vqa")},
+            tested=tested,
+        )
+        with whole_file(path) as partial:
+            partial.write_text(run_page(facts), encoding="utf-8")
+
+    hosts.first(write, makes=path)
+    return path
+
+
+def joules() -> float | None:
+    """What the processors have used since some time, in J; None where the machine tells nothing."""
+    try:
+        packages = sorted(_POWERCAP.glob("intel-rapl:?"))
+        return sum(int((p / "energy_uj").read_text()) for p in packages) / 1e6 if packages else None
+    except (OSError, ValueError):
+        return None
+
+
+def note_time(
+    workdir: Path, stage: str, seconds: float, energy: float | None, finished: bool
+) -> None:
+    """Adds a line to `times.jsonl`, unless the stage was finished before.
+
+    Args:
+        workdir: Of the run.
+        stage: Its name.
+        seconds: What this call of it took.
+        energy: `joules` when it began.
+        finished: Whether it came to its end.
+    """
+    if stage == "report" or any(x["stage"] == stage and x["finished"] for x in _lines(workdir)):
+        return
+    line: dict[str, Any] = {"stage": stage, "seconds": round(seconds, 3), "finished": finished}
+    now = joules()
+    if energy is not None and now is not None and now >= energy:  # the counter can wrap around
+        line["joules"] = round(now - energy, 1)
+    path = workdir / "times.jsonl"
+    begun = path.exists() and not path.read_bytes().endswith(b"\n")  # a line that was cut short
+    with open(path, "a") as stream:
+        stream.write("\n" * begun + json.dumps(line) + "\n")
+
+
+def times(workdir: Path) -> list[dict[str, Any]]:
+    """Rows "stage", "seconds", "joules" (None: unknown): all calls of a stage until its end."""
+    rows: dict[str, dict[str, Any]] = {}
+    for line in _lines(workdir):
+        row = rows.setdefault(
+            line["stage"], {"stage": line["stage"], "seconds": 0.0, "joules": 0.0}
+        )
+        row["seconds"] += line["seconds"]
+        known = row["joules"] is not None and "joules" in line
+        row["joules"] = row["joules"] + line["joules"] if known else None
+    return list(rows.values())
+
+
+def _lines(workdir: Path) -> list[dict[str, Any]]:
+    path = workdir / "times.jsonl"
+    if not path.exists():
+        return []
+    found = []
+    for text in path.read_text().splitlines():
+        try:
+            found.append(json.loads(text))
+        except ValueError:  # the end of a process cut it short
+            continue
+    return found
+
+
+def _log(path: Path) -> list[dict[str, float]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _environment() -> dict[str, str]:
+    devices = jax.devices()
+    kinds = sorted({device.device_kind for device in devices})
+    found = {
+        "dagr_jax": __version__,
+        "Python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "devices": f"{len(devices)} x {', '.join(kinds)} ({jax.default_backend()})",
+    }
+    return found | {name: metadata.version(name) for name in _PACKAGES}
+
+
+def _processor() -> str:
+    """The model's name where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _tested(run: Run) -> Outcome:
+    """The test part as `test/` holds it, with frames and maps of some of its clips."""
+    source = quality_source(run, "test")
+    first: dict[str, int] = {}
+    facts = list(source.facts)
+    for number, fact in enumerate(facts):
+        first.setdefault(fact["video"].decode(), number)
+    with open(run.workdir / "test" / "predictions.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    mos = np.array([float(row["mos"]) for row in rows])
+    predictions = np.array([float(row["prediction"]) for row in rows])
+    numbers = [first[row["video"]] for row in rows]
+    order = np.argsort(-np.abs(predictions - mos), kind="stable")
+    worst, best = order[:_CLIPS], order[::-1][:_CLIPS]
+    chosen = [numbers[i] for i in (*worst, *best)]
+    maps = maps_of_clips(run, trained(run, "vqa"), source, chosen)
+
+    def shown(place: int, i: int) -> Shown:
+        frames = source[chosen[place]]["frames"]
+        own = [] if maps is None else [("saliency", maps[place])]
+        told = f"{in_lines(rows[i]['video'])}\npredicted {predictions[i]:.2f}\nMOS {mos[i]:.2f}"
+        return Shown(told, frames, own)
+
+    def grouped(label: Any) -> list[str]:
+        return [label(facts[number]) for number in numbers]
+
+    return Outcome(
+        result=read_json(run.workdir / "test" / "metrics.json"),
+        mos=mos,
+        predictions=predictions,
+        groups={
+            "resolution": grouped(lambda fact: f"{fact['width']} x {fact['height']}"),
+            "frame rate": grouped(lambda fact: f"{float(fact['fps']):.4g} fps"),
+            "content": grouped(lambda fact: fact["content"].decode()),
+        },
+        worst=[shown(k, i) for k, i in enumerate(worst.tolist())],
+        best=[shown(k + len(worst), i) for k, i in enumerate(best.tolist())],
+    )
