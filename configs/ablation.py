@@ -32,14 +32,14 @@ def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
             first, second = "", "capture"
             args = {**base.dataset.args, "seed": 12, "contents": (32, 4, 1)}
             args.update({"distortions": "capture", "patches": 0.3})
-            config.saliency_sets = {"capture": {"name": "synthetic", "args": args}}
+            sets = {"capture": {"name": "synthetic", "args": args}}
         else:
             first, second = "dhf1k", "diem"
             gaze = {"source": "", "labels": "", "max_failures": -1}
-            config.saliency_sets = {
-                name: {"name": name, "args": dict(gaze)} for name in (first, second)
-            }
+            sets = {name: {"name": name, "args": dict(gaze)} for name in (first, second)}
             base.saliency.data_dir = first
+        # data_dir: a prepared set; "": <workdir>/data_NAME, made if it is not there.
+        config.saliency_sets = {name: {**one, "data_dir": ""} for name, one in sets.items()}
         base.stages = tuple(stage for stage in base.stages if stage != "report")
         base.model.args.alpha = 0.5
         base.model.args.vqa.head = "full"

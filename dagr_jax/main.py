@@ -1,11 +1,13 @@
 """Runs the stages of a configuration.
 
 python -m dagr_jax.main --config=configs/vqa.py --workdir=runs/embedded [STAGE …]
+python -m dagr_jax.main --config=configs/ablation.py --workdir=runs/ablation [RUN …]
 
 In several processes, on one machine or on many, the same command in each, with a workdir that all
 share, and --distributed, or --coordinator, --num_processes and --process_id.
 """
 
+import json
 import os
 import signal
 import traceback
@@ -31,7 +33,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 
 def main(argv: list[str]) -> None:
-    """Runs the stages named after the flags, or all.
+    """Runs the stages named after the flags, or all; of a sweep, the runs that are named.
 
     An error is one line and exit code 1. After Ctrl-C or SIGTERM training saves the step that is
     done, the other stages leave nothing half-written, and the exit code is 130, as shells report
@@ -61,9 +63,7 @@ def main(argv: list[str]) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         run_stages(_CONFIG.value, workdir, argv[1:])
         if hosts.is_first():
-            for result in (workdir / "test" / "metrics.json", workdir / "folds.json"):
-                if result.exists():
-                    print(result.read_text(), end="")
+            _show(workdir)
         hosts.disconnect()
     except (ValueError, OSError, TrainingError) as error:
         said, code = f"error: {error}", 1
@@ -76,6 +76,18 @@ def main(argv: list[str]) -> None:
     # Not inside the handlers, which would keep the last batch and its shared memory alive.
     if code:
         hosts.leave(said, code)
+
+
+def _show(workdir: Path) -> None:
+    """Prints what a run, folds or a sweep have measured."""
+    from dagr_jax.report import figures, tables
+
+    for result in (workdir / "test" / "metrics.json", workdir / "folds.json"):
+        if result.exists():
+            print(result.read_text(), end="")
+    sweep = workdir / "sweep.json"
+    if sweep.exists():
+        print(tables.render(figures.table(json.loads(sweep.read_text())), "table"), end="")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def test_the_recipe_is_apart_from_data_set_and_preset():
     with pytest.raises(ValueError, match="recipe 'quick' is unknown; one of paper, release, embe"):
         vqa.get_config("lsvq,quick")
     only = saliency.get_config("dhf1k,release")
-    assert only.stages == ("prepare", "saliency") and only.saliency.optim.accumulate == 4
+    assert only.stages == ("prepare", "saliency", "report") and only.saliency.optim.accumulate == 4
     assert Run(only, Path("unused")).uses_saliency  # whatever α the quality recipe has
 
 

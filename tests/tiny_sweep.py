@@ -5,7 +5,7 @@ from ml_collections import config_dict
 from configs import ablation
 from tests.tiny_run import shrink
 
-RUNS = ("all", "alpha0", "alpha25", "n0", "second_n4", "static", "trained")
+RUNS = ("all", "alpha0", "alpha25", "second_n4", "static", "trained")
 
 
 def get_config() -> config_dict.ConfigDict:
@@ -19,5 +19,4 @@ def get_config() -> config_dict.ConfigDict:
             args.update({"contents": (6, 2, 3), "frames": 10, "fixations": 4})
         config.base.saliency.steps = 2
         config.base.vqa.steps = 2
-        config.runs.n0.model.args.saliency.num_registers = 0
     return config.lock()

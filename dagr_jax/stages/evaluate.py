@@ -61,7 +61,8 @@ def prepare_other(run: Run, name: str) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         map_size = list(run.saliency_size) if has_gaze(chosen.name) else None
         dataset = {"name": chosen.name, "args": plain(chosen.args)}
-        prepare_set(folder, dataset, plain(run.config.sampling), map_size)
+        field = f"config.test.others.{name}"
+        prepare_set(folder, dataset, plain(run.config.sampling), map_size, field=field)
 
     hosts.first(prepare, makes=folder)
     return folder

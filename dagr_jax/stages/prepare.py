@@ -27,6 +27,8 @@ def prepare_set(
     dataset: Mapping[str, Any],
     sampling: Mapping[str, Any],
     map_size: list[int] | None,
+    *,
+    field: str = "config.dataset",
 ) -> Path:
     """Makes or decodes a data set: its records, `dataset.json` and `prepared.json`.
 
@@ -38,6 +40,7 @@ def prepare_set(
         dataset: `name` in `registry.DATASETS`, and its `args` as in `configs/vqa.py`.
         sampling: `num_frames`, `rule` and `size`.
         map_size: (h, w) of gaze maps, for a set that has any.
+        field: Of the configuration that names the set, for messages.
 
     Raises:
         StageError: The folder holds something else, or an argument is missing.
@@ -69,6 +72,11 @@ def prepare_set(
     workers = os.cpu_count() or 1
     if hasattr(module, "DATASET"):
         write_json(begun, same)
+        if not args["source"]:
+            raise StageError(
+                f"{module.DATASET.title} is not here: give the folder of its videos, "
+                f"--{field}.args.source=DIR"
+            )
         facts = _collect(module.DATASET, partial, chosen, map_size, workers, args)
         begun.unlink()
     else:
@@ -96,11 +104,6 @@ def _collect(
     args: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Prepares a set of somebody's videos; returns what it says of itself."""
-    if not args["source"]:
-        raise StageError(
-            f"{dataset.title} is not here: give the folder of its videos, "
-            "--config.dataset.args.source=DIR"
-        )
     source, failures = Path(args["source"]), args["max_failures"]
     common: dict[str, Any] = {
         "source": source,

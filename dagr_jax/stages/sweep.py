@@ -19,6 +19,7 @@ from ml_collections import config_dict
 
 from dagr_jax.report import figures
 from dagr_jax.report.agreement import FITTED, METRICS
+from dagr_jax.stages.folds import ALL
 from dagr_jax.stages.prepare import has_gaze, prepare_set
 from dagr_jax.stages.run import Run, StageError, claim, digest, plain, read_json, say, write_json
 from dagr_jax.train import hosts
@@ -63,10 +64,13 @@ def run_sweep(
 ) -> Path:
     """Makes the runs of a sweep that nobody has made, and draws its figures from what is there.
 
+    A sweep may grow: runs and seeds can be added to a workdir, figures changed.
+
     Args:
         config: `base`, the configuration of one run; `seeds`; `saliency_sets`, name → data set,
-            prepared into `data_NAME/`, which a run takes by `saliency.data_dir` NAME; `runs`, name
-            → the fields of `base` that it changes; `figures` (`report.figures.draw`).
+            in `data_dir` or prepared into `data_NAME/`, which a run takes by `saliency.data_dir`
+            NAME; `runs`, name → the fields of `base` that it changes; `figures`
+            (`report.figures.draw`).
         workdir: Of the sweep. Each run has its own in `runs/`.
         run_stages: Runs the stages of one configuration in a workdir.
         names: Of the runs to make; none named: all.
@@ -75,9 +79,10 @@ def run_sweep(
         `sweep.json`: a row for each finished run.
 
     Raises:
-        StageError: The workdir belongs to another sweep, a name is unknown, or runs failed: they
-            are named, and the others are made.
+        StageError: The workdir holds other runs of these names, a name is unknown, or runs failed:
+            they are named, and the others are made.
     """
+    workdir = workdir.resolve()  # the runs' configurations name its folders
     if hosts.several():
         raise StageError(
             "the runs of a sweep are of one process each; start the same command several times "
@@ -86,6 +91,9 @@ def run_sweep(
     if unknown := [name for name in names if name not in config.runs]:
         known = ", ".join(config.runs)
         raise StageError(f"unknown run {', '.join(unknown)}; one of {known}")
+    if config.base.split.fold == ALL:
+        raise StageError("config.base.split.fold: each run of a sweep is of one fold; name it")
+    _check_made(config, workdir)
     keep_compiled()
     _begin(config, workdir)
     chosen = [m for m in members(config, workdir) if not names or m.name in names]
@@ -102,7 +110,7 @@ def run_sweep(
             say(f"[{number} of {len(chosen)}] {member.name}, seed {member.seed}")
             try:
                 _make(config, workdir, member, run_stages)
-            except (StageError, TrainingError, OSError) as error:
+            except (ValueError, OSError, TrainingError) as error:
                 say(f"{member.home}: {error}")
                 failed.append(f"{member.name}-seed{member.seed}")
         _sum_up(config, workdir)
@@ -116,24 +124,40 @@ def run_sweep(
 
 
 def _begin(config: config_dict.ConfigDict, workdir: Path) -> None:
-    """Claims the workdir and prepares the data sets, once for all processes."""
+    """Writes down the configuration and prepares the data sets, once for all processes."""
     workdir.mkdir(parents=True, exist_ok=True)
+    base = config.base
+    map_size = list(base.model.args.saliency_size or base.sampling.size)
     with _lock(workdir / "data", wait=True):
-        home = workdir / "config.json"
-        if home.exists():
-            claim(home, plain(config), "a sweep")
-        else:
-            write_json(home, plain(config))
-        base = config.base
-        sets = {Run(base, workdir).data: base.dataset}
-        sets |= {workdir / f"data_{name}": config.saliency_sets[name] for name in _wanted(config)}
-        for folder, dataset in sets.items():
-            map_size = list(base.model.args.saliency_size or base.sampling.size)
+        write_json(workdir / "config.json", plain(config))
+        sets = {"base.dataset": (Run(base, workdir).data, base.dataset)}
+        for name in _wanted(config):
+            sets[f"saliency_sets.{name}"] = (
+                _set_of(config, workdir, name),
+                config.saliency_sets[name],
+            )
+        for field, (folder, dataset) in sets.items():
             prepare_set(
                 folder,
-                plain(dataset),
+                {"name": dataset.name, "args": plain(dataset.args)},
                 plain(base.sampling),
                 map_size if has_gaze(dataset.name) else None,
+                field=f"config.{field}",
+            )
+
+
+def _set_of(config: config_dict.ConfigDict, workdir: Path, name: str) -> Path:
+    """Folder of a saliency set."""
+    given = config.saliency_sets[name].data_dir
+    return Path(given) if given else workdir / f"data_{name}"
+
+
+def _check_made(config: config_dict.ConfigDict, workdir: Path) -> None:
+    """Raises StageError where a finished run is not what its name stands for now."""
+    for member in members(config, workdir):
+        if member.result.exists():
+            claim(
+                member.home / "config.json", plain(_resolved(config, workdir, member)[0]), "a run"
             )
 
 
@@ -160,21 +184,32 @@ def member_config(
     made.seed = member.seed
     made.data_dir = str(Run(config.base, workdir).data)
     if made.saliency.data_dir in config.saliency_sets:
-        made.saliency.data_dir = str(workdir / f"data_{made.saliency.data_dir}")
+        made.saliency.data_dir = str(_set_of(config, workdir, made.saliency.data_dir))
     return made
+
+
+def _resolved(
+    config: config_dict.ConfigDict, workdir: Path, member: Member
+) -> tuple[config_dict.ConfigDict, config_dict.ConfigDict | None, Path]:
+    """The configuration of one run, that of its saliency network's run (None: it has none of its
+    own to train), and that run's workdir."""
+    made = member_config(config, workdir, member)
+    if not (Run(made, member.home).uses_saliency and (made.saliency.steps or made.saliency.epochs)):
+        return made, None, workdir
+    shared = _saliency_config(config.base, made)
+    home = workdir / "saliency" / f"seed{member.seed}-{digest(plain(shared))}"
+    made.saliency.update({"init": str(home), "steps": 0, "epochs": 0})
+    return made, shared, home
 
 
 def _make(
     config: config_dict.ConfigDict, workdir: Path, member: Member, run_stages: RunStages
 ) -> None:
     """Makes one run, and the saliency network that it needs if no other run has."""
-    made = member_config(config, workdir, member)
-    if Run(made, member.home).uses_saliency and (made.saliency.steps or made.saliency.epochs):
-        shared = _saliency_config(config.base, made)
-        home = workdir / "saliency" / f"seed{member.seed}-{digest(plain(shared))}"
+    made, shared, home = _resolved(config, workdir, member)
+    if shared is not None:
         with _lock(home, wait=True):
             run_stages(shared, home)
-        made.saliency.update({"init": str(home), "steps": 0, "epochs": 0})
     run_stages(made, member.home)
 
 
