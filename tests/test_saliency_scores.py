@@ -12,9 +12,9 @@ from sklearn.metrics import silhouette_score
 from dagr_jax import cli
 from dagr_jax.report import strips
 from dagr_jax.score import Scorer
-from dagr_jax.stages import saliency_scores
+from dagr_jax.stages import StageError, saliency_scores
 from dagr_jax.stages.registers import registers_of, without_registers
-from dagr_jax.stages.saliency_scores import Judged, network_of, part_of
+from dagr_jax.stages.saliency_scores import Judged, network_of, records_of
 
 
 def report(capsys, *arguments):
@@ -53,6 +53,8 @@ def test_a_network_averages_over_its_seeds_and_frames_without_fixations_count_fo
     doubled = Judged(contents, {k: 2 * v for k, v in sums.items()}, counts)
     row = saliency_scores._row("both", [one, doubled], 20)
     assert row["networks"] == 2 and row["nss"]["value"] == pytest.approx(1.5 * 6 / 5)
+    less = saliency_scores._row("one - two", [one], 20, [doubled])
+    assert less["nss"]["value"] == pytest.approx(-6 / 5) and less["nss"]["high"] < 0
 
 
 def test_wrong_sets_and_parts_are_one_line(tiny_run, tmp_path, capsys):
@@ -62,8 +64,8 @@ def test_wrong_sets_and_parts_are_one_line(tiny_run, tmp_path, capsys):
     shutil.copytree(tiny_run / "data", tmp_path / "set")
     path = tmp_path / "set" / "videos.csv"
     path.write_text(path.read_text().replace(",test,", ",train,"))
-    code, _, err = report(capsys, *call, tmp_path / "set")
-    assert code == 1 and "has no part test (it has: train, val); take another, or all" in err
+    code, _, err = report(capsys, *call, tmp_path / "set", "--part", "test")
+    assert code == 1 and "has no part test (it has: train, val); take another, all or uns" in err
     held = json.loads((tmp_path / "set" / "prepared.json").read_text())
     held["sampling"]["num_frames"] = 9
     (tmp_path / "set" / "prepared.json").write_text(json.dumps(held))
@@ -75,6 +77,10 @@ def test_registers_are_the_same_for_all_videos_and_their_response_is_not(
     tiny_run, tmp_path, capsys
 ):
     found = registers_of(tiny_run, tiny_run / "data", "all")
+    classes = {video: video[11] for video in records_of(tiny_run / "data", "all", [])[0].videos}
+    assert set(registers_of(tiny_run, tiny_run / "data", "all", classes).classes) == set("01234")
+    with pytest.raises(StageError, match=r"15 videos have no class, 'content008_0.*' first"):
+        registers_of(tiny_run, tiny_run / "data", "unseen", {})
     assert found.difference == 0 and found.tokens.shape == (2, 2)
     response, bottleneck = found.clouds
     assert response.features.shape == (55, 2) and bottleneck.features.shape == (55, 3)
@@ -93,7 +99,8 @@ def test_registers_are_the_same_for_all_videos_and_their_response_is_not(
 
 
 def test_the_response_is_measured_against_registers_of_nothing(tiny_run):
-    source = part_of(tiny_run / "data", "test")
+    source, left_out = records_of(tiny_run / "data", "unseen", [tiny_run])
+    assert (len(source), left_out) == (15, 40)  # the test part
     model, variables = network_of(tiny_run, tiny_run / "data", source)
     frames = source[0]["frames"][None] / np.float32(255)
     silent = without_registers(variables)
@@ -118,6 +125,9 @@ def test_strips_show_frames_and_the_maps_of_each_model(tiny_run, tmp_path, capsy
     np.testing.assert_allclose(shown.maps[0][1], scorer.maps(clip), atol=1e-5)
     width, height = Image.open(out).size
     assert width > 900 and height > 150
+    with pytest.raises(SystemExit):
+        report(capsys, "strips", clip, *two[:2], *two[:2], "--out", out)
+    assert "two checkpoints have one name" in capsys.readouterr().err
     missing = report(capsys, "strips", tmp_path / "no.mp4", *two, "--out", out)
     assert missing[0] == 1 and "no.mp4" in missing[2]
     with pytest.raises(SystemExit):
@@ -130,3 +140,26 @@ def test_names_break_behind_underscores():
         "content099_4_noise_\nuncompressed.mp4"
     )
     assert strips.in_lines("short.mp4") == "short.mp4"
+
+
+def test_videos_that_a_network_was_trained_on_are_left_out_or_said(tiny_run, capsys):
+    call = ("saliency", tiny_run, "--data", tiny_run / "data", "--bootstrap", 2)
+    code, out, err = report(capsys, *call, "--format", "json", "--part", "all")
+    assert code == 0 and "40 of these 55 videos were trained or validated on" in err
+    assert {row["videos"] for row in json.loads(out)["rows"]} == {55}
+    code, out, err = report(capsys, *call, "--format", "csv")
+    assert code == 0 and "trained" not in err
+    assert [line.split(",")[2] for line in out.splitlines()] == ["videos", "15", "15", "15"]
+
+
+def test_a_network_that_nothing_trained_is_refused(tiny_run, monkeypatch):
+    real = saliency_scores.load_variables
+
+    def untrained(path):
+        variables, meta = real(path)
+        return variables, {**meta, "model_args": {**meta["model_args"], "alpha": 0.0}}
+
+    monkeypatch.setattr(saliency_scores, "load_variables", untrained)
+    source, _ = records_of(tiny_run / "data", "unseen", [tiny_run])
+    with pytest.raises(StageError, match="its alpha is 0, so that its saliency network was never"):
+        network_of(tiny_run, tiny_run / "data", source)

@@ -36,7 +36,7 @@ def made(tmp_path_factory):
     home = tmp_path_factory.mktemp("sweep")
     command = [sys.executable, "-m", "dagr_jax.main", f"--config={CONFIG}", f"--workdir={home}"]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    finished = home / "runs" / "all-seed0" / "test" / "metrics.json"
+    finished = home / "runs" / "all-seed0" / "result.json"
     begun = home / "runs" / "alpha0-seed0" / "vqa"
     deadline = time.monotonic() + 400
     while not (finished.exists() and begun.exists()):
@@ -68,7 +68,7 @@ def test_every_run_is_made_once(made):
     config = tiny()
     wanted = [(name, seed) for seed in config.seeds for name in config.runs]
     assert [(row["run"], row["seed"]) for row in rows] == wanted
-    begun = [line for line in told.splitlines() if line.startswith("[") and ", seed " in line]
+    begun = [line for line in told.splitlines() if " are done] " in line]
     names = [line.partition("] ")[2] for line in begun]
     assert len(set(names)) == len(names) == len(wanted) - 1  # all but the one that was finished
 
@@ -140,20 +140,80 @@ def test_no_two_runs_of_the_ablation_are_the_same(choice):
     every = [sweep.member_config(config, home, m) for m in sweep.members(config, home)]
     told = {json.dumps(sweep.plain(one), sort_keys=True) for one in every}
     assert len(told) == len(every) == 3 * len(config.runs)
-    named = {name for one in sweep.plain(config.figures).values() for name in _names(one)}
-    assert named == set(config.runs)  # each is drawn, and nothing else
-
-
-def _names(figure: dict) -> list[str]:
-    if figure["kind"] == "bars":
-        return [name for _, name in figure["runs"]]
-    if figure["kind"] == "grid":
-        return [name for _, names in figure["rows"] for name in names]
-    return [name for _, points in figure["lines"] for _, name in points]
+    wanted = sweep.plain(config.figures)
+    figures.check(wanted, config.runs)
+    drawn = {name for one in wanted.values() for name in figures._runs(one)}
+    assert drawn == set(config.runs)  # each is drawn somewhere
 
 
 def test_a_cell_without_a_finished_run_stays_empty(tmp_path):
     wanted = sweep.plain(ablation.get_config().figures)
     rows = [{"run": "all", "seed": 0, "srcc": 0.5, "plcc": 0.5}]
-    paths = figures.draw({"rows": rows, "figures": wanted}, tmp_path)
-    assert len(paths) == 4 and all(path.stat().st_size > 5000 for path in paths)
+    paths = figures.draw({"rows": rows, "figures": wanted}, tmp_path / "one")
+    full = [{**rows[0], "run": name} for name in ablation.get_config().runs]
+    others = figures.draw({"rows": full, "figures": wanted}, tmp_path / "all")
+    assert len(paths) == len(others) == 4
+    for path, other in zip(paths, others, strict=True):
+        ink = [np.mean(np.asarray(Image.open(p).convert("L")) < 128) for p in (path, other)]
+        assert 0 < ink[0] < ink[1]
+
+
+def test_an_undefined_value_is_no_seed():
+    rows = [{"run": "a", "seed": k, "srcc": v, "plcc": v} for k, v in enumerate((0.5, None, 0.7))]
+    (row,) = figures.table({"rows": rows})
+    assert row["seeds"] == 2 and row["srcc"] == pytest.approx(0.6)
+
+
+def test_a_figure_of_nothing_is_one_line(tmp_path):
+    config = tiny()
+    with config.unlocked():
+        config.figures = {"f": {"kind": "bars", "runs": (("label", "nobody"),)}}
+    with pytest.raises(StageError, match="config.figures.f: there is no run nobody"):
+        stages.run_stages(config, tmp_path)
+    with config.unlocked():
+        config.figures = {"f": {"kind": "pie"}}
+    with pytest.raises(StageError, match="kind 'pie' is unknown; one of bars, grid, curves"):
+        stages.run_stages(config, tmp_path)
+
+
+def test_a_sweep_grows_and_one_that_fails_stops_no_other(tmp_path, monkeypatch):
+    """With stages that do nothing but note what they were given."""
+    given = []
+
+    def run_stages(config, home):
+        given.append(home.name)
+        if home.name == "b-seed0":
+            raise RuntimeError("out of memory")
+        home.mkdir(parents=True)
+        sweep.write_json(home / "config.json", sweep.plain(config))
+
+    monkeypatch.setattr(sweep, "prepare_set", lambda *a: None)
+    config = tiny()
+    with config.unlocked():
+        config.runs = {"a": {"model": {"args": {"alpha": 0.0}}}}
+        config.runs.b = {"model": {"args": {"alpha": 0.0}}, "vqa": {"rank_weight": 2.0}}
+        config.seeds, config.figures = (0,), {}
+    with pytest.raises(StageError, match="1 runs failed, see above: b-seed0"):
+        sweep.run_sweep(config, tmp_path, run_stages)
+    assert given == ["a-seed0", "b-seed0"]
+    with config.unlocked():
+        config.seeds = (0, 1)
+    with pytest.raises(StageError, match="1 runs failed"):
+        sweep.run_sweep(config, tmp_path, run_stages)
+    assert given[2:] == ["b-seed0", "a-seed1", "b-seed1"]
+    rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    assert [(row["run"], row["seed"]) for row in rows] == [("a", 0), ("a", 1), ("b", 1)]
+    with config.unlocked():
+        config.runs.a = {"model": {"args": {"alpha": 0.25}}}
+    with pytest.raises(StageError, match="a run of another configuration .*alpha was 0.0"):
+        sweep.run_sweep(config, tmp_path, run_stages)
+
+
+def test_a_data_set_that_is_nowhere_is_said_first(tmp_path):
+    config = ablation.get_config("konvid1k")
+    config.base.dataset.args.source = str(tmp_path)
+    with pytest.raises(
+        StageError, match=r"DHF1K is not here: .*config.saliency_sets.dhf1k.ar"
+    ):
+        stages.run_stages(config, tmp_path / "sweep")
+    assert not list((tmp_path / "sweep").glob("data*"))

@@ -137,6 +137,11 @@ class SaliencySource:
         """The content of each record."""
         return [record["content"].decode() for record in self._records]
 
+    @functools.cached_property
+    def videos(self) -> list[str]:
+        """The name of each record's video."""
+        return [record["video"].decode() for record in self._records]
+
     def __len__(self) -> int:
         return len(self._records)
 

@@ -1,7 +1,7 @@
 """Figures of many runs: the cells of a sweep with intervals over seeds, and the boxes of folds."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,14 @@ class Cell:
     """SRCC of one run of a sweep over its seeds.
 
     Attributes:
-        values: Of each finished seed; may be empty.
+        values: Of each finished seed; may be empty. An undefined one, of a model that gives all
+            videos one score, is left out and does not count as a seed.
     """
 
     values: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", self.values[np.isfinite(self.values)])
 
     @property
     def mean(self) -> float:
@@ -42,7 +46,8 @@ def cells(summary: Mapping[str, Any], metric: str = "srcc") -> dict[str, Cell]:
     """Run → its cell, of a `sweep.json`."""
     found: dict[str, list[float]] = {}
     for row in summary["rows"]:
-        found.setdefault(row["run"], []).append(row[metric])
+        value = row.get(metric)  # a run need not have a test
+        found.setdefault(row["run"], []).append(float("nan") if value is None else value)
     return {name: Cell(np.array(values, np.float64)) for name, values in found.items()}
 
 
@@ -60,6 +65,25 @@ def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for name, cell in srcc.items()
     ]
+
+
+def check(figures: Mapping[str, Any], runs: Collection[str]) -> None:
+    """Raises ValueError, one line, for a figure of an unknown kind or of an unknown run."""
+    for name, wanted in figures.items():
+        if wanted["kind"] not in KINDS:
+            known = ", ".join(KINDS)
+            raise ValueError(f"{name}: kind {wanted['kind']!r} is unknown; one of {known}")
+        if absent := [run for run in _runs(wanted) if run not in runs]:
+            raise ValueError(f"{name}: there is no run {', '.join(absent)}; name those of runs")
+
+
+def _runs(wanted: Mapping[str, Any]) -> list[str]:
+    """The runs that a figure shows."""
+    if wanted["kind"] == "bars":
+        return [run for _, run in wanted["runs"]]
+    if wanted["kind"] == "grid":
+        return [run for _, names in wanted["rows"] for run in names]
+    return [run for _, points in wanted["lines"] for _, run in points]
 
 
 def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -94,8 +118,9 @@ def boxes(path: Path, summary: Mapping[str, Any]) -> None:
         summary: `folds.json`.
     """
     own = f"{summary['dataset']},\nheld-out fold"
-    values = {own: summary["srcc"]["values"]}
-    values |= {f"{k},\nall of it": v["srcc"]["values"] for k, v in summary["others"].items()}
+    found = {own: summary} | {f"{k},\n{v['n']} videos": v for k, v in summary["others"].items()}
+    # A model that gives all videos one score has no SRCC.
+    values = {k: [x for x in v["srcc"]["values"] if x is not None] for k, v in found.items()}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.2 + 1.7 * len(values), 4.0), layout="constrained")
         ax = figure.subplots()
@@ -122,12 +147,13 @@ def _of(found: Mapping[str, Cell], name: str) -> Cell:
 
 def _seeds(cells: Sequence[Cell]) -> str:
     counts = sorted({len(cell.values) for cell in cells})
-    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{many} seed" if counts == [1] else f"{many} seeds"
 
 
 def _caption(cells: Sequence[Cell]) -> str:
     many = max(len(cell.values) for cell in cells) > 1
-    return f"mean of {_seeds(cells)} seeds" + (", bars: its 95 % interval" if many else "")
+    return f"mean of {_seeds(cells)}" + (", bars: its 95 % interval" if many else "")
 
 
 def _bars(wanted: Mapping[str, Any], found: Mapping[str, Cell]) -> Figure:
@@ -174,7 +200,7 @@ def _grid(wanted: Mapping[str, Any], found: Mapping[str, Cell]) -> Figure:
     ax.tick_params(length=0)
     figure.colorbar(image, ax=ax, label="SRCC on the test part")
     every = [cell for row in chosen for cell in row]
-    ax.set_title(f"mean of {_seeds(every)} seeds ± its 95 % interval", fontsize=10, loc="left")
+    ax.set_title(f"mean of {_seeds(every)} ± its 95 % interval", fontsize=10, loc="left")
     return figure
 
 

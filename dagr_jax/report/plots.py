@@ -17,6 +17,8 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "axes.axisbelow": True,
+    # Names of files are shown as they are, dollars too.
+    "text.parse_math": False,
 }
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 # Colour, marker and line of the first, second, … thing in one picture.

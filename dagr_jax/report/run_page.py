@@ -50,7 +50,7 @@ class RunFacts:
         name: Of the run.
         config: As `config.json` holds it.
         environment: Name → value.
-        stages: Rows "stage", "seconds" and perhaps "energy": joules.
+        stages: Rows "stage", "seconds" and "joules", of the machine's processors; None: unknown.
         logs: Training stage → lines of its `log.jsonl`.
         tested: None where the run has no test.
     """
@@ -143,7 +143,7 @@ def _test_parts(tested: Outcome) -> list[str]:
     ]
     table = _table(["metric", "value", "95 % low", "high"], rows)
     if baselines := result.get("baselines"):
-        named = [[name.replace("_", " "), float(value)] for name, value in baselines.items()]
+        named = [[name.replace("_", " "), _number(value)] for name, value in baselines.items()]
         table += "<h3>SRCC of what looks at almost nothing</h3>" + _table(
             ["predictor", "SRCC"], named
         )
@@ -257,7 +257,7 @@ def _curves(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
 
 def _stages(rows: Sequence[Mapping[str, Any]]) -> str:
     known = any(row.get("joules") is not None for row in rows)
-    heads = ["stage", "seconds", *(["energy, kJ"] if known else [])]
+    heads = ["stage", "seconds", *(["energy of the processors, kJ"] if known else [])]
     table = [
         [
             row["stage"],

@@ -44,12 +44,13 @@ def look(clip: str, scorers: Mapping[str, Scorer]) -> Shown:
     """
     frames, maps, scores = None, [], []
     for name, scorer in scorers.items():
-        seen = next(one for one in scorer.looks(clip) if isinstance(one, Seen))
+        # The last: where a file's index was wrong, what came before does not count.
+        *_, seen = (one for one in scorer.looks(clip) if isinstance(one, Seen))
         if frames is not None and not np.array_equal(frames, seen.frames):
             raise ValueError(f"{clip}: the checkpoints see other frames; draw one at a time")
         frames = seen.frames
         score = f"score {scorer.score(clip).score:.1f}"
-        if seen.maps is None:
+        if seen.maps is None or not scorer.model.alpha:  # a network that nothing has trained
             scores.append(score if len(scorers) == 1 else f"{name}: {score}")
         else:
             maps.append((f"{in_lines(name)}\n{score}", seen.maps))

@@ -12,11 +12,12 @@ from pathlib import Path
 from ml_collections import config_dict
 
 from dagr_jax.registry import dataset_module, model_module
+from dagr_jax.stages.energy import Meter
 from dagr_jax.stages.evaluate import test_stage
 from dagr_jax.stages.folds import ALL, run_folds
 from dagr_jax.stages.prepare import has_gaze, prepare_set
 from dagr_jax.stages.quality import vqa_stage
-from dagr_jax.stages.report import joules, note_time, report_stage
+from dagr_jax.stages.report import note_time, report_stage
 from dagr_jax.stages.run import Run, StageError, claim, digest, plain, say, write_json
 from dagr_jax.stages.saliency import maps_stage, saliency_stage
 from dagr_jax.stages.sweep import is_sweep, run_sweep
@@ -108,14 +109,15 @@ def run_stages(
 
 
 def _timed(name: str, stage: Callable[[Run], Path | None], run: Run) -> None:
-    begin, energy, finished = time.perf_counter(), joules(), False
+    begin, finished, meter = time.perf_counter(), False, Meter()
     try:
-        artifact = stage(run)
-        hosts.meet()  # what one process wrote last, the others read next
+        with meter:
+            artifact = stage(run)
+            hosts.meet()  # what one process wrote last, the others read next
         finished = True
     finally:
         seconds = time.perf_counter() - begin
         if hosts.is_first():
-            note_time(run.workdir, name, seconds, energy, finished)
+            note_time(run.workdir, name, seconds, meter.joules, finished)
     what = "not needed" if artifact is None else str(artifact)
     say(f"[{name}] {what} ({seconds:.1f} s)")

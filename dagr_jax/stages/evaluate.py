@@ -1,6 +1,5 @@
 """Stage `test`, and a checkpoint on other data sets: what it is worth on unseen contents."""
 
-import csv
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
 from dagr_jax.report import baselines, plots, tables
 from dagr_jax.report.agreement import FITTED, METRICS, agreement
-from dagr_jax.stages.prepare import has_gaze, prepare_set
+from dagr_jax.stages.prepare import check_source, has_gaze, prepare_set
 from dagr_jax.stages.quality import gather, quality_source, to_mos
 from dagr_jax.stages.run import (
     Run,
@@ -25,6 +24,7 @@ from dagr_jax.stages.run import (
     plain,
     progress,
     read_json,
+    unseen,
     whole_folder,
     write_json,
 )
@@ -61,8 +61,8 @@ def prepare_other(run: Run, name: str) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         map_size = list(run.saliency_size) if has_gaze(chosen.name) else None
         dataset = {"name": chosen.name, "args": plain(chosen.args)}
-        field = f"config.test.others.{name}"
-        prepare_set(folder, dataset, plain(run.config.sampling), map_size, field=field)
+        check_source(folder, chosen.name, plain(chosen.args), f"config.test.others.{name}")
+        prepare_set(folder, dataset, plain(run.config.sampling), map_size)
 
     hosts.first(prepare, makes=folder)
     return folder
@@ -129,7 +129,10 @@ def _evaluate(
     if meta["mos_range"] is None:
         raise StageError(f"{checkpoint}: holds one network, which gives no score by itself")
     run = _run_of(meta, data, folder, how, maps)
-    unseen, left_out = _unseen(checkpoint, data)
+    listed = read_list(data)
+    rows = unseen(checkpoint, listed)
+    if not len(rows):
+        raise StageError(f"{data}: the checkpoint was trained on all of its contents")
     variables = meshes.put_whole(variables, run.mesh)
     low, high = meta["mos_range"]
     result = {
@@ -137,14 +140,14 @@ def _evaluate(
         "checkpoint": str(checkpoint),
         "trained_on": meta["dataset"],
         "trained_mos_range": [low, high],
-        "left_out": left_out,
+        "left_out": len(listed) - len(rows),
     }
 
     def more(source: loader.QualitySource) -> dict[str, Any]:
         return {"baselines": baselines.evaluate(whole_records(source))} if how.extras else {}
 
     with whole_folder(folder) as partial:
-        _judge(run, variables, unseen, partial, result, more)
+        _judge(run, variables, rows, partial, result, more)
     return read_json(folder / "metrics.json")
 
 
@@ -198,24 +201,6 @@ def _run_of(
         }
     )
     return Run(config, folder)
-
-
-def _unseen(checkpoint: Path, data: Path) -> tuple[np.ndarray, int]:
-    """Numbers of the records that the checkpoint has not seen, and how many it has."""
-    listed = read_list(data)
-    split = next(
-        (p for p in (checkpoint / "split.csv", checkpoint.parent / "split.csv") if p.is_file()),
-        None,
-    )
-    seen: set[str] = set()
-    if split is not None:
-        with open(split, newline="") as stream:
-            seen = {row["digest"] for row in csv.DictReader(stream) if row["part"] != "test"}
-    contents = {row.content for row in listed if row.digest and row.digest in seen}
-    unseen = np.array([i for i, row in enumerate(listed) if row.content not in contents], int)
-    if not len(unseen):
-        raise StageError(f"{data}: the checkpoint was trained on all of its contents")
-    return unseen, len(listed) - len(unseen)
 
 
 def _judge(
@@ -318,12 +303,16 @@ def _report(
 def maps_of_clips(
     run: Run, variables: Mapping[str, Any], source: loader.QualitySource, chosen: Sequence[int]
 ) -> list[np.ndarray] | None:
-    """Maps (T, h, w) in [0, 1] of the frames of some records; None without a saliency network."""
-    if not run.uses_saliency:
+    """Maps (T, h, w) in [0, 1] of the frames of some records.
+
+    None without a saliency network, or where the maps are of windows over every frame.
+    """
+    if not run.uses_saliency or run.map_plan.window:
         return None
     here = jax.device_get(variables)  # what spans hosts only all of them can compute with
     look = jax.jit(lambda v, frames: run.model.apply(v, frames, method="maps"))
-    return [np.asarray(look(here, source[i]["frames"][None])[0]) for i in chosen]
+    found = [np.asarray(look(here, source[i]["frames"][None])[0]) for i in chosen]
+    return [run.map_plan.of_sampled(maps) for maps in found]
 
 
 def per_video(

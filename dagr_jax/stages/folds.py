@@ -76,7 +76,7 @@ def _sum_up(homes: list[Path], protocol: str, others: list[str]) -> dict[str, An
     if not found:
         return {}
     summary = {"dataset": found[0]["dataset"], "protocol": protocol, "folds": len(found)}
-    summary |= _spreads(found)
+    summary |= {k: v for k, v in _spreads(found).items() if k != "n"}
     summary["others"] = {name: _spreads(_results(homes, f"test_{name}")) for name in others}
     return summary
 
@@ -87,12 +87,21 @@ def _results(homes: list[Path], folder: str) -> list[dict[str, Any]]:
 
 
 def _spreads(found: list[dict[str, Any]]) -> dict[str, Any]:
-    return {name: spread([r[name]["value"] for r in found]) for name in METRICS + FITTED}
+    videos = found[0]["n"] if found else 0
+    return {"n": videos} | {
+        name: spread([r[name]["value"] for r in found]) for name in METRICS + FITTED
+    }
 
 
-def spread(values: list[float]) -> dict[str, Any]:
-    """Median and spread of a metric over the folds; the deviation is of a sample (n − 1)."""
-    numbers = np.array(values, np.float64)
+def spread(values: list[float | None]) -> dict[str, Any]:
+    """Median and spread of a metric over the folds; the deviation is of a sample (n − 1).
+
+    Args:
+        values: Of each fold; None where a model gave all videos one score, left out of the rest.
+    """
+    numbers = np.array([value for value in values if value is not None], np.float64)
+    if not len(numbers):
+        return {"values": values}
     return {
         "median": float(np.median(numbers)),
         "mean": float(numbers.mean()),

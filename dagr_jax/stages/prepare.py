@@ -27,8 +27,6 @@ def prepare_set(
     dataset: Mapping[str, Any],
     sampling: Mapping[str, Any],
     map_size: list[int] | None,
-    *,
-    field: str = "config.dataset",
 ) -> Path:
     """Makes or decodes a data set: its records, `dataset.json` and `prepared.json`.
 
@@ -40,8 +38,6 @@ def prepare_set(
         dataset: `name` in `registry.DATASETS`, and its `args` as in `configs/vqa.py`.
         sampling: `num_frames`, `rule` and `size`.
         map_size: (h, w) of gaze maps, for a set that has any.
-        field: Of the configuration that names the set, for messages.
-
     Raises:
         StageError: The folder holds something else, or an argument is missing.
         ValueError: The data set cannot be prepared; one line.
@@ -61,6 +57,7 @@ def prepare_set(
     if folder.exists():
         claim(folder / "prepared.json", wanted, "a prepared set")
         return folder
+    check_source(folder, dataset["name"], args, "config.dataset")
     partial = folder.with_name(f".{folder.name}.partial")
     begun = partial / "wanted.json"
     # How many may fail, and who is rated how, changes nothing of what was decoded.
@@ -72,11 +69,6 @@ def prepare_set(
     workers = os.cpu_count() or 1
     if hasattr(module, "DATASET"):
         write_json(begun, same)
-        if not args["source"]:
-            raise StageError(
-                f"{module.DATASET.title} is not here: give the folder of its videos, "
-                f"--{field}.args.source=DIR"
-            )
         facts = _collect(module.DATASET, partial, chosen, map_size, workers, args)
         begun.unlink()
     else:
@@ -93,6 +85,23 @@ def prepare_set(
     write_json(partial / "prepared.json", wanted)
     os.replace(partial, folder)
     return folder
+
+
+def check_source(folder: Path, name: str, args: Mapping[str, Any], field: str) -> None:
+    """Raises StageError where a data set is not prepared yet, and nobody says where it is.
+
+    Args:
+        folder: Of the prepared set.
+        name: Of the data set, in `registry.DATASETS`.
+        args: Its arguments.
+        field: Of the configuration, which names the set.
+    """
+    module = dataset_module(name)
+    if not folder.exists() and hasattr(module, "DATASET") and not args["source"]:
+        raise StageError(
+            f"{module.DATASET.title} is not here: give the folder of its videos, "
+            f"--{field}.args.source=DIR"
+        )
 
 
 def _collect(

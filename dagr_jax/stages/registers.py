@@ -6,6 +6,7 @@ video is what the registers change in the first encoder level, behind its ReLU, 
 bottleneck makes of it.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,33 +20,36 @@ from sklearn.metrics import silhouette_score
 from dagr_jax.models import unet3d
 from dagr_jax.report.clouds import Cloud, Registers
 from dagr_jax.stages.run import StageError
-from dagr_jax.stages.saliency_scores import network_of, part_of
+from dagr_jax.stages.saliency_scores import network_of, records_of
 
 # Shuffled labels whose silhouettes say what chance gives.
 _SHUFFLES = 200
 
 
-def registers_of(checkpoint: Path, data: Path, part: str) -> Registers:
+def registers_of(
+    checkpoint: Path, data: Path, part: str, classes: Mapping[str, str] | None = None
+) -> Registers:
     """Looks at the videos of a prepared saliency set through a network with registers.
 
     Args:
         checkpoint: A run's workdir or a stage's folder.
         data: The prepared set.
-        part: "train", "val", "test" or "all".
+        part: See `saliency_scores.records_of`.
+        classes: Video → class; None: the contents of the set.
 
     Raises:
-        StageError, CheckpointError: There are no registers, or fewer than four videos or two
-            contents, or no content has two videos.
+        StageError, CheckpointError: There are no registers, or a video has no class, or there are
+            fewer than four videos or two classes, or no class has two videos.
     """
-    source = part_of(data, part)
+    source, _ = records_of(data, part, [checkpoint])
     model, variables = network_of(checkpoint, data, source)
     if not model.num_registers:
         raise StageError(f"{checkpoint}: its saliency network has no registers; name another")
-    classes = tuple(source.contents)
-    if len(classes) < 4 or not 2 <= len(set(classes)) < len(classes):
+    labels = tuple(source.contents) if classes is None else _labels(source.videos, classes)
+    if len(labels) < 4 or not 2 <= len(set(labels)) < len(labels):
         raise StageError(
-            f"{data}: {len(classes)} videos of {len(set(classes))} contents; a silhouette needs "
-            "contents with several videos each, so take another set or part"
+            f"{data}: {len(labels)} videos of {len(set(labels))} classes; a silhouette needs "
+            "classes with several videos each, so take another set or part, or name the classes"
         )
     wanted = ("registers", "encoder1", "bottleneck")
 
@@ -67,13 +71,20 @@ def registers_of(checkpoint: Path, data: Path, part: str) -> Registers:
     added = np.stack([one["registers"] for one in seen])
     response = np.stack([a["encoder1"] - b["encoder1"] for a, b in zip(seen, bare, strict=True)])
     clouds = (
-        _cloud("response of the first encoder level to the registers", response, classes),
-        _cloud("bottleneck", np.stack([one["bottleneck"] for one in seen]), classes),
+        _cloud("response of the first encoder level to the registers", response, labels),
+        _cloud("bottleneck", np.stack([one["bottleneck"] for one in seen]), labels),
     )
     apply = jax.jit(lambda v: _tokens(model, v))
     return Registers(
-        classes, np.asarray(apply(variables)), float(np.ptp(added, axis=0).max()), clouds
+        labels, np.asarray(apply(variables)), float(np.ptp(added, axis=0).max()), clouds
     )
+
+
+def _labels(videos: Sequence[str], classes: Mapping[str, str]) -> tuple[str, ...]:
+    missing = [video for video in videos if video not in classes]
+    if missing:
+        raise StageError(f"{len(missing)} videos have no class, {missing[0]!r} first; add them")
+    return tuple(classes[video] for video in videos)
 
 
 def without_registers(variables: Any) -> Any:

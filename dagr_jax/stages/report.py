@@ -1,5 +1,6 @@
 """Stage `report`: the page of a run, and the times that it tells."""
 
+import contextlib
 import csv
 import json
 import os
@@ -24,9 +25,6 @@ from dagr_jax.whole import whole_file
 # How many clips the page shows of the worst predictions, and of the best.
 _CLIPS = 3
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
-# Where Linux counts the energy of Intel and AMD processors, in microjoules; root alone may read it
-# on most machines.
-_POWERCAP = Path("/sys/class/powercap")
 
 
 def report_stage(run: Run) -> Path:
@@ -35,12 +33,14 @@ def report_stage(run: Run) -> Path:
 
     def write() -> None:
         tested = _tested(run) if (run.workdir / "test").exists() else None
+        lines = _lines(run.workdir)
         facts = RunFacts(
             name=run.workdir.resolve().name,
             config=plain(run.config),
-            environment=_environment(),
+            # Of the stage that was made last: the page may be drawn elsewhere.
+            environment=lines[-1]["environment"] if lines else _environment(),
             stages=times(run.workdir),
-            logs={name: _log(run.workdir / name / "log.jsonl") for name in ("saliency", "vqa")},
+            logs={name: _read(run.workdir / name / "log.jsonl") for name in ("saliency", "vqa")},
             tested=tested,
         )
         with whole_file(path) as partial:
@@ -48,15 +48,6 @@ def report_stage(run: Run) -> Path:
 
     hosts.first(write, makes=path)
     return path
-
-
-def joules() -> float | None:
-    """What the processors have used since some time, in J; None where the machine tells nothing."""
-    try:
-        packages = sorted(_POWERCAP.glob("intel-rapl:?"))
-        return sum(int((p / "energy_uj").read_text()) for p in packages) / 1e6 if packages else None
-    except (OSError, ValueError):
-        return None
 
 
 def note_time(
@@ -68,15 +59,13 @@ def note_time(
         workdir: Of the run.
         stage: Its name.
         seconds: What this call of it took.
-        energy: `joules` when it began.
+        energy: What it used, in J; None where the machine does not tell.
         finished: Whether it came to its end.
     """
     if stage == "report" or any(x["stage"] == stage and x["finished"] for x in _lines(workdir)):
         return
     line: dict[str, Any] = {"stage": stage, "seconds": round(seconds, 3), "finished": finished}
-    now = joules()
-    if energy is not None and now is not None and now >= energy:  # the counter can wrap around
-        line["joules"] = round(now - energy, 1)
+    line |= {"joules": energy, "environment": _environment()}
     path = workdir / "times.jsonl"
     begun = path.exists() and not path.read_bytes().endswith(b"\n")  # a line that was cut short
     with open(path, "a") as stream:
@@ -84,35 +73,32 @@ def note_time(
 
 
 def times(workdir: Path) -> list[dict[str, Any]]:
-    """Rows "stage", "seconds", "joules" (None: unknown): all calls of a stage until its end."""
+    """Rows "stage", "seconds", "joules" (None: unknown): the calls of a stage until its end.
+
+    A call that was killed has told nothing and does not count.
+    """
     rows: dict[str, dict[str, Any]] = {}
     for line in _lines(workdir):
         row = rows.setdefault(
             line["stage"], {"stage": line["stage"], "seconds": 0.0, "joules": 0.0}
         )
         row["seconds"] += line["seconds"]
-        known = row["joules"] is not None and "joules" in line
+        known = row["joules"] is not None and line["joules"] is not None
         row["joules"] = row["joules"] + line["joules"] if known else None
     return list(rows.values())
 
 
 def _lines(workdir: Path) -> list[dict[str, Any]]:
-    path = workdir / "times.jsonl"
-    if not path.exists():
-        return []
+    return _read(workdir / "times.jsonl")
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, without one that the end of a process cut short."""
     found = []
-    for text in path.read_text().splitlines():
-        try:
+    for text in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
             found.append(json.loads(text))
-        except ValueError:  # the end of a process cut it short
-            continue
     return found
-
-
-def _log(path: Path) -> list[dict[str, float]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _environment() -> dict[str, str]:
@@ -123,10 +109,16 @@ def _environment() -> dict[str, str]:
         "Python": platform.python_version(),
         "system": platform.platform(),
         "processor": _processor(),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(_cores()),
         "devices": f"{len(devices)} x {', '.join(kinds)} ({jax.default_backend()})",
     }
     return found | {name: metadata.version(name) for name in _PACKAGES}
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells them."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -1,6 +1,7 @@
 """A run: its configuration, its folder, and what all stages ask of them."""
 
 import contextlib
+import csv
 import dataclasses
 import functools
 import hashlib
@@ -8,7 +9,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import Sampling, has_records
-from dagr_jax.data.records import read_list
+from dagr_jax.data.records import Listed, read_list
 from dagr_jax.data.splits import PARTS, Protocol, SplitError, read_split, write_split
 from dagr_jax.models import unet3d
 from dagr_jax.registry import model_module
@@ -92,6 +93,7 @@ class Run:
         with chosen.unlocked():
             said = {row.part for row in read_list(self.saliency_data)}
             chosen.file, chosen.protocol = "", "random" if "" in said else "official"
+            chosen.fold = max(chosen.fold, 0)  # of which neither knows; -1 would be all of them
         return self._divide(self.saliency_data, self.workdir / "saliency_split.csv", chosen)
 
     def _divide(
@@ -224,6 +226,28 @@ def resolve_steps(section: config_dict.ConfigDict, records: int) -> config_dict.
         resolved.epoch_steps = epoch
         resolved.eval_every = section.eval_every or epoch
     return resolved
+
+
+def unseen(
+    checkpoint: Path, listed: Sequence[Listed], splits: Sequence[str] = ("split.csv",)
+) -> np.ndarray:
+    """Numbers of the records whose contents a checkpoint was neither trained nor validated on.
+
+    They are known by the files' digests, whatever their names.
+
+    Args:
+        checkpoint: A run's workdir, or a stage's folder in one.
+        listed: Of a prepared set.
+        splits: Names of the files of that workdir that tell; those that are not there tell nothing.
+    """
+    homes = [home for home in (checkpoint, checkpoint.parent) if (home / splits[0]).is_file()]
+    seen: set[str] = set()
+    for path in [homes[0] / name for name in splits] if homes else []:
+        if path.is_file():
+            with open(path, newline="") as stream:
+                seen |= {row["digest"] for row in csv.DictReader(stream) if row["part"] != "test"}
+    contents = {row.content for row in listed if row.digest and row.digest in seen}
+    return np.array([i for i, row in enumerate(listed) if row.content not in contents], int)
 
 
 def plain(tree: Any) -> Any:

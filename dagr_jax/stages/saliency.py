@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dagr_jax import __version__
 from dagr_jax.data import loader, prepare
 from dagr_jax.data.map_folder import folder_of, read_maps
 from dagr_jax.report.plots import overlay
@@ -161,7 +162,9 @@ def _made_of(
         weights.update(np.asarray(leaf).tobytes())
     videos = {part: [f["video"].decode() for f in source.facts] for part, source in sources.items()}
     return {
+        "version": __version__,
         "weights": weights.hexdigest(),
+        "dtype": run.config.model.args.dtype,
         "maps": {k: v for k, v in plain(run.config.maps).items() if k != "batch_size"},
         "preset": run.config.preset,
         "size": list(run.saliency_size),

@@ -13,7 +13,7 @@ from dagr_jax.data import loader
 from dagr_jax.data.prepare import has_records
 from dagr_jax.data.records import read_list
 from dagr_jax.models import unet3d
-from dagr_jax.stages.run import Run, StageError, progress, read_json
+from dagr_jax.stages.run import Run, StageError, progress, read_json, say, unseen
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.steps import SaliencyTask
@@ -142,7 +142,7 @@ def ignorant(
     """
     shape = source[0]["maps"].shape
     found = {"centre_bias": saliency_metrics.centre_bias(*shape[1:])}
-    if training is not None and len(training):
+    if training is not None:
         means = [training[i]["maps"].mean(0) for i in range(len(training))]
         found["training_mean"] = np.mean(means, axis=0)
     return {k: [np.broadcast_to(m, shape)] * len(source) for k, m in found.items()}
@@ -156,61 +156,92 @@ def saliency_report(run: Run, predicted: Sequence[np.ndarray]) -> dict[str, Any]
 
 
 def saliency_rows(
-    networks: Mapping[str, Sequence[Path]], data: Path, part: str, *, resamples: int = 1000
+    networks: Mapping[str, Sequence[Path]],
+    data: Path,
+    part: str,
+    *,
+    batch_size: int = 8,
+    resamples: int = 1000,
 ) -> list[dict[str, Any]]:
     """Table 3: saliency networks on a prepared saliency set.
 
     Args:
         networks: Name → checkpoints of one network, such as its seeds; their scores are averaged.
         data: A prepared saliency set.
-        part: "train", "val" or "test", as the set's files say; "all": the whole set.
+        part: See `records_of`.
+        batch_size: Videos at once.
         resamples: Of the bootstrap over contents, seed 0.
 
     Returns:
-        A row for each name, one for maps that ignore the video, and of two names one for the
-        difference, first minus second: "network", "networks" (how many), "videos", and each of
+        A row for each name, of two names one for the difference, first minus second, and one for
+        each of `ignorant`: "network", "networks" (how many), "videos", "left_out", and each of
         `NAMES` as {"value", "low", "high"}.
 
     Raises:
         StageError, CheckpointError: The set has no such part, or a checkpoint does not fit it.
     """
-    source, training = part_of(data, part), None
-    if part != "train" and part in _parts(data):
-        training = part_of(data, "train") if "train" in _parts(data) else None
+    every = [path for paths in networks.values() for path in paths]
+    source, left_out = records_of(data, part, every)
     judged: dict[str, list[Judged]] = {}
-    total = sum(len(paths) for paths in networks.values())
-    with progress(total, "saliency", "network") as bar:
+    with progress(len(every), "saliency", "network") as bar:
         for name, paths in networks.items():
             for path in paths:
-                judged.setdefault(name, []).append(judge(source, _maps_by(path, data, source)))
+                maps = _maps_by(path, data, source, batch_size)
+                judged.setdefault(name, []).append(judge(source, maps))
                 bar.update()
     rows = [_row(name, several, resamples) for name, several in judged.items()]
     if len(judged) == 2:
         (a, first), (b, second) = judged.items()
         rows.append(_row(f"{a} - {b}", first, resamples, second))
-    for name, maps in ignorant(source, training).items():
+    for name, maps in ignorant(source, _training(data)).items():
         rows.append(_row(name, [judge(source, maps)], resamples))
-    return rows
+    return [{**row, "left_out": left_out} for row in rows]
 
 
-def _parts(data: Path) -> set[str]:
-    return {row.part for row in read_list(data)}
+def records_of(
+    data: Path, part: str, checkpoints: Sequence[Path]
+) -> tuple[loader.SaliencySource, int]:
+    """Saliency records of a prepared set, and how many of it they leave out.
 
-
-def part_of(data: Path, part: str) -> loader.SaliencySource:
-    """The saliency records of a part of a prepared set, as its files say; "all": of all.
+    Args:
+        data: The prepared set.
+        part: "unseen": those that none of the networks was trained or validated on, by the split
+            that stands beside each checkpoint. "train", "val" or "test": the part of that name, as
+            the set's own files say; "all": all. Of these it is said how many were seen.
+        checkpoints: Of the networks.
 
     Raises:
-        StageError: It is no saliency set, or has no such part.
+        StageError: It is no saliency set, or has no such part, or nothing is unseen.
     """
     if not (data / "prepared.json").is_file() or not has_records(data, "saliency"):
         raise StageError(f"{data}: no prepared saliency set is here; make one with dagr prepare")
     listed = read_list(data)
-    chosen = [i for i, row in enumerate(listed) if part in ("all", row.part)]
-    if not chosen:
-        known = ", ".join(sorted(_parts(data) - {""})) or "none"
-        raise StageError(f"{data}: has no part {part} (it has: {known}); take another, or all")
-    return loader.SaliencySource(data, np.array(chosen))
+    splits = ("split.csv", "saliency_split.csv")
+    new = set(range(len(listed)))
+    for path in checkpoints:
+        new &= set(unseen(path, listed, splits).tolist())
+    if part == "unseen":
+        chosen = sorted(new)
+        if not chosen:
+            raise StageError(
+                f"{data}: the networks were trained on all of its contents; take another set"
+            )
+    else:
+        chosen = [i for i, row in enumerate(listed) if part in ("all", row.part)]
+        if not chosen:
+            known = ", ".join(sorted({row.part for row in listed} - {""})) or "none"
+            raise StageError(
+                f"{data}: has no part {part} (it has: {known}); take another, all or unseen"
+            )
+        if seen := len(set(chosen) - new):
+            say(f"{data}: {seen} of these {len(chosen)} videos were trained or validated on")
+    return loader.SaliencySource(data, np.array(chosen)), len(listed) - len(chosen)
+
+
+def _training(data: Path) -> loader.SaliencySource | None:
+    """The training part, where the set's own files name one."""
+    numbers = [i for i, row in enumerate(read_list(data)) if row.part == "train"]
+    return loader.SaliencySource(data, np.array(numbers)) if numbers else None
 
 
 def network_of(
@@ -232,6 +263,11 @@ def network_of(
         if not args.get("saliency") or "saliency" not in variables["params"]:
             raise StageError(f"{path}: holds no saliency network; name another checkpoint")
         variables = {k: tree["saliency"] for k, tree in variables.items() if "saliency" in tree}
+        if not args["alpha"]:
+            raise StageError(
+                f"{path}: its alpha is 0, so that its saliency network was never trained; name "
+                "another checkpoint"
+            )
         size = args["saliency_size"]
         args = {"preset": args["preset"], "dtype": args["dtype"], **args["saliency"]}
     held, wanted = read_json(data / "prepared.json")["sampling"], meta["sampling"]
@@ -249,12 +285,14 @@ def network_of(
     return unet3d.Model(**args), variables
 
 
-def _maps_by(path: Path, data: Path, source: loader.SaliencySource) -> list[np.ndarray]:
+def _maps_by(
+    path: Path, data: Path, source: loader.SaliencySource, batch_size: int
+) -> list[np.ndarray]:
     """The maps that a checkpoint's saliency network predicts for a set."""
     model, variables = network_of(path, data, source)
     predict = jax.jit(SaliencyTask(model, model.preset).predict)
     found: list[np.ndarray] = []
-    for batch in loader.eval_batches(source, batch_size=8):
+    for batch in loader.eval_batches(source, batch_size=batch_size):
         maps = np.asarray(predict(variables, {"frames": batch["frames"]}))
         found += list(maps[batch["mask"]])
     return found

@@ -11,8 +11,10 @@ import contextlib
 import copy
 import dataclasses
 import fcntl
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import config_dict
@@ -20,7 +22,7 @@ from ml_collections import config_dict
 from dagr_jax.report import figures
 from dagr_jax.report.agreement import FITTED, METRICS
 from dagr_jax.stages.folds import ALL
-from dagr_jax.stages.prepare import has_gaze, prepare_set
+from dagr_jax.stages.prepare import check_source, has_gaze, prepare_set
 from dagr_jax.stages.run import Run, StageError, claim, digest, plain, read_json, say, write_json
 from dagr_jax.train import hosts
 from dagr_jax.train.compiled import keep_compiled
@@ -31,7 +33,10 @@ RunStages = Callable[[config_dict.ConfigDict, Path], None]
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One run of a sweep: its name in `config.runs`, its seed, its workdir and its result."""
+    """One run of a sweep: its name in `config.runs`, its seed and its workdir.
+
+    `result` is the row that is written when all its stages have come to their end.
+    """
 
     name: str
     seed: int
@@ -39,7 +44,7 @@ class Member:
 
     @property
     def result(self) -> Path:
-        return self.home / "test" / "metrics.json"
+        return self.home / "result.json"
 
 
 def is_sweep(config: config_dict.ConfigDict) -> bool:
@@ -93,34 +98,51 @@ def run_sweep(
         raise StageError(f"unknown run {', '.join(unknown)}; one of {known}")
     if config.base.split.fold == ALL:
         raise StageError("config.base.split.fold: each run of a sweep is of one fold; name it")
+    try:
+        figures.check(plain(config.figures), config.runs)
+    except ValueError as error:
+        raise StageError(f"config.figures.{error}") from error
     _check_made(config, workdir)
     keep_compiled()
     _begin(config, workdir)
     chosen = [m for m in members(config, workdir) if not names or m.name in names]
-    failed, elsewhere = [], 0
-    for number, member in enumerate(chosen, start=1):
-        if member.result.exists():
-            continue
-        with _lock(member.home, wait=False) as mine:
-            if not mine:
-                elsewhere += 1
-                continue
-            if member.result.exists():  # somebody finished it since we looked
-                continue
-            say(f"[{number} of {len(chosen)}] {member.name}, seed {member.seed}")
-            try:
-                _make(config, workdir, member, run_stages)
-            except (ValueError, OSError, TrainingError) as error:
-                say(f"{member.home}: {error}")
-                failed.append(f"{member.name}-seed{member.seed}")
-        _sum_up(config, workdir)
-        jax.clear_caches()  # nothing compiled for one run serves the next
-    path = _sum_up(config, workdir)
+    failed: set[Member] = set()
+    while True:
+        waiting = [m for m in chosen if m not in failed and not m.result.exists()]
+        if not sum(_take(config, workdir, member, run_stages, failed) for member in waiting):
+            break  # what is left is being made by others; those that end early leave it to a call
+    path = summarise(workdir)
     if failed:
-        raise StageError(f"{len(failed)} runs failed, see above: {', '.join(failed)}")
-    if elsewhere:
-        say(f"{elsewhere} runs are being made by other processes; the last of them draws the rest")
+        names = ", ".join(member.home.name for member in chosen if member in failed)
+        raise StageError(f"{len(failed)} runs failed, see above: {names}")
+    if left := sum(not member.result.exists() for member in chosen):
+        say(f"{left} runs are being made by other processes")
     return path
+
+
+def _take(
+    config: config_dict.ConfigDict,
+    workdir: Path,
+    member: Member,
+    run_stages: RunStages,
+    failed: set[Member],
+) -> bool:
+    """Makes one run, unless another process does or has done so. Whether it was tried."""
+    with _lock(member.home, wait=False) as mine:
+        if not mine or member.result.exists():
+            return False
+        done = sum(one.result.exists() for one in members(config, workdir))
+        total = len(config.runs) * len(config.seeds)
+        say(f"[{done} of {total} are done] {member.name}, seed {member.seed}")
+        try:
+            _make(config, workdir, member, run_stages)
+        except Exception as error:  # of one run: the others are made all the same
+            known = isinstance(error, (ValueError, OSError, TrainingError))
+            say(f"{member.home}: {error if known else traceback.format_exc().rstrip()}")
+            failed.add(member)
+    summarise(workdir)
+    jax.clear_caches()  # nothing compiled for one run serves the next
+    return True
 
 
 def _begin(config: config_dict.ConfigDict, workdir: Path) -> None:
@@ -137,12 +159,13 @@ def _begin(config: config_dict.ConfigDict, workdir: Path) -> None:
                 config.saliency_sets[name],
             )
         for field, (folder, dataset) in sets.items():
+            check_source(folder, dataset.name, plain(dataset.args), f"config.{field}")
+        for folder, dataset in sets.values():
             prepare_set(
                 folder,
                 {"name": dataset.name, "args": plain(dataset.args)},
                 plain(base.sampling),
                 map_size if has_gaze(dataset.name) else None,
-                field=f"config.{field}",
             )
 
 
@@ -211,6 +234,12 @@ def _make(
         with _lock(home, wait=True):
             run_stages(shared, home)
     run_stages(made, member.home)
+    row: dict[str, Any] = {"run": member.name, "seed": member.seed, "dataset": made.dataset.name}
+    tested = member.home / "test" / "metrics.json"
+    if tested.exists():
+        found = read_json(tested)
+        row |= {name: found[name]["value"] for name in METRICS + FITTED}
+    write_json(member.result, row)
 
 
 def _saliency_config(
@@ -233,19 +262,22 @@ def _saliency_config(
     return shared
 
 
-def _sum_up(config: config_dict.ConfigDict, workdir: Path) -> Path:
-    """Writes `sweep.json`, and draws the figures into `figures/`."""
-    rows = []
-    for member in members(config, workdir):
-        if member.result.exists():
-            found = read_json(member.result)
-            row = {"run": member.name, "seed": member.seed, "dataset": found["dataset"]}
-            row |= {name: found[name]["value"] for name in METRICS + FITTED}
-            rows.append(row)
-    path = workdir / "sweep.json"
+def summarise(workdir: Path) -> Path:
+    """Writes `sweep.json`, a row for each finished run, and draws the figures into `figures/`.
+
+    Raises:
+        StageError: The folder is no sweep's.
+    """
+    path, home = workdir / "sweep.json", workdir / "config.json"
+    if not home.is_file() or "runs" not in (held := read_json(home)):
+        raise StageError(f"{workdir}: holds no sweep; name the workdir of one")
+    # Of the last command that was started here: another process may know of fewer runs.
+    config = config_dict.ConfigDict(held)
     with _lock(path, wait=True):
-        summary = {"runs": len(config.runs), "seeds": list(config.seeds), "rows": rows}
-        write_json(path, {**summary, "figures": plain(config.figures)})
+        results = [member.result for member in members(config, workdir)]
+        rows = [read_json(result) for result in results if result.exists()]
+        summary = {"runs": len(config.runs), "seeds": held["seeds"], "rows": rows}
+        write_json(path, {**summary, "figures": held["figures"]})
         figures.draw(read_json(path), workdir / "figures")
     return path
 

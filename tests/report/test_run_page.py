@@ -2,14 +2,16 @@
 
 import csv
 import html.parser
+import io
 import json
 
 import numpy as np
 import pytest
 
 from dagr_jax import stages
+from dagr_jax.report import strips
 from dagr_jax.report.run_page import Outcome, RunFacts, _grouped, run_page
-from dagr_jax.stages import report
+from dagr_jax.stages import energy, report
 from tests.tiny_run import tiny_config
 
 
@@ -98,26 +100,45 @@ def test_of_many_groups_those_that_are_furthest_off():
     assert [name for name, _ in _grouped(labels[:4], values[:4])] == ["00", "01", "02", "03"]
 
 
-def test_times_add_up_until_a_stage_is_finished(tmp_path, monkeypatch):
-    counter = iter([100.0, 160.0, 10.0, 500.0])
-    monkeypatch.setattr(report, "joules", lambda: next(counter))
-    report.note_time(tmp_path, "vqa", 10.0, report.joules(), finished=False)
+def test_times_add_up_until_a_stage_is_finished(tmp_path):
+    report.note_time(tmp_path, "vqa", 10.0, 60.0, finished=False)
     with open(tmp_path / "times.jsonl", "a") as stream:
         stream.write('{"stage": "te')  # cut short
-    report.note_time(tmp_path, "vqa", 5.5, 0.0, finished=True)
-    report.note_time(tmp_path, "vqa", 0.1, 0.0, finished=True)  # nothing was done
-    (row,) = report.times(tmp_path)
-    assert (row["stage"], row["seconds"], row["joules"]) == ("vqa", 15.5, 70.0)
+    report.note_time(tmp_path, "vqa", 5.5, 10.0, finished=True)
+    report.note_time(tmp_path, "vqa", 0.1, 1.0, finished=True)  # nothing was done
+    report.note_time(tmp_path, "test", 1.0, None, finished=True)
+    assert report.times(tmp_path) == [
+        {"stage": "vqa", "seconds": 15.5, "joules": 70.0},
+        {"stage": "test", "seconds": 1.0, "joules": None},
+    ]
 
 
 def test_energy_is_read_where_the_machine_tells_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "_POWERCAP", tmp_path)
-    assert report.joules() is None
-    for name, value in (("intel-rapl:0", "2500000"), ("intel-rapl:1", "500000")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "energy_uj").write_text(value + "\n")
-    (tmp_path / "intel-rapl:0:0").mkdir()  # a part of package 0, counted there
-    assert report.joules() == 3.0
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+    with energy.Meter() as meter:
+        pass
+    assert meter.joules is None
+
+    def write(name: str, value: int) -> None:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "energy_uj").write_text(f"{value}\n")
+        (tmp_path / name / "max_energy_range_uj").write_text("5000000\n")
+
+    write("intel-rapl:0", 1_000_000)
+    write("intel-rapl:1", 4_500_000)
+    write("intel-rapl:0:0", 7)  # a part of package 0, counted there
+    with energy.Meter() as meter:
+        write("intel-rapl:0", 3_000_000)
+        meter.look()
+        write("intel-rapl:1", 500_000)  # it wrapped around
+        write("intel-rapl:0:0", 900_000)
+    assert meter.joules == pytest.approx(2.0 + 1.0)
+
+
+def test_names_with_dollars_are_drawn_as_they_are():
+    frames = np.zeros((2, 4, 6, 3), np.uint8)
+    figure = strips.strips([strips.Shown("cost_$5_$6.mp4", frames, [])])
+    figure.savefig(io.BytesIO(), format="png")  # where mathematics would be read, and fail
 
 
 def test_the_worst_and_the_best_clips_are_those_of_the_predictions(tiny_run):

@@ -1,0 +1,229 @@
+"""`dagr report` of networks and sweeps: saliency, registers, strips, sweep."""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dagr_jax.cli.report_output import add_output, check, put
+from dagr_jax.report import tables
+
+
+def add(kinds: Any) -> None:
+    """Adds the kinds."""
+    saliency = kinds.add_parser(
+        "saliency",
+        help="saliency networks on a prepared saliency set (Table 3)",
+        description="CC, NSS, SIM, KLD, AUC-Judd, AUC-Borji, shuffled AUC and temporal consistency "
+        "with 95 % bootstrap intervals over contents, beside maps that ignore the video. Of two "
+        "names also the difference.",
+    )
+    saliency.add_argument(
+        "networks",
+        nargs="+",
+        metavar="[NAME=]CHECKPOINT",
+        help="a run's workdir or a stage's folder; those of one NAME are averaged",
+    )
+    saliency.add_argument("--data", required=True, metavar="DIR", help="prepared saliency set")
+    _add_part(saliency)
+    saliency.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="videos at once (8)"
+    )
+    saliency.add_argument(
+        "--published", action="store_true", help="also the paper's own rows, marked as published"
+    )
+    add_output(saliency, ("table", "md", "json", "jsonl", "csv"))
+    saliency.set_defaults(run=_saliency)
+
+    sweep = kinds.add_parser(
+        "sweep",
+        help="the cells of a sweep and its figures (Table 6, figures 5, 7 and 8)",
+        description="Mean SRCC over seeds with its 95 % interval of each finished run, and the "
+        "figures drawn anew into WORKDIR/figures.",
+    )
+    sweep.add_argument("workdir", metavar="WORKDIR", help="of a sweep")
+    add_output(sweep, ("table", "md", "json", "jsonl", "csv"), bootstrap=False)
+    sweep.set_defaults(run=_sweep)
+
+    registers = kinds.add_parser(
+        "registers",
+        help="what the register tokens carry of a video (figure 6)",
+        description="The tokens, which are the same for all videos, and t-SNE and silhouette by "
+        "content of the first encoder level's response to them and of the bottleneck.",
+    )
+    registers.add_argument("checkpoint", metavar="CHECKPOINT", help="workdir or stage's folder")
+    registers.add_argument("--data", required=True, metavar="DIR", help="prepared saliency set")
+    _add_part(registers)
+    registers.add_argument(
+        "--classes", metavar="FILE.csv", help="video,class of each; else the set's contents"
+    )
+    registers.add_argument("--out", required=True, metavar="FILE.png", help="the figure")
+    registers.add_argument(
+        "--format", choices=("table", "json", "jsonl", "csv"), default="table", help="of stdout"
+    )
+    registers.set_defaults(run=_registers)
+
+    strips = kinds.add_parser(
+        "strips",
+        help="frames with the saliency of one model or several (Table 5)",
+        description="A line of frames for each clip, and under it one of overlays for each model, "
+        "with its score.",
+    )
+    strips.add_argument("clips", nargs="+", metavar="CLIP", help="video file")
+    strips.add_argument(
+        "--checkpoint",
+        action="append",
+        required=True,
+        metavar="[NAME=]DIR",
+        help="a run's workdir or its vqa/; several times for several models",
+    )
+    strips.add_argument("--out", required=True, metavar="FILE.png", help="the picture")
+    strips.set_defaults(run=_strips)
+
+
+def _add_part(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--part",
+        default="unseen",
+        choices=("unseen", "train", "val", "test", "all"),
+        help="of the set: what the network was neither trained nor validated on (unseen), or a "
+        "part as the set's own files say",
+    )
+
+
+def _saliency(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from dagr_jax.report import agreement
+    from dagr_jax.stages.saliency_scores import NAMES, saliency_rows
+    from dagr_jax.train.compiled import keep_compiled
+
+    check(arguments, parser)
+    networks: dict[str, list[Path]] = {}
+    for name, path in map(_named, arguments.networks):
+        networks.setdefault(name, []).append(Path(path))
+    keep_compiled()
+    try:
+        rows = saliency_rows(
+            networks,
+            Path(arguments.data),
+            arguments.part,
+            batch_size=arguments.batch_size,
+            resamples=arguments.bootstrap,
+        )
+    except (ValueError, OSError) as error:
+        print(f"dagr: {error}", file=sys.stderr)
+        return 1
+    rows = [{**row, "source": "measured"} for row in rows]
+    if arguments.published:
+        rows += agreement.published_saliency()
+
+    def render(form: str) -> str:
+        if form == "json":
+            return json.dumps(tables.defined({"rows": rows}), indent=2) + "\n"
+        if form in ("table", "md"):
+            return tables.render([_short(row, NAMES) for row in rows], form)
+        return tables.render([agreement.flat(row, NAMES) for row in rows], form)
+
+    put(arguments, render)
+    return 0
+
+
+def _short(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A row with each metric and its interval in one cell."""
+
+    def cell(one: Mapping[str, float] | None) -> str | None:
+        if one is None or one["value"] != one["value"]:
+            return None
+        interval = f" [{one['low']:.3f}, {one['high']:.3f}]" if "low" in one else ""
+        return f"{one['value']:.3f}{interval}"
+
+    kept = {k: v for k, v in row.items() if k not in names and v is not None}
+    return kept | {name: cell(row.get(name)) for name in names}
+
+
+def _named(given: str) -> tuple[str, str]:
+    """NAME=PATH → both; a path alone is its own name."""
+    name, equals, path = given.partition("=")
+    return (name, path) if equals and not os.path.exists(given) else (given, given)
+
+
+def _registers(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from dagr_jax.report import clouds
+    from dagr_jax.stages.registers import registers_of
+
+    _check_picture(arguments, parser)
+    try:
+        classes = _classes(arguments.classes) if arguments.classes else None
+        found = registers_of(
+            Path(arguments.checkpoint), Path(arguments.data), arguments.part, classes
+        )
+        clouds.draw(Path(arguments.out), found)
+    except (ValueError, OSError) as error:
+        print(f"dagr: {error}", file=sys.stderr)
+        return 1
+    videos, contents = len(found.classes), len(set(found.classes))
+    rows: list[dict[str, Any]] = [
+        {
+            "what": cloud.name,
+            "videos": videos,
+            "contents": contents,
+            "silhouette": cloud.silhouette,
+            "by_chance": cloud.chance,
+        }
+        for cloud in found.clouds
+    ]
+    rows.insert(0, {"what": "register tokens", "largest_difference": found.difference})
+    sys.stdout.write(tables.render(rows, arguments.format))
+    return 0
+
+
+def _classes(path: str) -> dict[str, str]:
+    """Video → class, of a CSV file."""
+    with open(path, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows or not {"video", "class"} <= rows[0].keys():
+        raise ValueError(f"{path}: has no columns video and class; name them in the first line")
+    return {row["video"]: row["class"] for row in rows}
+
+
+def _strips(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from dagr_jax.report.strips import draw, look
+    from dagr_jax.score import Scorer
+
+    _check_picture(arguments, parser)
+    named = [_named(given) for given in arguments.checkpoint]
+    if len(dict(named)) < len(named):
+        parser.error("report: two checkpoints have one name; give each its own, NAME=DIR")
+    try:
+        scorers = {name: Scorer.from_checkpoint(path) for name, path in named}
+        draw(Path(arguments.out), [look(clip, scorers) for clip in arguments.clips])
+    except (ValueError, OSError) as error:
+        print(f"dagr: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _check_picture(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if Path(arguments.out).suffix.lower() != ".png":
+        parser.error(f"report: {arguments.out}: the picture is a .png file")
+
+
+def _sweep(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from dagr_jax.report import figures
+    from dagr_jax.stages.sweep import summarise
+
+    check(arguments, parser)
+    home = Path(arguments.workdir)
+    try:
+        summary = json.loads(summarise(home).read_text())
+    except (ValueError, OSError) as error:
+        print(f"dagr: {error}", file=sys.stderr)
+        return 1
+    rows = figures.table(summary)
+    put(arguments, lambda form: tables.render(rows, form))
+    for name in summary["figures"]:
+        print(home / "figures" / f"{name}.png", file=sys.stderr)
+    return 0
