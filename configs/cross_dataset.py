@@ -2,12 +2,14 @@
 
     python -m dagr_jax.main --config=configs/cross_dataset.py --workdir=runs/cross
     python -m dagr_jax.main --config=configs/cross_dataset.py:lsvq --workdir=runs/cross_lsvq \\
-        --config.dataset.args.source=LSVQ --config.test.others.konvid1k.args.source=KoNViD \\
+        --config.dataset.args.source=LSVQ --config.saliency.data_dir=data/dhf1k \\
+        --config.test.others.konvid1k.args.source=KoNViD-1k \\
         --config.test.others.live_vqc.args.source=LIVE-VQC
 
 The argument names the data set and the recipe as in `configs/vqa.py`; the default are two embedded
 corpora with other contents and other distortions, and the recipe `small`. Each fold's model is
-tested on what it left out of its own set, and on all of the others.
+tested on what it left out of its own set, and on all of the others. The embedded corpus's folds
+share no content, but photographs, which the other corpus does not: its own box is the easier one.
 """
 
 from ml_collections import config_dict
@@ -27,8 +29,7 @@ def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
     config.split.update({"protocol": "kfold", "folds": 5, "fold": -1})
     with config.unlocked():
         if config.dataset.name == "synthetic":
-            # Contents are split with their photographs: those of the training part here, those of
-            # the test part there.
+            # Of the photographs of the training part alone here, and of the test part's there.
             config.dataset.args.update({"seed": 14, "contents": (60, 0, 0)})
             other = {**config.dataset.args, "seed": 15, "contents": (0, 0, 24)}
             other.update({"distortions": "capture", "patches": 0.3})

@@ -105,6 +105,7 @@ def test_all_stages_on_a_labelled_folder(tmp_path):
     config.split.update({"test": 0.2, "val": 0.2})
     with pytest.raises(stages.StageError, match="holds no gaze maps to train the saliency network"):
         stages.run_stages(config, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()  # it is said before anything is decoded
     config.model.args.alpha = 0.0
     home = tmp_path / "run"
     stages.run_stages(config, home)

@@ -130,7 +130,18 @@ def test_all_folds_in_one_command(tiny_run, other, tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob("fold*/*/*")}
 
 
+def test_a_saliency_set_of_its_own_has_one_split_for_all_folds(tiny_run, other, tmp_path):
+    config = tiny_config()
+    config.data_dir, config.saliency.data_dir = str(tiny_run / "data"), str(other)
+    config.split.update({"protocol": "kfold", "folds": 2, "fold": -1})
+    parts = stages.Run(config, tmp_path).saliency_rows
+    assert {part: len(rows) for part, rows in parts.items()} == {"train": 10, "val": 5, "test": 5}
+
+
 def test_spread():
+    # A fold whose model gave all videos one score has no SRCC, and is not left out of the count.
+    assert spread([0.8, None, 0.7])["median"] == pytest.approx(0.75)
+    assert spread([0.8, None])["values"] == [0.8, None] and spread([None]) == {"values": [None]}
     assert spread([0.8, 0.9, 0.7]) == {
         "median": 0.8,
         "mean": pytest.approx(0.8),

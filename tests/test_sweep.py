@@ -212,8 +212,6 @@ def test_a_sweep_grows_and_one_that_fails_stops_no_other(tmp_path, monkeypatch):
 def test_a_data_set_that_is_nowhere_is_said_first(tmp_path):
     config = ablation.get_config("konvid1k")
     config.base.dataset.args.source = str(tmp_path)
-    with pytest.raises(
-        StageError, match=r"DHF1K is not here: .*config.saliency_sets.dhf1k.ar"
-    ):
+    with pytest.raises(StageError, match=r"DHF1K is not here: .*config.saliency_sets.dhf1k.ar"):
         stages.run_stages(config, tmp_path / "sweep")
     assert not list((tmp_path / "sweep").glob("data*"))

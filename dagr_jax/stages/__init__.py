@@ -19,7 +19,7 @@ from dagr_jax.stages.prepare import has_gaze, prepare_set
 from dagr_jax.stages.quality import vqa_stage
 from dagr_jax.stages.report import note_time, report_stage
 from dagr_jax.stages.run import Run, StageError, claim, digest, plain, say, write_json
-from dagr_jax.stages.saliency import maps_stage, saliency_stage
+from dagr_jax.stages.saliency import maps_stage, no_gaze, saliency_stage
 from dagr_jax.stages.sweep import is_sweep, run_sweep
 from dagr_jax.train import hosts
 
@@ -84,6 +84,9 @@ def run_stages(
     model_module(config.model.name)
     run = Run(config, Path(workdir))
     chosen = names or config.stages
+    gaze = config.saliency.data_dir or config.saliency.init or has_gaze(config.dataset.name)
+    if "saliency" in chosen and run.uses_saliency and not gaze:
+        raise no_gaze(config.dataset.name)  # before hours of decoding
     home = run.workdir / "config.json"
     asked = digest([plain(config), list(chosen)])
 

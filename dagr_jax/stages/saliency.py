@@ -90,15 +90,20 @@ def saliency_stage(run: Run) -> Path | None:
     return folder
 
 
+def no_gaze(what: str) -> StageError:
+    """The error of a saliency network that nothing can teach."""
+    return StageError(
+        f"{what}: holds no gaze maps to train the saliency network on; set "
+        "config.saliency.data_dir to a prepared saliency set, or config.saliency.init to "
+        "trained weights with steps and epochs 0, or config.maps.folder to maps of another "
+        "model, or config.model.args.alpha to 0"
+    )
+
+
 def _adopt(run: Run, section: Any, meta: Mapping[str, Any], folder: Path) -> Path:
     """Takes over a network that another run trained, as it is."""
     if section.steps or not section.init:
-        raise StageError(
-            f"{run.data}: holds no gaze maps to train the saliency network on; set "
-            "config.saliency.data_dir to a prepared saliency set, or config.saliency.init to "
-            "trained weights with steps and epochs 0, or config.maps.folder to maps of another "
-            "model, or config.model.args.alpha to 0"
-        )
+        raise no_gaze(str(run.data))
     frames = np.zeros((1, 2, *run.saliency_size, 3), np.float32)
     fresh = initial(run.saliency_model, run.config.seed, frames)
     variables = start_from(section.init, "saliency", fresh, run.config.preset)
