@@ -63,6 +63,7 @@ LONG = (
     "tests/test_release.py",
     "tests/test_resume.py",
     "tests/test_hosts.py",
+    "tests/test_sweep.py",
     "tests/test_pipeline.py",
     "tests/models/test_conv3d.py",
     "tests/train/test_devices.py",

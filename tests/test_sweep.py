@@ -62,6 +62,7 @@ def made(tmp_path_factory):
     return home, done.stderr
 
 
+@pytest.mark.slow
 def test_every_run_is_made_once(made):
     home, told = made
     rows = json.loads((home / "sweep.json").read_text())["rows"]
@@ -73,6 +74,7 @@ def test_every_run_is_made_once(made):
     assert len(set(names)) == len(names) == len(wanted) - 1  # all but the one that was finished
 
 
+@pytest.mark.slow
 def test_runs_with_one_saliency_network_share_it_and_its_maps(made):
     home, _ = made
     trained = sorted((home / "saliency").glob("seed*"))
@@ -90,6 +92,7 @@ def test_runs_with_one_saliency_network_share_it_and_its_maps(made):
     assert not (home / "runs" / "trained-seed0" / "maps").exists()
 
 
+@pytest.mark.slow
 def test_the_trained_saliency_network_is_another_than_the_frozen_one(made):
     home, _ = made
     from dagr_jax.train.checkpoints import load_variables
@@ -102,6 +105,7 @@ def test_the_trained_saliency_network_is_another_than_the_frozen_one(made):
     assert np.abs(kernel("all") - kernel("trained")).max() > 1e-5
 
 
+@pytest.mark.slow
 def test_the_figures_show_the_cells(made, capsys):
     home, _ = made
     from dagr_jax.cli import main
