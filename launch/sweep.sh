@@ -26,30 +26,7 @@ if (($# < 2)); then
   echo "usage: [PROCESSES=N] $0 CONFIG WORKDIR [ARGUMENT …]" >&2
   exit 2
 fi
-command=(python -m dagr_jax.main "--config=$1" "--workdir=$2" "${@:3}")
-processes=${PROCESSES:-1}
-if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]] || ((processes == 1)); then
-  exec "${command[@]}"
+if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
+  exec python -m dagr_jax.main "--config=$1" "--workdir=$2" "${@:3}"
 fi
-
-running=()
-# The shell lets its background jobs ignore Ctrl-C.
-trap 'kill -TERM "${running[@]}" 2>/dev/null || true' INT TERM
-for ((i = 0; i < processes; i++)); do
-  CUDA_VISIBLE_DEVICES=$i "${command[@]}" &
-  running+=($!)
-done
-
-code=0
-for process in "${running[@]}"; do
-  status=0
-  wait "$process" || status=$?
-  while kill -0 "$process" 2>/dev/null; do # a signal interrupts the waiting
-    status=0
-    wait "$process" || status=$?
-  done
-  if ((status)); then
-    code=$status
-  fi
-done
-exit "$code"
+APART=1 exec "$(dirname "$0")/local.sh" "$@"

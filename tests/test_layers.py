@@ -21,7 +21,7 @@ MODULES = {
 # From bottom to top; a part imports only from the ones below its own, and within its own folder.
 LAYERS = (
     {"whole"},
-    {"process", "registry", "video", "losses", "metrics", "saliency_metrics"},
+    {"machine", "process", "registry", "video", "losses", "metrics", "saliency_metrics"},
     {"data", "models", "significance"},
     {"convert"},
     {"train"},

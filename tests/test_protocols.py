@@ -201,7 +201,7 @@ def test_the_test_part_is_read_by_the_test_stage_alone(tiny_run, tmp_path, monke
     with pytest.raises(AssertionError, match="a test record was read"):
         stages.run_stages(config, tmp_path, ["test"])
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "config.json", "maps", "saliency", "split.csv", "vqa",
+        "config.json", "maps", "saliency", "split.csv", "times.jsonl", "vqa",
     ]  # fmt: skip
 
 

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from dagr_jax.bench.sides import torch_device, torch_net
-from dagr_jax.bench.timing import alternate, machine, matmul_peak, ratios, row
+from dagr_jax.bench.timing import alternate, matmul_peak, ratios, row
+from dagr_jax.machine import machine
 
 
 def compare(

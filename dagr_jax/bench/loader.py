@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dagr_jax.bench.timing import machine, row
+from dagr_jax.bench.timing import row
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import (
     WHOLE,
@@ -20,6 +20,7 @@ from dagr_jax.data.prepare import (
     pack,
     write_shard,
 )
+from dagr_jax.machine import machine
 
 SIZE, FRAMES = (224, 398), 8
 

@@ -1,7 +1,5 @@
 """How things are timed: all sides in one process, in strict alternation, medians and ratios."""
 
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -88,30 +86,6 @@ def fresh_process(arguments: Sequence[str], environment: Mapping[str, str]) -> s
     if done.returncode:
         raise RuntimeError(f"python {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout
-
-
-def machine() -> dict[str, Any]:
-    """What the measurements were made on."""
-    import jax
-
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as stream:
-            models = [line.partition(":")[2].strip() for line in stream if "model name" in line]
-        name = models[0] if models else name
-    except OSError:
-        pass  # not Linux
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return {
-        "cpu": name,
-        "cores": os.cpu_count(),
-        "memory_gib": round(pages * size / 2**30, 1),
-        "devices": sorted({device.device_kind for device in jax.devices()}),
-        "device_count": jax.device_count(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-    }
 
 
 def matmul_peak(dtype: str, size: int = 2048, rounds: int = 5) -> float:

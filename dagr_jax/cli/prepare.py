@@ -53,7 +53,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if arguments.frames < 1 or min(*arguments.size, *arguments.map_size) < 1:
         parser.error("prepare: --frames, --size and --map-size must be at least 1")
     from dagr_jax.registry import dataset_module
-    from dagr_jax.stages.prepare import has_gaze, prepare_set
+    from dagr_jax.stages.prepare import prepare_set
 
     args = {
         "source": arguments.source,
@@ -69,8 +69,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         if not hasattr(dataset_module(arguments.dataset), "DATASET"):
             parser.error(f"prepare: {arguments.dataset} is made by the prepare stage of its config")
         dataset = {"name": arguments.dataset, "args": args}
-        map_size = list(arguments.map_size) if has_gaze(arguments.dataset) else None
-        print(prepare_set(Path(arguments.out), dataset, sampling, map_size))
+        print(prepare_set(Path(arguments.out), dataset, sampling, arguments.map_size))
     except (ValueError, OSError) as error:
         print(f"dagr: {error}", file=sys.stderr)
         return 1

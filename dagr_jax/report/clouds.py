@@ -8,8 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from dagr_jax.report.plots import STYLE
-from dagr_jax.whole import whole_file
+from dagr_jax.report.plots import STYLE, save
 
 # Okabe and Ito's colours, and markers: together a look of its own for each of 48 contents.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -79,8 +78,7 @@ def draw(path: Path, found: Registers) -> None:
         figure.supxlabel(
             f"{count} videos of {len(names)} contents, each with a look of its own", fontsize=9
         )
-        with whole_file(path) as partial:
-            figure.savefig(partial, dpi=110, format="png")
+        save(figure, path)
 
 
 def _tokens(ax: Any, found: Registers) -> None:

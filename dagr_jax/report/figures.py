@@ -10,8 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from dagr_jax.report.plots import BLUE, LOOKS, ORANGE, STYLE
-from dagr_jax.whole import whole_file
+from dagr_jax.report.plots import BLUE, LOOKS, ORANGE, STYLE, save
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +103,7 @@ def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
         path = folder / f"{name}.png"
         with matplotlib.rc_context(STYLE):
             figure = KINDS[wanted["kind"]](wanted, found)
-            with whole_file(path) as partial:
-                figure.savefig(partial, dpi=110, format="png")
+            save(figure, path)
         paths.append(path)
     return paths
 
@@ -137,8 +135,7 @@ def boxes(path: Path, summary: Mapping[str, Any]) -> None:
         ax.grid(axis="x", visible=False)
         title = f"trained on {summary['dataset']}, {summary['folds']} folds"
         ax.set_title(f"{title}; box: quartiles, orange: median", fontsize=10, loc="left")
-        with whole_file(path) as partial:
-            figure.savefig(partial, dpi=110, format="png")
+        save(figure, path)
 
 
 def _of(found: Mapping[str, Cell], name: str) -> Cell:

@@ -1,6 +1,6 @@
 """Pictures of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
+
+from dagr_jax.whole import whole_file
 
 # Colour-blind safe (Okabe and Ito), readable at half size.
 STYLE: dict[Any, Any] = {
@@ -48,6 +50,21 @@ def overlay(frame: np.ndarray, saliency: np.ndarray) -> np.ndarray:
     grey = frame.mean(-1, keepdims=True)
     weight = 0.75 * level**0.7
     return ((1 - weight) * (0.6 * grey + 0.4 * frame) + weight * colour + 0.5).astype(np.uint8)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as a PNG, whole or not at all."""
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")
+
+
+def show_pictures_alone(axes: Iterable[Any]) -> None:
+    """Takes ticks, grid and frame from axes that hold pictures."""
+    for ax in axes:
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
 
 
 def overview(
@@ -91,11 +108,7 @@ def overview(
             axes[row, 0].set_ylabel(
                 label, rotation=0, ha="right", va="center", fontsize=9, labelpad=8
             )
-        for ax in axes.flat:
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            for spine in ax.spines.values():
-                spine.set_visible(False)
+        show_pictures_alone(axes.flat)
 
         ax = right.subplots()
         low = min(mos.min(), predictions.min())
@@ -115,4 +128,4 @@ def overview(
         interval = f"[{srcc['low']:.2f}, {srcc['high']:.2f}]"
         ax.set_title(f"{dataset}: {len(mos)} videos, SRCC {srcc['value']:.3f} {interval}")
         ax.legend(frameon=False, loc="upper left", fontsize=9)
-        figure.savefig(path, dpi=110)
+        save(figure, path)

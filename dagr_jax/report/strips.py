@@ -11,11 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from dagr_jax.report.plots import STYLE, overlay
+from dagr_jax.report.plots import STYLE, overlay, save, show_pictures_alone
 from dagr_jax.report.tables import printable
 from dagr_jax.score import Scorer
 from dagr_jax.score.results import Seen
-from dagr_jax.whole import whole_file
 
 _COLUMNS = 4
 
@@ -60,9 +59,7 @@ def look(clip: str, scorers: Mapping[str, Scorer]) -> Shown:
 
 def draw(path: Path, clips: Sequence[Shown]) -> None:
     """Writes `strips` of some clips as a PNG."""
-    figure = strips(clips)
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=110, format="png")
+    save(strips(clips), path)
 
 
 def strips(clips: Sequence[Shown]) -> Figure:
@@ -87,11 +84,7 @@ def strips(clips: Sequence[Shown]) -> Figure:
                 if maps is None:
                     ax.set_title(f"frame {t + 1} of {len(clip.frames)}", fontsize=8, pad=3)
             row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9, labelpad=8)
-        for ax in axes.flat:
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            for spine in ax.spines.values():
-                spine.set_visible(False)
+        show_pictures_alone(axes.flat)
     return figure
 
 

@@ -35,7 +35,7 @@ def prepare_stage(run: Run) -> Path:
             run.data,
             plain(chosen.dataset),
             plain(chosen.sampling),
-            list(run.saliency_size) if has_gaze(chosen.dataset.name) else None,
+            run.saliency_size,
         )
 
     hosts.first(prepare, makes=run.data)

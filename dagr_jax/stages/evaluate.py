@@ -15,7 +15,7 @@ from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
 from dagr_jax.report import baselines, plots, tables
 from dagr_jax.report.agreement import FITTED, METRICS, agreement
-from dagr_jax.stages.prepare import check_source, has_gaze, prepare_set
+from dagr_jax.stages.prepare import check_source, prepare_set
 from dagr_jax.stages.quality import gather, quality_source, to_mos
 from dagr_jax.stages.run import (
     Run,
@@ -59,10 +59,9 @@ def prepare_other(run: Run, name: str) -> Path:
 
     def prepare() -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        map_size = list(run.saliency_size) if has_gaze(chosen.name) else None
         dataset = {"name": chosen.name, "args": plain(chosen.args)}
-        check_source(folder, chosen.name, plain(chosen.args), f"config.test.others.{name}")
-        prepare_set(folder, dataset, plain(run.config.sampling), map_size)
+        check_source(folder, dataset, f"config.test.others.{name}")
+        prepare_set(folder, dataset, plain(run.config.sampling), run.saliency_size)
 
     hosts.first(prepare, makes=folder)
     return folder
@@ -287,7 +286,7 @@ def _report(
         # They were needed for the scores alone.
         shutil.rmtree(stored)
     else:
-        maps = maps_of_clips(run, variables, source, [int(first[i]) for i in chosen])
+        maps = maps_of_frames(run, variables, [item["frames"] for item in items])
     plots.overview(
         partial / "overview.png",
         frames=[item["frames"] for item in items],
@@ -300,10 +299,10 @@ def _report(
     )
 
 
-def maps_of_clips(
-    run: Run, variables: Mapping[str, Any], source: loader.QualitySource, chosen: Sequence[int]
+def maps_of_frames(
+    run: Run, variables: Mapping[str, Any], clips: Sequence[np.ndarray]
 ) -> list[np.ndarray] | None:
-    """Maps (T, h, w) in [0, 1] of the frames of some records.
+    """Maps (T, h, w) in [0, 1] of clips, each its frames (T, H, W, 3) uint8.
 
     None without a saliency network, or where the maps are of windows over every frame.
     """
@@ -311,7 +310,7 @@ def maps_of_clips(
         return None
     here = jax.device_get(variables)  # what spans hosts only all of them can compute with
     look = jax.jit(lambda v, frames: run.model.apply(v, frames, method="maps"))
-    found = [np.asarray(look(here, source[i]["frames"][None])[0]) for i in chosen]
+    found = [np.asarray(look(here, frames[None])[0]) for frames in clips]
     return [run.map_plan.of_sampled(maps) for maps in found]
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def prepare_set(
     folder: Path,
     dataset: Mapping[str, Any],
     sampling: Mapping[str, Any],
-    map_size: list[int] | None,
+    map_size: Sequence[int],
 ) -> Path:
     """Makes or decodes a data set: its records, `dataset.json` and `prepared.json`.
 
@@ -37,7 +37,8 @@ def prepare_set(
         folder: Of the prepared set; nothing is done where it is there and holds what is asked for.
         dataset: `name` in `registry.DATASETS`, and its `args` as in `configs/vqa.py`.
         sampling: `num_frames`, `rule` and `size`.
-        map_size: (h, w) of gaze maps, for a set that has any.
+        map_size: (h, w) of gaze maps, where the set has any.
+
     Raises:
         StageError: The folder holds something else, or an argument is missing.
         ValueError: The data set cannot be prepared; one line.
@@ -52,12 +53,12 @@ def prepare_set(
         "format": _FORMAT,
         "dataset": {"name": dataset["name"], "args": args},
         "sampling": dict(sampling),
-        "map_size": map_size,
+        "map_size": list(map_size) if has_gaze(dataset["name"]) else None,
     }
     if folder.exists():
         claim(folder / "prepared.json", wanted, "a prepared set")
         return folder
-    check_source(folder, dataset["name"], args, "config.dataset")
+    check_source(folder, dataset, "config.dataset")
     partial = folder.with_name(f".{folder.name}.partial")
     begun = partial / "wanted.json"
     # How many may fail, and who is rated how, changes nothing of what was decoded.
@@ -72,7 +73,6 @@ def prepare_set(
         facts = _collect(module.DATASET, partial, chosen, map_size, workers, args)
         begun.unlink()
     else:
-        assert map_size is not None  # the corpus has gaze maps
         module.prepare(
             partial,
             sampling=chosen,
@@ -87,17 +87,16 @@ def prepare_set(
     return folder
 
 
-def check_source(folder: Path, name: str, args: Mapping[str, Any], field: str) -> None:
+def check_source(folder: Path, dataset: Mapping[str, Any], field: str) -> None:
     """Raises StageError where a data set is not prepared yet, and nobody says where it is.
 
     Args:
         folder: Of the prepared set.
-        name: Of the data set, in `registry.DATASETS`.
-        args: Its arguments.
+        dataset: `name` in `registry.DATASETS`, and its `args`.
         field: Of the configuration, which names the set.
     """
-    module = dataset_module(name)
-    if not folder.exists() and hasattr(module, "DATASET") and not args["source"]:
+    module = dataset_module(dataset["name"])
+    if not folder.exists() and hasattr(module, "DATASET") and not dataset["args"]["source"]:
         raise StageError(
             f"{module.DATASET.title} is not here: give the folder of its videos, "
             f"--{field}.args.source=DIR"
@@ -108,7 +107,7 @@ def _collect(
     dataset: QualitySet | GazeSet,
     folder: Path,
     sampling: Sampling,
-    map_size: list[int] | None,
+    map_size: Sequence[int],
     workers: int,
     args: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -121,7 +120,6 @@ def _collect(
         "max_failures": None if failures < 0 else failures,
     }
     if isinstance(dataset, GazeSet):
-        assert map_size is not None  # the caller has asked for maps
         result = collect_gaze(dataset, folder, map_size=(map_size[0], map_size[1]), **common)
     else:
         named = [args["labels"]] if isinstance(args["labels"], str) else args["labels"]

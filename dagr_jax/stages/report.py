@@ -3,19 +3,17 @@
 import contextlib
 import csv
 import json
-import os
-import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from dagr_jax import __version__
+from dagr_jax.machine import machine
 from dagr_jax.report.run_page import Outcome, RunFacts, run_page
 from dagr_jax.report.strips import Shown, in_lines
-from dagr_jax.stages.evaluate import maps_of_clips
+from dagr_jax.stages.evaluate import maps_of_frames
 from dagr_jax.stages.quality import quality_source
 from dagr_jax.stages.run import Run, plain, read_json
 from dagr_jax.stages.weights import trained
@@ -28,10 +26,14 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 
 def report_stage(run: Run) -> Path:
-    """Writes `report.html`, anew each time: what has been finished until now."""
+    """Writes `report.html` of what has been finished until now, unless it tells that already."""
     path = run.workdir / "report.html"
+    sources = [run.workdir / "times.jsonl", *run.workdir.glob("*/log.jsonl"), run.workdir / "test"]
 
     def write() -> None:
+        newest = max((p.stat().st_mtime_ns for p in sources if p.exists()), default=0)
+        if path.exists() and path.stat().st_mtime_ns >= newest:
+            return
         tested = _tested(run) if (run.workdir / "test").exists() else None
         lines = _lines(run.workdir)
         facts = RunFacts(
@@ -102,33 +104,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _environment() -> dict[str, str]:
-    devices = jax.devices()
-    kinds = sorted({device.device_kind for device in devices})
-    found = {
-        "dagr_jax": __version__,
-        "Python": platform.python_version(),
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": str(_cores()),
-        "devices": f"{len(devices)} x {', '.join(kinds)} ({jax.default_backend()})",
-    }
-    return found | {name: metadata.version(name) for name in _PACKAGES}
-
-
-def _cores() -> int:
-    """Those that this process may use, where the system tells them."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    """The model's name where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    packages = {name: metadata.version(name) for name in _PACKAGES}
+    return {"dagr_jax": __version__, **{k: str(v) for k, v in machine().items()}, **packages}
 
 
 def _tested(run: Run) -> Outcome:
@@ -145,14 +122,15 @@ def _tested(run: Run) -> Outcome:
     numbers = [first[row["video"]] for row in rows]
     order = np.argsort(-np.abs(predictions - mos), kind="stable")
     worst, best = order[:_CLIPS], order[::-1][:_CLIPS]
-    chosen = [numbers[i] for i in (*worst, *best)]
-    maps = maps_of_clips(run, trained(run, "vqa"), source, chosen)
+    chosen = [*worst.tolist(), *best.tolist()]
+    frames = [source[numbers[i]]["frames"] for i in chosen]
+    maps = maps_of_frames(run, trained(run, "vqa"), frames)
 
-    def shown(place: int, i: int) -> Shown:
-        frames = source[chosen[place]]["frames"]
+    def shown(place: int) -> Shown:
+        i = chosen[place]
         own = [] if maps is None else [("saliency", maps[place])]
         told = f"{in_lines(rows[i]['video'])}\npredicted {predictions[i]:.2f}\nMOS {mos[i]:.2f}"
-        return Shown(told, frames, own)
+        return Shown(told, frames[place], own)
 
     def grouped(label: Any) -> list[str]:
         return [label(facts[number]) for number in numbers]
@@ -166,6 +144,6 @@ def _tested(run: Run) -> Outcome:
             "frame rate": grouped(lambda fact: f"{float(fact['fps']):.4g} fps"),
             "content": grouped(lambda fact: fact["content"].decode()),
         },
-        worst=[shown(k, i) for k, i in enumerate(worst.tolist())],
-        best=[shown(k + len(worst), i) for k, i in enumerate(best.tolist())],
+        worst=[shown(place) for place in range(len(worst))],
+        best=[shown(place) for place in range(len(worst), len(chosen))],
     )

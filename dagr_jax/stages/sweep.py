@@ -22,7 +22,7 @@ from ml_collections import config_dict
 from dagr_jax.report import figures
 from dagr_jax.report.agreement import FITTED, METRICS
 from dagr_jax.stages.folds import ALL
-from dagr_jax.stages.prepare import check_source, has_gaze, prepare_set
+from dagr_jax.stages.prepare import check_source, prepare_set
 from dagr_jax.stages.run import Run, StageError, claim, digest, plain, read_json, say, write_json
 from dagr_jax.train import hosts
 from dagr_jax.train.compiled import keep_compiled
@@ -149,24 +149,20 @@ def _begin(config: config_dict.ConfigDict, workdir: Path) -> None:
     """Writes down the configuration and prepares the data sets, once for all processes."""
     workdir.mkdir(parents=True, exist_ok=True)
     base = config.base
-    map_size = list(base.model.args.saliency_size or base.sampling.size)
     with _lock(workdir / "data", wait=True):
         write_json(workdir / "config.json", plain(config))
         sets = {"base.dataset": (Run(base, workdir).data, base.dataset)}
         for name in _wanted(config):
-            sets[f"saliency_sets.{name}"] = (
-                _set_of(config, workdir, name),
-                config.saliency_sets[name],
-            )
-        for field, (folder, dataset) in sets.items():
-            check_source(folder, dataset.name, plain(dataset.args), f"config.{field}")
-        for folder, dataset in sets.values():
-            prepare_set(
-                folder,
-                {"name": dataset.name, "args": plain(dataset.args)},
-                plain(base.sampling),
-                map_size if has_gaze(dataset.name) else None,
-            )
+            one = config.saliency_sets[name]
+            sets[f"saliency_sets.{name}"] = (_set_of(config, workdir, name), one)
+        wanted = {
+            field: (folder, {"name": one.name, "args": plain(one.args)})
+            for field, (folder, one) in sets.items()
+        }
+        for field, (folder, dataset) in wanted.items():
+            check_source(folder, dataset, f"config.{field}")
+        for folder, dataset in wanted.values():
+            prepare_set(folder, dataset, plain(base.sampling), Run(base, workdir).saliency_size)
 
 
 def _set_of(config: config_dict.ConfigDict, workdir: Path, name: str) -> Path:

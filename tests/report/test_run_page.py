@@ -23,6 +23,7 @@ class Page(html.parser.HTMLParser):
         self.rows: list[list[str]] = []
         self.sources: list[str] = []
         self.text = ""
+        self._in_cell = False
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -30,12 +31,17 @@ class Page(html.parser.HTMLParser):
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
+            self._in_cell = True
         self.sources += [value for name, value in attributes if name in ("src", "href")]
         assert tag != "script"
 
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self._in_cell = False
+
     def handle_data(self, data):
         self.text += data
-        if self.rows and self.rows[-1] and data.strip():
+        if self._in_cell:
             self.rows[-1][-1] += data.strip()
 
 
