@@ -20,6 +20,7 @@ from dagr_jax.bench import (
     train,
     vqa,
 )
+from dagr_jax.machine import machine
 
 
 def test_sides_alternate_and_the_first_rounds_do_not_count():
@@ -40,7 +41,7 @@ def test_a_ratio_is_of_the_rounds_not_of_the_medians():
 
 
 def test_the_machine_is_named():
-    told = timing.machine()
+    told = machine()
     assert told["cores"] >= 1 and told["memory_gib"] > 0 and told["devices"] == ["cpu"]
 
 
