@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 
+# Long enough a program that a fast machine too finds it worth keeping (0.1 s, `keep_compiled`).
 CODE = """
 import jax, time
 from dagr_jax.train.compiled import keep_compiled
 print(keep_compiled())
-f = jax.jit(lambda x: sum(jax.numpy.sin(x * k) @ x for k in range(40)))
+f = jax.jit(lambda x: sum(jax.numpy.sin(x * k) @ x for k in range(200)))
 print(float(f(jax.numpy.eye(8)).sum()))
 """
 
