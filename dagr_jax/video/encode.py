@@ -1,5 +1,6 @@
 """Writing videos with PyAV: whole file or no file."""
 
+import contextlib
 import os
 from collections.abc import Iterable
 from fractions import Fraction
@@ -66,7 +67,28 @@ def write_video(
                 stream = added
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = "yuv420p"
+                open_encoder(stream)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         if stream is None:
             raise ValueError(f"{path}: there are no frames to write")
         container.mux(stream.encode(None))
+
+
+def open_encoder(stream: VideoStream) -> None:
+    """Opens a stream's encoder, whose threads get no more of the machine than the caller's.
+
+    Where it may, as root in a container, SVT-AV1 gives its threads and the one that opens it the
+    highest real-time priority: all else on the machine waits, and the priority passes to every
+    process that is started from there.
+
+    Args:
+        stream: With its size and format set, before its first frame.
+    """
+    policy = os.sched_getscheduler(0)
+    stream.codec_context.open()
+    if policy != os.SCHED_OTHER:
+        return
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):  # ended meanwhile
+            if os.sched_getscheduler(int(thread)) == os.SCHED_FIFO:
+                os.sched_setscheduler(int(thread), policy, os.sched_param(0))

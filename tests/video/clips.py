@@ -5,6 +5,8 @@ from fractions import Fraction
 import av
 import numpy as np
 
+from dagr_jax.video.encode import open_encoder
+
 # name: (encoder, suffix, options); h264 and hevc with B-frames. x264's macroblock tree reads memory
 # that it never wrote: with it the same frames give a different file in a few runs of a hundred.
 ENCODERS = {
@@ -46,6 +48,7 @@ def write(path, frames, codec="h264", *, rate=25, pix_fmt="yuv420p", times=None,
         stream.pix_fmt = pix_fmt
         if turn:
             stream.set_display_rotation(turn.pop("rotation", 0), **turn)
+        open_encoder(stream)
         for i, rgb in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(rgb, "rgb24")
             frame.time_base = Fraction(1, rate)
