@@ -15,6 +15,16 @@ def get_config() -> config_dict.ConfigDict:
         shrink(config.base)
         config.seeds = (0, 1)
         config.runs = {name: config.runs[name] for name in RUNS}
+        config.runs.trained.vqa.batch_size = 8  # the tests' eight devices
+        figures = config.figures
+        figures.table6.runs = tuple(bar for bar in figures.table6.runs if bar[1] in RUNS)
+        figures.figure5.columns = ("with registers",)
+        figures.figure5.rows = tuple((label, (own,)) for label, (_, own) in figures.figure5.rows)
+        for figure in (figures.figure7, figures.figure8):
+            figure.lines = tuple(
+                (label, tuple(point for point in points if point[1] in RUNS))
+                for label, points in figure.lines
+            )
         for args in (config.base.dataset.args, config.saliency_sets.capture.args):
             args.update({"contents": (6, 2, 3), "frames": 10, "fixations": 4})
         config.base.saliency.steps = 2
