@@ -1,9 +1,13 @@
 """Settings that must stand before JAX starts, and the golden numbers of the PyTorch release."""
 
 import os
+import signal
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# A shell lets what it starts in the background ignore Ctrl-C; programs that tests stop would too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Eight fake devices, so that sharding is tested everywhere. They share few cores, with other tests:
 # XLA aborts the process when they wait for each other for longer than it expects of real ones.
 # Compiling is most of what tests wait for: LLVM's optimizer is a third of that, and XLA's newer way
