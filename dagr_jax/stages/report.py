@@ -104,8 +104,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _environment() -> dict[str, str]:
+    told = machine()
+    told["devices"] = f"{told.pop('device_count')} x {', '.join(told['devices'])}"
     packages = {name: metadata.version(name) for name in _PACKAGES}
-    return {"dagr_jax": __version__, **{k: str(v) for k, v in machine().items()}, **packages}
+    return {"dagr_jax": __version__, **{k: str(v) for k, v in told.items()}, **packages}
 
 
 def _tested(run: Run) -> Outcome:

@@ -148,10 +148,10 @@ def _take(
 def _begin(config: config_dict.ConfigDict, workdir: Path) -> None:
     """Writes down the configuration and prepares the data sets, once for all processes."""
     workdir.mkdir(parents=True, exist_ok=True)
-    base = config.base
+    base, run = config.base, Run(config.base, workdir)
     with _lock(workdir / "data", wait=True):
         write_json(workdir / "config.json", plain(config))
-        sets = {"base.dataset": (Run(base, workdir).data, base.dataset)}
+        sets = {"base.dataset": (run.data, base.dataset)}
         for name in _wanted(config):
             one = config.saliency_sets[name]
             sets[f"saliency_sets.{name}"] = (_set_of(config, workdir, name), one)
@@ -162,7 +162,7 @@ def _begin(config: config_dict.ConfigDict, workdir: Path) -> None:
         for field, (folder, dataset) in wanted.items():
             check_source(folder, dataset, f"config.{field}")
         for folder, dataset in wanted.values():
-            prepare_set(folder, dataset, plain(base.sampling), Run(base, workdir).saliency_size)
+            prepare_set(folder, dataset, plain(base.sampling), run.saliency_size)
 
 
 def _set_of(config: config_dict.ConfigDict, workdir: Path, name: str) -> Path:

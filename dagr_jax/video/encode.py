@@ -84,11 +84,9 @@ def open_encoder(stream: VideoStream) -> None:
     Args:
         stream: With its size and format set, before its first frame.
     """
-    policy = os.sched_getscheduler(0)
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
     stream.codec_context.open()
-    if policy != os.SCHED_OTHER:
-        return
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(ProcessLookupError):  # ended meanwhile
             if os.sched_getscheduler(int(thread)) == os.SCHED_FIFO:
-                os.sched_setscheduler(int(thread), policy, os.sched_param(0))
+                os.sched_setscheduler(int(thread), policy, priority)
