@@ -35,8 +35,6 @@ from jaxtyping import install_import_hook  # noqa: E402
 install_import_hook(["dagr_jax.models", "dagr_jax.losses"], "beartype.beartype")
 
 import fcntl  # noqa: E402
-import json  # noqa: E402
-import zlib  # noqa: E402
 from collections.abc import Callable, Mapping  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -44,7 +42,6 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 pytest_plugins = ["tests.scoring"]
-GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="session")
@@ -88,76 +85,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def golden() -> Callable[[str], Mapping[str, np.ndarray]]:
     """name → arrays of golden/<name>.npz."""
 
-    def load(name: str) -> Mapping[str, np.ndarray]:
-        with np.load(GOLDEN / f"{name}.npz") as arrays:
-            return dict(arrays)
+    from dagr_jax.bench import golden
 
-    return load
+    return golden.arrays
 
 
 @pytest.fixture(scope="session")
 def golden_data() -> Callable[..., np.ndarray]:
     """(key, *shape) → the input that golden/README.md calls data."""
 
-    def data(key: list[int], *shape: int) -> np.ndarray:
-        return np.random.default_rng(key).uniform(0, 1, shape).astype(np.float32)
+    from dagr_jax.bench import golden
 
-    return data
+    return golden.data
 
 
 @pytest.fixture(scope="session")
 def golden_weights() -> Callable[[str], dict[str, np.ndarray]]:
     """name → the state_dict of golden/keys_<name>.json by the recipe of golden/README.md."""
 
-    def weights(name: str) -> dict[str, np.ndarray]:
-        shapes = json.loads((GOLDEN / f"keys_{name}.json").read_text())
-        return {key: golden_weight(key, tuple(shape)) for key, shape in shapes.items()}
+    from dagr_jax.bench import golden
 
-    return weights
+    return golden.weights
 
 
 @pytest.fixture(scope="session")
 def gradient_errors() -> Callable[..., dict[str, float]]:
-    """(golden arrays, gradients by PyTorch's keys) → the error of each gradient.
+    """`bench.golden.gradient_errors`."""
+    from dagr_jax.bench import golden
 
-    The larger one of its norm's and its first values', in units of 1e-3 of the norm plus 1e-5.
-    """
-
-    def errors(
-        expected: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]
-    ) -> dict[str, float]:
-        off = {}
-        for name, want in expected.items():
-            if name.startswith("grad/"):
-                key = name.removeprefix("grad/")
-                mine = gradients[key].ravel()
-                difference = [np.linalg.norm(mine) - want[0], *(mine[:8] - want[1 : 1 + mine.size])]
-                off[key] = float(np.abs(difference).max() / (1e-3 * want[0] + 1e-5))
-        return off
-
-    return errors
-
-
-def golden_weight(key: str, shape: tuple[int, ...], seed: int = 7) -> np.ndarray:
-    """The value of one state_dict entry (golden/README.md)."""
-    rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
-    if key.endswith("num_batches_tracked"):
-        return np.zeros(shape, np.int64)
-    if key.endswith("running_var"):
-        value = rng.uniform(0.5, 1.5, shape)
-    elif key.endswith("running_mean"):
-        value = 0.1 * rng.standard_normal(shape)
-    elif len(shape) == 1 and key.endswith("bn3.weight"):
-        value = rng.uniform(0.05, 0.25, shape)
-    elif len(shape) == 1 and key.endswith("weight"):
-        value = rng.uniform(0.5, 1.5, shape)
-    elif len(shape) == 1:
-        value = 0.1 * rng.standard_normal(shape)
-    elif "register_tokens" in key:
-        value = rng.standard_normal(shape)
-    else:
-        value = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
-    return value.astype(np.float32)
+    return golden.gradient_errors
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dagr_jax.bench.sides import torch_device, torch_net
+from dagr_jax.bench.sides import precision, torch_device, torch_net, torch_tf32
 from dagr_jax.bench.timing import alternate, matmul_peak, ratios, row
 from dagr_jax.machine import machine
 
@@ -22,6 +22,8 @@ def compare(
     needed: float | None = None,
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Times the forms of a network beside PyTorch's float32, bfloat16 and compiled bfloat16.
+
+    In float32 TF32 is off on both sides.
 
     Args:
         what: Name of the measurement.
@@ -45,7 +47,8 @@ def compare(
     ours: dict[str, Callable[[], Any]] = {}
     gflop: dict[str, float] = {}
     for name, model in forms.items():
-        compiled = jax.jit(model.apply).lower(variables, video).compile()
+        with precision(np.dtype(model.dtype).name):
+            compiled = jax.jit(model.apply).lower(variables, video).compile()
         costs = compiled.cost_analysis()
         gflop[name] = costs["flops"] / 1e9 if costs else float("nan")
         # The weights lie on the device before the clock starts.
@@ -100,6 +103,7 @@ def _torch_sides(
             net = torch.compile(net)
 
         def run() -> np.ndarray:
+            torch_tf32(False)
             with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=half):
                 return net(frames).float().cpu().numpy()
 

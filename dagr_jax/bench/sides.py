@@ -1,5 +1,7 @@
 """The two sides of a comparison: one of our networks, and PyTorch's with the same weights."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -40,6 +42,26 @@ def torch_device() -> str:
 def dtypes() -> list[str]:
     """Our types that are worth measuring: a CPU multiplies bfloat16 more slowly than float32."""
     return ["float32"] if jax.default_backend() == "cpu" else ["float32", "bfloat16"]
+
+
+@contextlib.contextmanager
+def precision(dtype: str) -> Iterator[None]:
+    """How programs that are traced inside multiply float32.
+
+    Args:
+        dtype: "float32" for exact products, which GPUs do not take by default; "tf32"; "bfloat16".
+    """
+    chosen = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": None}[dtype]
+    with jax.default_matmul_precision(chosen):
+        yield
+
+
+def torch_tf32(on: bool) -> None:
+    """Whether PyTorch multiplies float32 by TF32 on GPUs; the setting is the process's."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = on
+    torch.backends.cudnn.allow_tf32 = on
 
 
 def torch_net(kind: str, model: Any, variables: Any, *, channels_last: bool = False) -> Any:

@@ -16,7 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dagr_jax.bench.sides import dtypes, random_variables, torch_device, torch_nets
+from dagr_jax.bench.sides import (
+    dtypes,
+    precision,
+    random_variables,
+    torch_device,
+    torch_nets,
+    torch_tf32,
+)
 from dagr_jax.bench.timing import ratios, row
 from dagr_jax.machine import machine
 from dagr_jax.models import dagr
@@ -28,19 +35,24 @@ PAPER = 387.7
 Read = Callable[[Path], np.ndarray]  # a clip → its sampled frames (8, 224, 398, 3) uint8
 
 
-def measure(model_args: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def measure(
+    model_args: Mapping[str, Any] | None = None,
+    decoded: tuple[int, tuple[int, int]] | None = None,
+) -> dict[str, Any]:
     """Ten clips one after the other, each by every side before the next; random weights.
 
     Our side decodes as the scorer does. The other decodes in order by PyAV with as many threads
     as it takes, converts the sampled frames, resizes them as we do and runs the networks in
-    PyTorch. Where PyAV is not installed both sides begin with decoded frames, and "decoding" is
-    missing in the rows.
+    PyTorch. Where PyAV is not installed, or with `decoded`, both sides begin with decoded frames,
+    and "decoding" is missing in the rows. In the type float32 TF32 is off.
 
     Args:
         model_args: Fields of `dagr.Model`; none for the paper's.
+        decoded: (frames, (height, width)) of clips that are decoded already; None decodes files.
 
     Returns:
-        "machine", "rows" with `frames_per_s` counted as the paper counts, each part of our time,
+        "machine", "rows" with `frames_per_s` counted as the paper counts and `looked_at_per_s` the
+        frames that the networks see, each part of our time,
         and "ratios" ours / PyTorch (below 1 is faster), keyed `table4_<our dtype>/<their dtype>`.
 
     Raises:
@@ -50,13 +62,16 @@ def measure(model_args: Mapping[str, Any] | None = None) -> dict[str, Any]:
     model = dagr.Model(**args)
     variables = random_variables(model, jnp.zeros((1, 2, 32, 32, 3)))
     tried = dtypes()
+    frames, size = decoded or (FRAMES, SIZE)
     with tempfile.TemporaryDirectory() as folder:
-        paths, read, read_in_order = _clips(Path(folder))
+        paths, read, read_in_order = _clips(Path(folder), in_memory=decoded is not None)
+        in_memory = functools.cache(functools.partial(_random_clip, frames=frames, size=size))
         parts: dict[str, dict[str, list[float]]] = {dtype: {} for dtype in tried}
         sides: dict[str, Callable[[Path], float]] = {
-            dtype: _our_side(args, dtype, variables, read, parts[dtype]) for dtype in tried
+            dtype: _our_side(args, dtype, variables, read, in_memory, parts[dtype])
+            for dtype in tried
         }
-        sides |= _torch_sides(model, variables, read_in_order)
+        sides |= _torch_sides(model, variables, read_in_order or in_memory)
         scores = {name: side(paths[0]) for name, side in sides.items()}
         theirs = scores.get("torch float32", scores["float32"])
         if abs(scores["float32"] - theirs) > 1e-3 * abs(theirs):
@@ -71,8 +86,9 @@ def measure(model_args: Mapping[str, Any] | None = None) -> dict[str, Any]:
                 seconds[name].append(time.perf_counter() - begin)
     rows = []
     for name, times in seconds.items():
-        rate = round(len(times) * LENGTH / sum(times), 1)
-        rows.append(row(f"table4 {name}", times, frames_per_s=rate))
+        rate = len(times) / sum(times)
+        told = {"frames_per_s": round(rate * LENGTH, 1), "looked_at_per_s": round(rate * frames, 1)}
+        rows.append(row(f"table4 {name}", times, **told))
         rows += [
             row(f"  {part}", its, share=round(sum(its) / sum(times), 3))
             for part, its in parts.get(name, {}).items()
@@ -82,10 +98,10 @@ def measure(model_args: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {"machine": machine(), "rows": rows, "ratios": found}
 
 
-def _clips(folder: Path) -> tuple[list[Path], Read | None, Read | None]:
-    """Clips, how we read them and how PyAV alone does; without PyAV only names of clips."""
+def _clips(folder: Path, *, in_memory: bool) -> tuple[list[Path], Read | None, Read | None]:
+    """Clips, how we read them and how PyAV alone does; in memory only names of clips."""
     paths = [folder / f"{number}.mp4" for number in range(CLIPS)]
-    if importlib.util.find_spec("av") is None:
+    if in_memory or importlib.util.find_spec("av") is None:
         return paths, None, None
     from dagr_jax.bench.decode import FPS, write_clip
     from dagr_jax.video.decode import read_clip
@@ -111,10 +127,9 @@ def read_plainly(path: Path, length: int, count: int, size: tuple[int, int]) -> 
     return resize_bilinear(frames, size, antialias=False)
 
 
-@functools.cache
-def _in_memory(path: Path) -> np.ndarray:
+def _random_clip(path: Path, frames: int, size: tuple[int, int]) -> np.ndarray:
     rng = np.random.default_rng(int(path.stem))
-    return rng.integers(0, 256, (FRAMES, *SIZE, 3), np.uint8)
+    return rng.integers(0, 256, (frames, *size, 3), np.uint8)
 
 
 def _our_side(
@@ -122,6 +137,7 @@ def _our_side(
     dtype: str,
     variables: Any,
     read: Read | None,
+    in_memory: Read,
     parts: dict[str, list[float]],
 ) -> Callable[[Path], float]:
     model = dagr.Model(**args, dtype=dtype)
@@ -136,16 +152,17 @@ def _our_side(
         return value
 
     def run(path: Path) -> float:
-        frames = timed("decoding", read, path) if read else _in_memory(path)
+        frames = timed("decoding", read, path) if read else in_memory(path)
         frames = timed("transfer", jax.device_put, frames[None])
-        maps = timed("saliency", maps_of, there, frames)
-        return float(timed("vqa", score_of, there, frames, maps)[0])
+        with precision(dtype):
+            maps = timed("saliency", maps_of, there, frames)
+            return float(timed("vqa", score_of, there, frames, maps)[0])
 
     return run
 
 
 def _torch_sides(
-    model: dagr.Model, variables: Any, read: Read | None
+    model: dagr.Model, variables: Any, read: Read
 ) -> dict[str, Callable[[Path], float]]:
     """PyTorch's forms; {} where it is not installed."""
     device = torch_device()
@@ -155,7 +172,7 @@ def _torch_sides(
     def side(half: bool) -> Callable[[Path], float]:
         saliency, quality = torch_nets(model, variables, channels_last=half)
         score = torch_scorer(saliency, quality, model.alpha, device, half=half)
-        return lambda path: score(read(path) if read else _in_memory(path))
+        return lambda path: score(read(path))
 
     return {"torch float32": side(False), "torch bfloat16": side(True)}
 
@@ -166,13 +183,27 @@ def torch_scorer(
     """The score of (T, H, W, 3) uint8 frames by the twins of both networks, preset 'paper'."""
     import torch
 
+    forward = torch_forward(saliency, quality, alpha)
+
     def score(frames: np.ndarray) -> float:
-        video = torch.from_numpy(frames[None]).to(device).float() / 255  # (1, T, H, W, 3)
+        torch_tf32(False)
+        video = torch.from_numpy(frames[None]).to(device)
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=half):
-            maps = saliency(video.permute(0, 1, 4, 2, 3))[:, 0].float().sigmoid()
-            low, high = maps.amin((-2, -1), True), maps.amax((-2, -1), True)
-            maps = (maps - low) / (high - low)
-            fused = (1 - alpha) * video + alpha * video * maps[..., None]
-            return quality(fused.permute(0, 4, 1, 2, 3)).item()
+            return forward(video).item()
 
     return score
+
+
+def torch_forward(saliency: Any, quality: Any, alpha: float) -> Callable[[Any], Any]:
+    """(B, T, H, W, 3) uint8 tensors → scores (B,), by the twins of both networks."""
+
+    def forward(frames: Any) -> Any:
+        video = frames.float() / 255
+        maps = saliency(video.permute(0, 1, 4, 2, 3))[:, 0].float().sigmoid()
+        low, high = maps.amin((-2, -1), True), maps.amax((-2, -1), True)
+        constant = high - low < 1e-6
+        maps = ((maps - low) / (high - low).clamp(min=1e-6)).masked_fill(constant, 1.0)
+        fused = (1 - alpha) * video + alpha * video * maps[..., None]
+        return quality(fused.permute(0, 4, 1, 2, 3))
+
+    return forward

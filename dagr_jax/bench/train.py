@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dagr_jax.bench.sides import dtypes, random_variables, torch_device, torch_net
+from dagr_jax.bench.sides import (
+    dtypes,
+    precision,
+    random_variables,
+    torch_device,
+    torch_net,
+    torch_tf32,
+)
 from dagr_jax.bench.timing import alternate, ratios, row
 from dagr_jax.machine import machine
 from dagr_jax.models import dagr, unet3d
@@ -29,7 +36,8 @@ def measure(
 ) -> dict[str, Any]:
     """Forward, loss, gradient and Adam's update of one batch, by both sides from the same weights.
 
-    Preset 'paper'; no augmentation and no dropout, so that both sides do the same.
+    Preset 'paper'; no augmentation and no dropout, so that both sides do the same. In float32 TF32
+    is off on both sides.
 
     Args:
         rounds: Timed steps of each side; before each it takes one that is not timed.
@@ -70,15 +78,8 @@ def _saliency_sides(
     variables = random_variables(model, jnp.zeros((1, 2, 16, 16, 3)))
     batch = _batch(SALIENCY)
     tasks = {dtype: SaliencyTask(model.clone(dtype=dtype)) for dtype in tried}
-    ours = {dtype: _our_side(task, variables, batch) for dtype, task in tasks.items()}
-
-    def loss_of(net: Any, batch: Any) -> Any:
-        from dagr_jax.bench import twin
-
-        logits = net(batch["frames"].permute(0, 1, 4, 2, 3) / 255)
-        return twin.saliency_loss(logits[:, 0].float(), batch["maps"] / 255)
-
-    return ours, _torch_sides("unet3d", model, variables, batch, loss_of)
+    ours = {dtype: _our_side(task, variables, batch, dtype) for dtype, task in tasks.items()}
+    return ours, _torch_sides("unet3d", model, variables, batch, torch_loss("saliency"))
 
 
 def _quality_sides(
@@ -90,18 +91,36 @@ def _quality_sides(
     variables = random_variables(model, frames, jnp.zeros((1, 2, 32, 32)), method="score")
     batch = _batch(QUALITY)
     tasks = {dtype: QualityTask(model) for dtype, model in models.items()}
-    ours = {dtype: _our_side(task, variables, batch) for dtype, task in tasks.items()}
+    ours = {dtype: _our_side(task, variables, batch, dtype) for dtype, task in tasks.items()}
 
-    def loss_of(net: Any, batch: Any) -> Any:
+    own = {kind: tree["vqa"] for kind, tree in variables.items()}
+    loss_of = torch_loss("quality", model.alpha)
+    return ours, _torch_sides("vqa", model.vqa, own, batch, loss_of)
+
+
+def torch_loss(network: str, alpha: float = 0.5) -> Callable[[Any, Any], Any]:
+    """(PyTorch's network, batch of tensors) → the loss of a training step.
+
+    Args:
+        network: "saliency" or "quality".
+        alpha: Weight of the saliency in the fused frames, of the quality network.
+    """
+
+    def saliency(net: Any, batch: Any) -> Any:
+        from dagr_jax.bench import twin
+
+        logits = net(batch["frames"].permute(0, 1, 4, 2, 3) / 255)
+        return twin.saliency_loss(logits[:, 0].float(), batch["maps"] / 255)
+
+    def quality(net: Any, batch: Any) -> Any:
         from dagr_jax.bench import twin
 
         frames, maps = batch["frames"] / 255, batch["maps"] / 255
-        fused = (1 - model.alpha) * frames + model.alpha * frames * maps[..., None]
+        fused = (1 - alpha) * frames + alpha * frames * maps[..., None]
         scores = net(fused.permute(0, 4, 1, 2, 3))
         return twin.quality_loss(scores.float(), batch["target"])
 
-    own = {kind: tree["vqa"] for kind, tree in variables.items()}
-    return ours, _torch_sides("vqa", model.vqa, own, batch, loss_of)
+    return {"saliency": saliency, "quality": quality}[network]
 
 
 def _batch(shape: tuple[int, int, int, int]) -> dict[str, np.ndarray]:
@@ -114,7 +133,7 @@ def _batch(shape: tuple[int, int, int, int]) -> dict[str, np.ndarray]:
     }
 
 
-def _our_side(task: Any, variables: Any, batch: Mapping[str, np.ndarray]) -> Side:
+def _our_side(task: Any, variables: Any, batch: Mapping[str, np.ndarray], dtype: str) -> Side:
     mesh = make_mesh(jax.devices()[:1])
     tx = optax.adam(RATE)
     state = replicate(task.init_state(variables, tx), mesh)
@@ -124,7 +143,8 @@ def _our_side(task: Any, variables: Any, batch: Mapping[str, np.ndarray]) -> Sid
 
     def run() -> float:
         nonlocal state
-        state, metrics = step(state, there, key)
+        with precision(dtype):  # where the first call traces
+            state, metrics = step(state, there, key)
         jax.block_until_ready(state)
         return float(metrics["loss"])
 
@@ -147,6 +167,7 @@ def _torch_sides(
         optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
 
         def run() -> float:
+            torch_tf32(False)
             optimizer.zero_grad()
             with torch.autocast(device, torch.bfloat16, enabled=half):
                 loss = loss_of(net, there)

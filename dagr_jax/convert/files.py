@@ -12,8 +12,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from dagr_jax.convert.state_dict import CONTAINERS
 from dagr_jax.whole import whole_file
@@ -54,11 +52,15 @@ def write_safetensors(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
     """Writes arrays, whole or not at all, so that PyTorch reads them as tensors."""
+    import safetensors.numpy  # here: converting in memory needs JAX alone
+
     with whole_file(path) as partial:
         safetensors.numpy.save_file(dict(arrays), partial, {"format": "pt", **metadata})
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
+    import safetensors.numpy
+
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:

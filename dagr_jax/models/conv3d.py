@@ -1,7 +1,7 @@
 """3×3×3 convolutions that are fast on XLA. Channels last, (B, T, H, W, C)."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -156,15 +156,34 @@ def field_conv3d(
     return conv3d(x, kernel[..., n:, :], form) + patch
 
 
+class Choice(NamedTuple):
+    """The form that "auto" takes, and the measurement behind it."""
+
+    form: str
+    measured: str
+
+
+# (backend, whether the type is half precision, whether gradients are wanted) → what "auto" takes.
+# The transforms of "winograd" cost digits: bfloat16 has none to spare, and in training the batch
+# statistics of a channel that hardly varies enlarge what the value loses.
+FASTEST: dict[tuple[str, bool, bool], Choice] = {
+    ("cpu", False, False): Choice(
+        "winograd", "window of 8 x 224 x 398: 2.75 s, taps 5.52 s; 2 cores, docs/performance.md"
+    ),
+    ("cpu", False, True): Choice(
+        "mixed", "value of taps (digits), gradients of winograd; docs/performance.md"
+    ),
+    ("cpu", True, False): Choice("taps", "7.24 s; winograd misses the digits; docs/performance.md"),
+    ("cpu", True, True): Choice("taps", "winograd misses the digits; docs/performance.md"),
+}
+# For backends that are not in the table.
+UNMEASURED = Choice("native", "not measured; python -m dagr_jax.bench.gpu measures a GPU")
+
+
 def fastest_form(dtype: Any, *, train: bool) -> str:
-    """The form to take on this kind of device (docs/performance.md has the measurements)."""
-    if jax.default_backend() != "cpu":
-        return "native"
-    # The transforms cost digits: bfloat16 has none to spare, and batch statistics of a channel
-    # that hardly varies enlarge what the value loses in training.
-    if jnp.dtype(dtype).itemsize < 4:
-        return "taps"
-    return "mixed" if train else "winograd"
+    """The form that "auto" takes on this backend (`FASTEST`)."""
+    half = jnp.dtype(dtype).itemsize < 4
+    return FASTEST.get((jax.default_backend(), half, train), UNMEASURED).form
 
 
 def _resolved(form: str, dtype: Any, *, train: bool = False) -> str:

@@ -239,11 +239,13 @@ def test_the_networks_are_measured_where_only_jax_and_pytorch_are():
     """A machine lent for its GPU may have nothing else."""
     script = """
 import importlib, sys
-for name in ("av", "grain", "ml_collections", "tensorflow_datasets", "pandas", "skimage"):
+absent = ["av", "grain", "ml_collections", "tensorflow_datasets", "pandas", "skimage"]
+for name in (*absent, "safetensors", "matplotlib", "sklearn", "tqdm"):
     sys.modules[name] = None
-for name in ("saliency", "vqa", "train", "table4", "scaling"):
+for name in ("saliency", "vqa", "train", "table4", "scaling", "gpu.__main__"):
     importlib.import_module("dagr_jax.bench." + name)
-import dagr_jax.cli
+for name in ("facts", "correctness", "saliency", "quality", "training", "profile", "programs"):
+    importlib.import_module("dagr_jax.bench.gpu." + name)
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False

@@ -8,11 +8,10 @@ from dagr_jax import losses
 from dagr_jax.convert import from_state_dict
 from dagr_jax.models import dagr, unet3d, vqa
 
-from ..conftest import golden_weight
-
 torch = pytest.importorskip("torch", reason="the twin is PyTorch's")
 
 from dagr_jax.bench import twin  # noqa: E402
+from dagr_jax.bench.golden import weight as golden_weight  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

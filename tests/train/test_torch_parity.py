@@ -16,11 +16,10 @@ from dagr_jax.models import dagr, unet3d, vqa
 from dagr_jax.train.state import make_optimizer, make_schedule
 from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
 
-from ..conftest import golden_weight
-
 torch = pytest.importorskip("torch", reason="parity is tested beside PyTorch")
 
 from dagr_jax.bench import twin  # noqa: E402
+from dagr_jax.bench.golden import weight as golden_weight  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

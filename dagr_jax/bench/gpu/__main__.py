@@ -1,0 +1,74 @@
+"""Measures everything on one GPU.
+
+python -m dagr_jax.bench.gpu --out DIR [--minutes 8]
+python -m dagr_jax.bench.gpu --publish DIR
+"""
+
+import argparse
+import datetime
+import sys
+from pathlib import Path
+from typing import Any
+
+from dagr_jax import __version__
+from dagr_jax.bench.gpu import summary
+from dagr_jax.bench.gpu.parts import PARTS, run_parts
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs all parts and writes the results after each.
+
+    Returns:
+        The exit code: 0, or 1 where a part did not come to its end. Figures are no reason for 1.
+    """
+    parser = argparse.ArgumentParser(prog="python -m dagr_jax.bench.gpu", description=__doc__)
+    parser.add_argument("--out", metavar="DIR", default="gpu", help="folder of the results (gpu)")
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, metavar="N", help="time for all parts (8)"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="small sizes that test the command on a CPU"
+    )
+    parser.add_argument(
+        "--publish",
+        metavar="DIR",
+        help="measure nothing; copy the results of a real GPU in DIR to docs/results/gpu",
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.publish:
+        try:
+            files = summary.publish(Path(chosen.publish))
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        print("\n".join(map(str, files)))
+        return 0
+    if chosen.minutes <= 0:
+        parser.error("--minutes must be above 0")
+    return measure(Path(chosen.out), 60 * chosen.minutes, small=chosen.small)
+
+
+def measure(folder: Path, seconds: float, *, small: bool, parts: Any = PARTS) -> int:
+    """`main` without the command line.
+
+    Args:
+        folder: Made if missing: `results.json`, `results.md`, `log.txt`, HLO and traces.
+        seconds: For all parts together.
+        small: Small sizes.
+        parts: As in `parts.PARTS`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log.txt").unlink(missing_ok=True)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    result: dict[str, Any] = {"version": __version__, "time": now, "small": small, "parts": []}
+    for part in run_parts(parts, folder, seconds, small=small):
+        result["parts"].append(part)
+        summary.write(folder, result)
+        error = f": {part['error']}" if "error" in part else ""
+        print(f"{part['name']}: {part['status']} in {part['seconds']} s{error}", file=sys.stderr)
+    print((folder / "results.md").read_text(), end="")
+    return 0 if all(part["status"] == "complete" for part in result["parts"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

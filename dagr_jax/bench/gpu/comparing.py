@@ -1,0 +1,75 @@
+"""One kind of program at one batch, by our forms and PyTorch's."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from dagr_jax.bench.gpu import programs, pytorch
+from dagr_jax.bench.gpu.plan import Plan
+from dagr_jax.bench.gpu.programs import Spec
+from dagr_jax.bench.gpu.timing import Side, measured_rows
+
+Builders = dict[str, Callable[[], Side]]
+
+
+def compare(specs: Sequence[Spec], plan: Plan) -> Iterator[dict[str, Any]]:
+    """Times specs of one kind and batch in strict alternation with PyTorch's forms.
+
+    PyTorch's compiled form is left to `compare_compiled`.
+
+    Args:
+        specs: Most important first.
+        plan: Of the part.
+
+    Yields:
+        Rows of sides, and the ratio of each of ours to each of PyTorch's.
+    """
+    kind, batch = specs[0].kind, specs[0].batch
+    ours: Builders = {spec.name: partial(programs.build, spec, plan.sizes) for spec in specs}
+    forms = [form for form in pytorch.forms() if "compiled" not in form]
+    theirs = _torch_builders(kind, forms, batch, plan)
+    pairs = [(mine, other) for mine in ours for other in theirs]
+    yield from measured_rows(_interleaved(ours, theirs), plan, pairs)
+
+
+def compare_compiled(rows: Sequence[Mapping[str, Any]], plan: Plan) -> Iterator[dict[str, Any]]:
+    """Times PyTorch's compiled form beside our fastest program of each kind and batch.
+
+    To be called last: compiling one network in PyTorch can take as long as all that came before.
+
+    Args:
+        rows: Of `compare`.
+        plan: Of the part.
+    """
+    best: dict[tuple[str, int], Mapping[str, Any]] = {}
+    for row in rows:
+        if "program" in row and "median_s" in row:
+            key = row["program"]["kind"], row["program"]["batch"]
+            best[key] = min(best.get(key, row), row, key=lambda row: row["median_s"])
+    for (kind, batch), row in best.items():
+        forms = [form for form in pytorch.forms() if "compiled" in form]
+        theirs = _torch_builders(kind, forms, batch, plan)
+        if theirs:
+            spec = Spec(**row["program"])
+            again = f"{spec.name}, again"
+            sides: Builders = {again: partial(programs.build, spec, plan.sizes)}
+            yield from measured_rows({**sides, **theirs}, plan, [(again, name) for name in theirs])
+
+
+def _torch_builders(kind: str, forms: Sequence[str], batch: int, plan: Plan) -> Builders:
+    if not pytorch.available():
+        return {}
+    return {
+        pytorch.name_of(kind, form, batch): partial(pytorch.build, kind, form, batch, plan.sizes)
+        for form in forms
+    }
+
+
+def _interleaved(ours: Builders, theirs: Builders) -> Builders:
+    """Ours and theirs in turn, so that both are there when time runs out."""
+    left, right = list(ours.items()), list(theirs.items())
+    mixed: list[tuple[str, Callable[[], Side]]] = []
+    while left or right:
+        mixed += left[:1] + right[:1]
+        left, right = left[1:], right[1:]
+    return dict(mixed)

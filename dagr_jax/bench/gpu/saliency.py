@@ -1,0 +1,23 @@
+"""Windows of the saliency network: every form of its convolutions, type and batch."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from dagr_jax.bench.gpu.comparing import compare, compare_compiled
+from dagr_jax.bench.gpu.plan import Plan
+from dagr_jax.bench.gpu.programs import Spec, dtypes
+
+
+def measure(plan: Plan) -> Iterator[dict[str, Any]]:
+    """Yields the rows of each batch, the smallest first.
+
+    The form "mixed" is left to training: its value is that of "taps".
+    """
+    rows = []
+    forms = [form for form in plan.sizes.forms if form != "mixed"]
+    for batch in plan.sizes.batches:
+        specs = [Spec("saliency", dtype, form, batch) for form in forms for dtype in dtypes()]
+        for row in compare(specs, plan):
+            rows.append(row)
+            yield row
+    yield from compare_compiled(rows, plan)

@@ -1,0 +1,29 @@
+"""Training steps at the paper's batches: time and memory by type, form and remat."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from dagr_jax.bench.gpu.comparing import compare, compare_compiled
+from dagr_jax.bench.gpu.plan import Plan
+from dagr_jax.bench.gpu.programs import Spec, dtypes
+
+
+def measure(plan: Plan) -> Iterator[dict[str, Any]]:
+    """Yields the steps that users take first, then `remat`, then the forms of the convolutions."""
+    rows = []
+    for row in _rows(plan):
+        rows.append(row)
+        yield row
+    yield from compare_compiled(rows, plan)
+
+
+def _rows(plan: Plan) -> Iterator[dict[str, Any]]:
+    sizes, kind, batch = plan.sizes, "train saliency", plan.sizes.train_saliency
+    first = dtypes()[0]
+    steps = [Spec(kind, dtype, batch=batch) for dtype in dtypes()]
+    steps[1:1] = [Spec(kind, first, batch=batch, remat=remat) for remat in ("norms", "blocks")]
+    yield from compare(steps, plan)
+    quality = [Spec("train quality", dtype, batch=sizes.train_quality) for dtype in dtypes()]
+    yield from compare(quality, plan)
+    for dtype in dtypes():
+        yield from compare([Spec(kind, dtype, form, batch) for form in sizes.forms], plan)

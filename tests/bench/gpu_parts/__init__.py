@@ -1,0 +1,1 @@
+"""Parts of a measurement that end in every way a part can end."""

@@ -1,0 +1,3 @@
+def measure(plan):
+    yield {"what": "first"}
+    raise RuntimeError("no such\ncard")
