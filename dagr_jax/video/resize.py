@@ -1,35 +1,50 @@
-"""Frame resizing on uint8: the two rules that the release uses (REFERENCE section 1).
+"""Frame resizing on uint8, by the filters that models ask for.
 
-Both are separable sums over a few taps per axis with half-pixel centres: output pixel i looks at
+All are separable sums over a few taps per axis with half-pixel centres: output pixel i looks at
 input coordinate (i + 1/2) * in/out - 1/2, and the border pixel is repeated outwards.
 """
 
 import numpy as np
 
+FILTERS = ("bilinear", "bicubic", "area")
 
-def resize_bilinear(
-    frames: np.ndarray, size: tuple[int, int], *, antialias: bool = False
+# PyTorch's cubic where it does not antialias; with antialias it takes PIL's.
+_CUBIC, _CUBIC_ANTIALIASED = -0.75, -0.5
+
+
+def resize(
+    frames: np.ndarray,
+    size: tuple[int, int],
+    kernel: str = "bilinear",
+    *,
+    antialias: bool = False,
 ) -> np.ndarray:
-    """Resizes frames bilinearly.
+    """Resizes frames.
 
     Args:
         frames: (..., h, w, c) uint8.
         size: (height, width) of the result.
-        antialias: False reads the two nearest pixels of each axis, also when shrinking (what
-            cv2.INTER_LINEAR does; the rule of the VQA frames). True widens the triangle to the
-            shrink factor (what PIL and torchvision do; the rule of the release's saliency frames).
+        kernel: "bilinear"; "bicubic" with a = -0.75 as PyTorch's interpolate, with antialias
+            a = -0.5 as PIL's; or "area", the mean over the input pixels that an output pixel
+            covers, which needs no antialias.
+        antialias: False reads the two (bicubic: four) nearest pixels of each axis, also when
+            shrinking, as cv2.INTER_LINEAR and PyTorch's interpolate do. True widens the kernel to
+            the shrink factor, as PIL and torchvision do.
 
     Returns:
-        (..., height, width, c) uint8, rounded to nearest, halves up. Within one grey level of
-        OpenCV and PIL, which round inside as well.
+        (..., height, width, c) uint8, rounded to nearest, halves up, clipped to 0 to 255. Within
+        one grey level of OpenCV and PIL, which round inside as well.
 
     Raises:
-        ValueError: frames are not uint8 of at least three axes, or a size is below 1.
+        ValueError: Frames are not uint8 of at least three axes, a size is below 1, or the kernel is
+            unknown.
     """
     if frames.dtype != np.uint8 or frames.ndim < 3:
         raise ValueError(
             f"frames must be uint8 (..., h, w, c), not {frames.dtype} {frames.shape}; convert first"
         )
+    if kernel not in FILTERS:
+        raise ValueError(f"resize kernel {kernel!r} is unknown; use one of {', '.join(FILTERS)}")
     height, width = size
     if min(height, width, *frames.shape[-3:-1]) < 1:
         raise ValueError(f"cannot resize {frames.shape} to {size}; every side must be at least 1")
@@ -38,7 +53,9 @@ def resize_bilinear(
     leading, (h, w, c) = frames.shape[:-3], frames.shape[-3:]
     flat = frames.reshape(-1, h, w, c)
     out = np.empty((len(flat), height, width, c), np.uint8)
-    rows, columns = _taps(h, height, antialias), _taps(w, width, antialias)
+    rows, columns = (
+        _taps(n_in, n_out, kernel, antialias) for n_in, n_out in ((h, height), (w, width))
+    )
     # One frame at a time: the float32 working set stays at a few times one frame.
     for source, target in zip(flat, out, strict=True):
         mixed = _mix(_mix(source, rows, axis=0), columns, axis=1)
@@ -47,7 +64,24 @@ def resize_bilinear(
     return out.reshape(*leading, height, width, c)
 
 
-def _taps(n_in: int, n_out: int, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
+def resize_bilinear(
+    frames: np.ndarray, size: tuple[int, int], *, antialias: bool = False
+) -> np.ndarray:
+    """`resize` with the bilinear kernel."""
+    return resize(frames, size, "bilinear", antialias=antialias)
+
+
+def short_side(height: int, width: int, side: int) -> tuple[int, int]:
+    """(height, width) of a frame whose shorter side becomes `side`; the aspect stays.
+
+    The longer side is cut to an integer, as torchvision's `Resize` does.
+    """
+    if height <= width:
+        return side, max(1, side * width // height)
+    return max(1, side * height // width), side
+
+
+def _taps(n_in: int, n_out: int, kernel: str, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
     """Input indices and weights of every output pixel along one axis.
 
     Returns:
@@ -55,15 +89,36 @@ def _taps(n_in: int, n_out: int, antialias: bool) -> tuple[np.ndarray, np.ndarra
     """
     scale = n_in / n_out
     centre = (np.arange(n_out) + 0.5) * scale - 0.5
-    support = max(scale, 1.0) if antialias else 1.0  # half-width of the triangle, in input pixels
-    first = np.floor(centre - support).astype(np.int64) + 1
-    indices = first[:, None] + np.arange(int(np.ceil(2 * support)))
-    weights = np.maximum(1 - np.abs(indices - centre[:, None]) / support, 0)
-    if antialias:
-        # PIL drops what lies outside and renormalises; plain bilinear repeats the border pixel.
-        weights *= (indices >= 0) & (indices < n_in)
-    weights /= weights.sum(axis=1, keepdims=True)
+    if kernel == "area":
+        # Output pixel i covers the input from i * scale to (i + 1) * scale.
+        begin, end = np.arange(n_out) * scale, (np.arange(n_out) + 1) * scale
+        first = np.floor(begin).astype(np.int64)
+        indices = first[:, None] + np.arange(int(np.ceil(scale)) + 1)
+        covered = np.minimum(indices + 1, end[:, None]) - np.maximum(indices, begin[:, None])
+        weights = np.maximum(covered, 0)
+    else:
+        stretch = max(scale, 1.0) if antialias else 1.0
+        support = stretch * (1 if kernel == "bilinear" else 2)  # half-width, in input pixels
+        first = np.floor(centre - support).astype(np.int64) + 1
+        indices = first[:, None] + np.arange(int(np.ceil(2 * support)))
+        distance = np.abs(indices - centre[:, None]) / stretch
+        if kernel == "bilinear":
+            weights = np.maximum(1 - distance, 0)
+        else:
+            weights = _cubic(distance, _CUBIC_ANTIALIASED if antialias else _CUBIC)
+    if antialias or kernel == "area":
+        # PIL drops what lies outside and renormalises; without antialias the border is repeated.
+        weights = weights * ((indices >= 0) & (indices < n_in))
+    weights = weights / weights.sum(axis=1, keepdims=True)
     return np.clip(indices, 0, n_in - 1), weights.astype(np.float32)
+
+
+def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution kernel at distances of at least 0."""
+    d = np.minimum(distance, 2.0)
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return np.where(d <= 1, near, far)
 
 
 def _mix(x: np.ndarray, taps: tuple[np.ndarray, np.ndarray], axis: int) -> np.ndarray:

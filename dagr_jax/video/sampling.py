@@ -48,6 +48,66 @@ def segments_indices(length: int, n: int) -> np.ndarray:
     return (2 * np.arange(n, dtype=np.int64) + 1) * length // (2 * n)
 
 
+def even_indices(length: int, n: int) -> np.ndarray:
+    """n frames at the same interval from the first one on, ``floor(i * length / n)`` (A²INet).
+
+    Returns:
+        (n,) int64, non-decreasing; a video shorter than n repeats frames.
+
+    Raises:
+        ValueError: length or n is below 1.
+    """
+    _check(length, n)
+    return np.arange(n, dtype=np.int64) * length // n
+
+
+def all_indices(length: int, most: int = 0) -> np.ndarray:
+    """Every frame; of a video of more than `most` frames, `most` by `even_indices`.
+
+    Raises:
+        ValueError: length is below 1.
+    """
+    _check(length, 1)
+    return even_indices(length, most) if 0 < most < length else np.arange(length, dtype=np.int64)
+
+
+def fragment_indices(
+    length: int,
+    fragments: int,
+    n: int,
+    stride: int,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """n frames in runs, one run in each of equal segments of the video (KVQ, FAST-VQA).
+
+    Args:
+        length: number of frames of the video, at least 1.
+        fragments: number of segments.
+        n: number of frames, a multiple of `fragments`.
+        stride: frames from one frame of a run to the next.
+        rng: draws the offset of each run within its segment; None puts each run in the middle of
+            the room it has, so that a video always gives the same frames.
+
+    Returns:
+        (n,) int64. A run is `stride * n / fragments` frames long; where a segment is not longer,
+        its offset is 0. Frames beyond the end wrap around to the beginning.
+
+    Raises:
+        ValueError: length or n is below 1, or n does not divide over the fragments.
+    """
+    _check(length, n)
+    if fragments < 1 or n % fragments:
+        raise ValueError(f"{n} frames do not divide over {fragments} fragments")
+    each, segment = n // fragments, length // fragments
+    room = max(segment - each * stride, 0)
+    if rng is None or not room:
+        offsets = np.full(fragments, room // 2, np.int64)
+    else:
+        offsets = rng.integers(0, room, fragments)
+    first = segment * np.arange(fragments, dtype=np.int64) + offsets
+    return (first[:, None] + stride * np.arange(each)).reshape(-1) % length
+
+
 def sample_indices(length: int, n: int, rule: str = "linspace") -> np.ndarray:
     """Indices of n frames out of ``length`` by the named rule, one of ``RULES``.
 
