@@ -189,8 +189,8 @@ class _Worker:
 
         self._maps, self._segments, self._limits, self._batch_size, patience = options
         self._readers = Readers(2, patience)  # they start while JAX does
+        from dagr_jax.runtime.compile_cache import keep_compiled
         from dagr_jax.score import Scorer
-        from dagr_jax.train.compiled import keep_compiled
 
         keep_compiled()
         self._scorer = Scorer(ray.get(weights[0]), meta)

@@ -66,7 +66,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 LONG = (
     "tests/test_release.py",
     "tests/test_resume.py",
-    "tests/test_hosts.py",
+    "tests/runtime/test_distributed.py",
     "tests/test_sweep.py",
     "tests/test_pipeline.py",
     "tests/models/test_conv3d.py",

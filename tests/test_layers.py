@@ -20,8 +20,8 @@ MODULES = {
 
 # From bottom to top; a part imports only from the ones below its own, and within its own folder.
 LAYERS = (
-    {"whole"},
-    {"machine", "process", "registry", "video", "losses", "metrics", "saliency_metrics"},
+    {"registry", "runtime"},
+    {"video", "losses", "metrics", "saliency_metrics"},
     {"data", "models", "significance"},
     {"convert"},
     {"train"},

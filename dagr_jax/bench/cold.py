@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from dagr_jax.bench.decode import FPS, LENGTH, write_clip
 from dagr_jax.bench.sides import random_variables, torch_device, torch_nets
 from dagr_jax.bench.timing import alternate, fresh_process, ratio, row
-from dagr_jax.machine import machine
 from dagr_jax.models import dagr
+from dagr_jax.runtime.machine import machine
 from dagr_jax.train.checkpoints import write_variables
 from dagr_jax.train.meta import make_meta
 

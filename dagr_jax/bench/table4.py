@@ -18,8 +18,8 @@ import numpy as np
 
 from dagr_jax.bench.sides import dtypes, random_variables, torch_device, torch_nets
 from dagr_jax.bench.timing import ratios, row
-from dagr_jax.machine import machine
 from dagr_jax.models import dagr
+from dagr_jax.runtime.machine import machine
 from dagr_jax.video.resize import resize_bilinear
 from dagr_jax.video.sampling import sample_indices
 

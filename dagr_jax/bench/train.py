@@ -10,8 +10,8 @@ import optax
 
 from dagr_jax.bench.sides import dtypes, random_variables, torch_device, torch_net
 from dagr_jax.bench.timing import alternate, ratios, row
-from dagr_jax.machine import machine
 from dagr_jax.models import dagr, unet3d
+from dagr_jax.runtime.machine import machine
 from dagr_jax.train.mesh import jit_train_step, make_mesh, put_batch, replicate
 from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
 

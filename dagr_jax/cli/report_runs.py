@@ -97,8 +97,8 @@ def _add_part(command: argparse.ArgumentParser) -> None:
 
 def _saliency(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from dagr_jax.report import agreement
+    from dagr_jax.runtime.compile_cache import keep_compiled
     from dagr_jax.stages.saliency_scores import NAMES, saliency_rows
-    from dagr_jax.train.compiled import keep_compiled
 
     check(arguments, parser)
     networks: dict[str, list[Path]] = {}

@@ -134,8 +134,8 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if arguments.engine == "ray":  # which prints what happens to its workers
         messages.enter_context(contextlib.redirect_stdout(sys.stderr))
     with engine, messages:
+        from dagr_jax.runtime.compile_cache import keep_compiled
         from dagr_jax.score import Scorer
-        from dagr_jax.train.compiled import keep_compiled
 
         keep_compiled()
         try:

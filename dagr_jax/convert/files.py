@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from dagr_jax.convert.state_dict import CONTAINERS
-from dagr_jax.whole import whole_file
+from dagr_jax.runtime.atomic import atomic_file
 
 PICKLES = (".pth", ".pt")
 SUFFIXES = (*PICKLES, ".safetensors")
@@ -54,7 +54,7 @@ def write_safetensors(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
     """Writes arrays, whole or not at all, so that PyTorch reads them as tensors."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         safetensors.numpy.save_file(dict(arrays), partial, {"format": "pt", **metadata})
 
 

@@ -34,8 +34,8 @@ from dagr_jax.data.prepare import (
 )
 from dagr_jax.data.quality import QualitySet, Source
 from dagr_jax.data.records import Clip, Listed, file_digest, write_list
+from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.video.decode import VideoError
-from dagr_jax.whole import whole_file
 
 T = TypeVar("T", Source, GazeVideo)
 
@@ -243,7 +243,7 @@ def _report(
 ) -> Counter[str]:
     """Writes `file,status,reason`, a row for each; returns how many failed, by kind."""
     path = folder / "report.csv"
-    with whole_file(path) as partial, open(partial, "w", newline="") as stream:
+    with atomic_file(path) as partial, open(partial, "w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("file", "status", "reason"))
         for video, reason in zip(videos, reasons, strict=True):

@@ -7,7 +7,7 @@ import sys
 # Long enough a program that a fast machine too finds it worth keeping (0.1 s, `keep_compiled`).
 CODE = """
 import jax, time
-from dagr_jax.train.compiled import keep_compiled
+from dagr_jax.runtime.compile_cache import keep_compiled
 print(keep_compiled())
 f = jax.jit(lambda x: sum(jax.numpy.sin(x * k) @ x for k in range(200)))
 print(float(f(jax.numpy.eye(8)).sum()))

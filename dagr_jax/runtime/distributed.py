@@ -36,7 +36,7 @@ _left = threading.Event()
 _watcher = threading.Thread(target=lambda: _watch(), daemon=True)
 
 
-class HostsError(ValueError):
+class DistributedError(ValueError):
     """The processes of a run do not find each other, or do not fit together; one line."""
 
 
@@ -61,7 +61,7 @@ def connect(
       timeout: seconds to wait for the others.
 
     Raises:
-      HostsError: an argument is missing, or nothing answers, or hosts have unlike devices.
+      DistributedError: an argument is missing, or nothing answers, or hosts have unlike devices.
     """
     given = {
         "--coordinator": coordinator,
@@ -72,9 +72,9 @@ def connect(
     if not detect and len(missing) == len(given):
         return
     if detect and len(missing) < len(given):
-        raise HostsError("--distributed finds out by itself what the other three flags say")
+        raise DistributedError("--distributed finds out by itself what the other three flags say")
     if missing and not detect:
-        raise HostsError(f"{', '.join(missing)} missing: {', '.join(given)} go together")
+        raise DistributedError(f"{', '.join(missing)} missing: {', '.join(given)} go together")
     # The service catches SIGTERM to let others ask for it; here the training loop does.
     jax.config.update("jax_enable_preemption_service", False)
     if coordinator is not None and num_processes is not None and process_id is not None:
@@ -95,7 +95,9 @@ def connect(
         first = str(error).strip().splitlines()[0]
         if detect and not jax.distributed.is_initialized():
             first = f"--distributed finds no SLURM, Open MPI, TPU or Kubernetes job ({first})"
-        raise HostsError(f"{first}; name --coordinator, --num_processes and --process_id") from None
+        raise DistributedError(
+            f"{first}; name --coordinator, --num_processes and --process_id"
+        ) from None
     _watcher.start()
     # All together, as a backend waits only minutes for the others' devices; and a first collective,
     # so that processes which cannot reach each other say so now. Gloo greets on stdout, where only
@@ -103,7 +105,7 @@ def connect(
     with _stdout_closed():
         held = collections.Counter(device.process_index for device in jax.devices())
         if len(set(held.values())) > 1:
-            raise HostsError(
+            raise DistributedError(
                 f"processes have unlike numbers of devices, {dict(held)}; give all as many"
             )
         multihost_utils.sync_global_devices("dagr/connect")
@@ -137,7 +139,7 @@ def first(work: Callable[[], T], makes: Path | None = None) -> T:
       What `work` returned, in all processes; JSON where there are several.
 
     Raises:
-      HostsError: `makes` does not appear here, so that the file system is not shared.
+      DistributedError: `makes` does not appear here, so that the file system is not shared.
     """
     if not several():
         return work()
@@ -151,7 +153,7 @@ def first(work: Callable[[], T], makes: Path | None = None) -> T:
     until = time.monotonic() + _APPEAR
     while makes is not None and not makes.exists():
         if time.monotonic() > until:
-            raise HostsError(
+            raise DistributedError(
                 f"{makes}: process 0 made it and it is not here; the workdir must lie on a file "
                 "system that all processes share"
             )
@@ -248,9 +250,9 @@ def _client() -> Any:
 def _check(coordinator: str, num_processes: int, process_id: int) -> None:
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit():
-        raise HostsError(f"--coordinator={coordinator} must be HOST:PORT, such as node0:9876")
+        raise DistributedError(f"--coordinator={coordinator} must be HOST:PORT, such as node0:9876")
     if not 0 <= process_id < num_processes:
-        raise HostsError(
+        raise DistributedError(
             f"--process_id={process_id} must be 0 … {num_processes - 1} with "
             f"--num_processes={num_processes}"
         )
@@ -258,7 +260,7 @@ def _check(coordinator: str, num_processes: int, process_id: int) -> None:
         try:
             _listen(int(port)).close()
         except (OSError, OverflowError) as error:
-            raise HostsError(
+            raise DistributedError(
                 f"--coordinator={coordinator}: process 0 cannot listen there ({error}); take "
                 "another port"
             ) from None
@@ -281,7 +283,7 @@ def _await_answer(coordinator: str, timeout: int) -> None:
             return
         except OSError as error:
             if time.monotonic() > until:
-                raise HostsError(
+                raise DistributedError(
                     f"--coordinator={coordinator}: no answer in {timeout} s ({error}); is process "
                     "0 running, and its port open?"
                 ) from None

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from dagr_jax import process
+from dagr_jax.runtime import startup
 
 SCRIPT = """
 import os, sys
-from dagr_jax.process import use_huge_pages
+from dagr_jax.runtime.startup import use_huge_pages
 use_huge_pages()
 size = 64 * 2**20
 import ctypes
@@ -23,7 +23,7 @@ print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), huge >= size // 2**11, sys.
 """
 
 on_request = pytest.mark.skipif(
-    not process._on_request(), reason="this Linux or glibc gives no huge pages on request"
+    not startup._on_request(), reason="this Linux or glibc gives no huge pages on request"
 )
 
 
@@ -69,12 +69,12 @@ def test_a_process_started_for_something_else_is_left_alone(monkeypatch):
         raise AssertionError("the process would have been replaced")
 
     monkeypatch.setattr(os, "execv", execv)
-    monkeypatch.setattr(process, "_on_request", lambda: True)
+    monkeypatch.setattr(startup, "_on_request", lambda: True)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "ipykernel_launcher", "-f", "k.json"])
     for own in (["dagr", "score", "a.mp4"], ["dagr"]):
         monkeypatch.setattr(sys, "argv", own)
-        process.use_huge_pages()
+        startup.use_huge_pages()
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_where_it_would_help(monkeypatch, tmp_path, libc, modes, wanted):
     file = tmp_path / "enabled"
     if modes is not None:
         file.write_text(modes)
-    monkeypatch.setattr(process, "_MODES", file)
+    monkeypatch.setattr(startup, "_MODES", file)
     monkeypatch.setattr(os, "confstr", lambda _: libc)
-    assert process._on_request() is wanted
+    assert startup._on_request() is wanted
 
 
 def test_a_command_collects_rarely_and_a_library_does_not():
-    command = "from dagr_jax.process import set_up; set_up()"
+    command = "from dagr_jax.runtime.startup import set_up; set_up()"
     for script, wanted in ((command, 100_000), ("import dagr_jax.cli, dagr_jax.main", 700)):
         code = f"{script}; import gc; print(gc.get_threshold()[0])"
         done = subprocess.run(

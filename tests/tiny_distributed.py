@@ -1,6 +1,6 @@
 """The task of a few numbers, trained by several processes together.
 
-python -m tests.tiny_hosts HOST:PORT PROCESSES NUMBER WORKDIR EVALUATIONS
+python -m tests.tiny_distributed HOST:PORT PROCESSES NUMBER WORKDIR EVALUATIONS
 """
 
 import sys
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from dagr_jax.data import loader
-from dagr_jax.train import hosts
+from dagr_jax.runtime import distributed
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.loop import fit, predict_all
 from tests.train.tiny import meta, optim, records, stage, tiny_state
@@ -40,7 +40,7 @@ def train(workdir: Path, devices: list[jax.Device] | None = None, evaluations: i
         left[0] -= 1
         variables = meshes.put_whole(state.variables_to_use(), mesh)
         # Of 24 records in batches of 10 the last one is padded, in the last process only by some.
-        batches = loader.eval_batches(data, batch_size=10, share=hosts.share())
+        batches = loader.eval_batches(data, batch_size=10, share=distributed.share())
         found = np.zeros(len(data))
         for index, values in predict_all(predict, variables, batches, mesh):
             found[index] += values
@@ -53,7 +53,7 @@ def train(workdir: Path, devices: list[jax.Device] | None = None, evaluations: i
         config=CONFIG,
         state=state,
         train_iter=loader.train_iterator(
-            data, batch_size=8, seed=1, workers=0, share=hosts.share()
+            data, batch_size=8, seed=1, workers=0, share=distributed.share()
         ),
         evaluate=evaluate,
         workdir=workdir,
@@ -63,11 +63,11 @@ def train(workdir: Path, devices: list[jax.Device] | None = None, evaluations: i
 
 
 def main(coordinator: str, processes: str, number: str, workdir: str, evaluations: str) -> None:
-    hosts.connect(coordinator, int(processes), int(number))
+    distributed.connect(coordinator, int(processes), int(number))
     try:
         train(Path(workdir), evaluations=int(evaluations))
     except Stopped:
-        hosts.disconnect()
+        distributed.disconnect()
 
 
 if __name__ == "__main__":

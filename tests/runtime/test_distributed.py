@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from dagr_jax.data import loader
-from dagr_jax.train import hosts
+from dagr_jax.runtime import distributed
 from dagr_jax.train.checkpoints import load_variables
-from tests import tiny_hosts
+from tests import tiny_distributed
 from tests.programs import QUICK_COMPILE, lines, started, wait_for
 from tests.train.tiny import RECORDS, records, same_bits
 
@@ -59,7 +59,7 @@ def test_two_processes_train_as_one_and_one_goes_on_from_them(tmp_path):
             stack.enter_context(
                 started(
                     [
-                        *(sys.executable, "-m", "tests.tiny_hosts", coordinator, "2"),
+                        *(sys.executable, "-m", "tests.tiny_distributed", coordinator, "2"),
                         *(str(number), str(both), "1"),
                     ],
                     environment(devices=1),
@@ -68,7 +68,7 @@ def test_two_processes_train_as_one_and_one_goes_on_from_them(tmp_path):
             )
             for number in range(2)
         ]
-        tiny_hosts.train(alone, jax.devices()[:2])
+        tiny_distributed.train(alone, jax.devices()[:2])
         for number, process in enumerate(processes):
             code = process.wait(timeout=60)
             assert code == 0, (tmp_path / f"{number}.log").read_text()[-2000:]
@@ -77,7 +77,7 @@ def test_two_processes_train_as_one_and_one_goes_on_from_them(tmp_path):
     for mine, wanted in zip(written, log_of(alone / "vqa"), strict=False):
         assert mine == pytest.approx(wanted, rel=0, abs=1e-5)
     assert load_variables(both)[1]["step"] == 4
-    tiny_hosts.train(both, jax.devices()[:2])
+    tiny_distributed.train(both, jax.devices()[:2])
     assert_close_logs(both / "vqa", alone / "vqa")
     ours, theirs = load_variables(both)[0], load_variables(alone)[0]
     np.testing.assert_allclose(
@@ -138,29 +138,33 @@ def test_a_batch_that_does_not_divide_over_the_processes_is_refused():
     ],
 )
 def test_arguments_that_do_not_fit_are_one_line(arguments, says):
-    with pytest.raises(hosts.HostsError, match=says) as error:
-        hosts.connect(**arguments)
+    with pytest.raises(distributed.DistributedError, match=says) as error:
+        distributed.connect(**arguments)
     assert "\n" not in str(error.value)
 
 
 def test_a_coordinator_that_does_not_answer_is_named():
-    with pytest.raises(hosts.HostsError, match="no answer in 0 s"):
-        hosts.connect(f"127.0.0.1:{free_port()}", 2, 1, timeout=0)
+    with pytest.raises(distributed.DistributedError, match="no answer in 0 s"):
+        distributed.connect(f"127.0.0.1:{free_port()}", 2, 1, timeout=0)
 
 
 def test_a_port_that_is_taken_is_named():
     with (
         socket.create_server(("", 0)) as taken,
-        pytest.raises(hosts.HostsError, match="process 0 cannot listen there"),
+        pytest.raises(distributed.DistributedError, match="process 0 cannot listen there"),
     ):
-        hosts.connect(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0)
+        distributed.connect(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0)
 
 
 def test_one_process_alone_needs_nothing():
-    hosts.connect()
-    hosts.meet()
-    assert hosts.first(lambda: 3, makes=Path("nowhere")) == 3
-    assert (hosts.share(), hosts.is_first(), hosts.several()) == ((0, 1), True, False)
+    distributed.connect()
+    distributed.meet()
+    assert distributed.first(lambda: 3, makes=Path("nowhere")) == 3
+    assert (distributed.share(), distributed.is_first(), distributed.several()) == (
+        (0, 1),
+        True,
+        False,
+    )
 
 
 # The program itself.
