@@ -13,7 +13,8 @@ from dagr_jax import __version__
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
-from dagr_jax.report import baselines, plots, tables
+from dagr_jax.metrics import baselines
+from dagr_jax.report import plots, tables
 from dagr_jax.report.agreement import FITTED, METRICS, agreement
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.atomic import atomic_folder

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dagr_jax import metrics
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import open_records
+from dagr_jax.metrics import agreement
 from dagr_jax.report.agreement import METRICS
 from dagr_jax.runtime import distributed
 from dagr_jax.stages.run import Run, StageError
@@ -133,4 +133,4 @@ def gather(pairs: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> np.nda
 
 def quality_scores(predictions: np.ndarray, mos: np.ndarray) -> dict[str, float]:
     """SRCC, PLCC, KRCC and RMSE, both arguments on the MOS scale, (N,)."""
-    return {name: getattr(metrics, name)(predictions, mos) for name in METRICS}
+    return {name: getattr(agreement, name)(predictions, mos) for name in METRICS}

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from dagr_jax import metrics, saliency_metrics
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import has_records
 from dagr_jax.data.records import read_list
+from dagr_jax.metrics import agreement, saliency
 from dagr_jax.models import unet3d
 from dagr_jax.stages.run import Run, StageError, progress, read_json, say, unseen
 from dagr_jax.train import mesh as meshes
@@ -23,15 +23,15 @@ Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 
 # What is cheap enough for every validation.
 QUICK: dict[str, Metric] = {
-    "cc": lambda m, truth, fixations: saliency_metrics.cc(m, truth),
-    "nss": lambda m, truth, fixations: saliency_metrics.nss(m, fixations),
+    "cc": lambda m, truth, fixations: saliency.cc(m, truth),
+    "nss": lambda m, truth, fixations: saliency.nss(m, fixations),
 }
 ALL: dict[str, Metric] = {
     **QUICK,
-    "sim": lambda m, truth, fixations: saliency_metrics.sim(m, truth),
-    "kld": lambda m, truth, fixations: saliency_metrics.kld(m, truth),
-    "auc_judd": lambda m, truth, fixations: saliency_metrics.auc_judd(m, fixations),
-    "auc_borji": lambda m, truth, fixations: saliency_metrics.auc_borji(m, fixations, seed=0),
+    "sim": lambda m, truth, fixations: saliency.sim(m, truth),
+    "kld": lambda m, truth, fixations: saliency.kld(m, truth),
+    "auc_judd": lambda m, truth, fixations: saliency.auc_judd(m, fixations),
+    "auc_borji": lambda m, truth, fixations: saliency.auc_borji(m, fixations, seed=0),
 }
 # In the order of Table 3.
 NAMES = (*ALL, "auc_shuffled", "temporal_consistency")
@@ -108,7 +108,7 @@ def judge(source: loader.SaliencySource, maps: Sequence[np.ndarray]) -> Judged:
         scorers = {**ALL, "auc_shuffled": _shuffled(everywhere - looked[content])}
         frames = _frame_scores(item, maps[index], scorers)
         found = {name: np.array([frame[name] for frame in frames]) for name in scorers}
-        steady = saliency_metrics.temporal_consistency(maps[index], item["frames"])
+        steady = saliency.temporal_consistency(maps[index], item["frames"])
         for name, values in {**found, "temporal_consistency": np.array([steady])}.items():
             defined = values[~np.isnan(values)]
             sums[name][index], counts[name][index] = defined.sum(), len(defined)
@@ -117,7 +117,7 @@ def judge(source: loader.SaliencySource, maps: Sequence[np.ndarray]) -> Judged:
 
 def _shuffled(others: np.ndarray) -> Metric:
     def score(m: np.ndarray, truth: np.ndarray, fixations: np.ndarray) -> float:
-        return saliency_metrics.auc_shuffled(m, fixations, others, seed=0)
+        return saliency.auc_shuffled(m, fixations, others, seed=0)
 
     return score
 
@@ -141,7 +141,7 @@ def ignorant(
         its gaze maps.
     """
     shape = source[0]["maps"].shape
-    found = {"centre_bias": saliency_metrics.centre_bias(*shape[1:])}
+    found = {"centre_bias": saliency.centre_bias(*shape[1:])}
     if training is not None:
         means = [training[i]["maps"].mean(0) for i in range(len(training))]
         found["training_mean"] = np.mean(means, axis=0)
@@ -320,6 +320,6 @@ def _row(
             ]
             return float(sides[0] - sides[1]) if against else float(sides[0])
 
-        low, high = metrics.bootstrap(value, numbers, numbers, contents, n=resamples, seed=0)
+        low, high = agreement.bootstrap(value, numbers, numbers, contents, n=resamples, seed=0)
         row[metric] = {"value": value(numbers, numbers), "low": float(low), "high": float(high)}
     return row

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dagr_jax.report import baselines
+from dagr_jax.metrics import baselines
 
 
 def record(frames, bit_rate=1000.0, mos=3.0):

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 from sklearn.ensemble import RandomForestRegressor
 
-from dagr_jax.metrics import srcc
+from dagr_jax.metrics.agreement import srcc
 
 FEATURES = ("bitrate", "laplacian_variance", "luminance", "colourfulness")
 

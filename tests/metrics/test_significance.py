@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dagr_jax import metrics, significance
-from dagr_jax.significance import compare, meng, paired_t, steiger, verdict, wilcoxon
+from dagr_jax.metrics import agreement, significance
+from dagr_jax.metrics.significance import compare, meng, paired_t, steiger, verdict, wilcoxon
 
-PREDICTIONS = Path(__file__).resolve().parents[2] / "shared" / "predictions"
+PREDICTIONS = Path(__file__).resolve().parents[3] / "shared" / "predictions"
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_the_level_is_kept_where_nothing_differs(test, rng):
         truth = rng.normal(size=n)
         common = rng.normal(size=n)
         a, b = (truth + common + rng.normal(size=n) for _ in range(2))
-        r = metrics.plcc(a, truth), metrics.plcc(b, truth), metrics.plcc(a, b)
+        r = agreement.plcc(a, truth), agreement.plcc(b, truth), agreement.plcc(a, b)
         hits += test(*r, n).p < 0.05
     assert abs(hits / 2000 - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 2000)
 
@@ -105,11 +105,11 @@ def test_real_predictions(name, srcc):
     columns = ("dover_aesthetic", "dover_technical", "mos")
     aesthetic, technical, mos = (np.array([float(row[c]) for row in rows]) for c in columns)
     fusion = 0.428 * stats.zscore(aesthetic) + 0.572 * stats.zscore(technical)
-    assert metrics.srcc(fusion, mos) == pytest.approx(srcc, abs=5e-4)
+    assert agreement.srcc(fusion, mos) == pytest.approx(srcc, abs=5e-4)
     found = compare(fusion, aesthetic, mos, np.arange(len(mos)), n=200)
     wanted = stats.spearmanr(fusion, mos)[0] - stats.spearmanr(aesthetic, mos)[0]
     assert found.difference == pytest.approx(wanted, abs=1e-12)
     assert found.meng.p < 1e-3 and found.low > 0
     assert significance.verdict(found, ("fusion", "aesthetic")).startswith("fusion ranks better")
     for values in (aesthetic, technical, fusion):
-        assert all(metrics.fit_logistic(values, mos, count).converged for count in (4, 5))
+        assert all(agreement.fit_logistic(values, mos, count).converged for count in (4, 5))

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import entropy
 from sklearn.metrics import roc_auc_score
 
-from dagr_jax.saliency_metrics import (
+from dagr_jax.metrics.saliency import (
     auc_borji,
     auc_judd,
     auc_shuffled,
@@ -17,7 +17,7 @@ from dagr_jax.saliency_metrics import (
     temporal_consistency,
 )
 
-GOLDEN = Path(__file__).parent / "golden" / "losses.npz"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "losses.npz"
 
 
 def test_values_of_the_release():

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dagr_jax.metrics import bootstrap, krcc, plcc, rmse, srcc
+from dagr_jax.metrics.agreement import bootstrap, krcc, plcc, rmse, srcc
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
 CORRELATIONS = [srcc, krcc, plcc]
 
 

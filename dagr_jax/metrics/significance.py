@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from dagr_jax import metrics
+from dagr_jax.metrics import agreement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,17 +143,17 @@ def compare(
         a, b: (n_videos,) predictions.
         mos: (n_videos,).
         contents: (n_videos,) labels, equal for the videos of one content.
-        n, seed, level: Of `metrics.bootstrap`.
+        n, seed, level: Of `agreement.bootstrap`.
 
     Raises:
         ValueError: See `metrics`.
     """
     x, y, z = (np.asarray(values, np.float64) for values in (a, b, mos))
-    ranks = metrics.srcc(x, z), metrics.srcc(y, z), metrics.srcc(x, y)
-    linear = metrics.plcc(x, z), metrics.plcc(y, z), metrics.plcc(x, y)
+    ranks = agreement.srcc(x, z), agreement.srcc(y, z), agreement.srcc(x, y)
+    linear = agreement.plcc(x, z), agreement.plcc(y, z), agreement.plcc(x, y)
     # Both predictions travel as one: a resample takes the same videos of both.
     order = np.arange(len(z))
-    low, high = metrics.bootstrap(
+    low, high = agreement.bootstrap(
         lambda rows, truth: _difference(x, y, rows.astype(int), truth),
         order,
         z,
@@ -162,7 +162,7 @@ def compare(
         seed=seed,
         level=level,
     )
-    errors = [np.abs(metrics.fit_logistic(values, z).fitted - z) for values in (x, y)]
+    errors = [np.abs(agreement.fit_logistic(values, z).fitted - z) for values in (x, y)]
     return Comparison(
         n=len(z),
         srcc=ranks[:2],
@@ -183,7 +183,7 @@ def compare(
 
 
 def _difference(x: np.ndarray, y: np.ndarray, rows: np.ndarray, mos: np.ndarray) -> float:
-    return metrics.srcc(x[rows], mos) - metrics.srcc(y[rows], mos)
+    return agreement.srcc(x[rows], mos) - agreement.srcc(y[rows], mos)
 
 
 def verdict(found: Comparison, names: tuple[str, str]) -> str:
