@@ -32,7 +32,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes and types of public functions are checked while the tests run; needs to come first.
-install_import_hook(["dagr_jax.models", "dagr_jax.losses"], "beartype.beartype")
+install_import_hook(["dagr_jax.layers", "dagr_jax.losses", "dagr_jax.models"], "beartype.beartype")
 
 import fcntl  # noqa: E402
 import json  # noqa: E402
@@ -69,7 +69,7 @@ LONG = (
     "tests/runtime/test_distributed.py",
     "tests/test_sweep.py",
     "tests/test_pipeline.py",
-    "tests/models/test_conv3d.py",
+    "tests/layers/test_conv3d.py",
     "tests/train/test_devices.py",
     "tests/test_main_job.py",
     "tests/test_protocols.py",

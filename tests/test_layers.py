@@ -21,7 +21,7 @@ MODULES = {
 # From bottom to top; a part imports only from the ones below its own, and within its own folder.
 LAYERS = (
     {"registry", "runtime"},
-    {"losses", "metrics", "video"},
+    {"layers", "losses", "metrics", "video"},
     {"data", "models"},
     {"convert"},
     {"train"},
@@ -35,9 +35,9 @@ RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
 # What must run where nothing else is installed.
 PURE = (
-    "dagr_jax.models",
+    "dagr_jax.layers",
     "dagr_jax.losses",
-    "dagr_jax.train.augment",
+    "dagr_jax.models",
     "dagr_jax.train.state",
     "dagr_jax.train.steps",
 )

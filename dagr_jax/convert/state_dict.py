@@ -16,7 +16,7 @@ import numpy as np
 
 from dagr_jax.convert import layers
 from dagr_jax.convert.layers import StateDictError
-from dagr_jax.models.torch_names import Arrays
+from dagr_jax.layers.torch_names import Arrays
 from dagr_jax.registry import MODELS, model_module
 
 # Where training scripts put the state_dict in what they save.

@@ -1,1 +1,1 @@
-"""The networks, in Flax Linen, channels last: one file each, `Model` in those of the registry."""
+"""The networks, in Flax Linen, channels last: `Model` in the modules of the registry."""

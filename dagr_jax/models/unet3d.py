@@ -13,13 +13,13 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from dagr_jax.models.conv3d import Conv3D
+from dagr_jax.layers.conv3d import Conv3D
+from dagr_jax.layers.linear import Linear
+from dagr_jax.layers.norm import BatchNorm
+from dagr_jax.layers.parameter import parameter
+from dagr_jax.layers.pool import max_pool
+from dagr_jax.layers.torch_names import Arrays, Layer, numbers, size
 from dagr_jax.models.layout import saliency_layout
-from dagr_jax.models.linear import Linear
-from dagr_jax.models.norm import BatchNorm
-from dagr_jax.models.parameter import parameter
-from dagr_jax.models.pool import max_pool
-from dagr_jax.models.torch_names import Arrays, Layer, numbers, size
 
 TORCH_KEYS = ("encoder1.",)
 

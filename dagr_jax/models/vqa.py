@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dagr_jax.layers.attention import TemporalTransformer
+from dagr_jax.layers.linear import Linear
+from dagr_jax.layers.resnet import ResNet, torch_stage_sizes
+from dagr_jax.layers.resnet import torch_layers as resnet_layers
+from dagr_jax.layers.torch_names import Arrays, Layer, numbers, size
 from dagr_jax.models.layout import check_preset, frame_layout
-from dagr_jax.models.linear import Linear
-from dagr_jax.models.resnet import ResNet, torch_stage_sizes
-from dagr_jax.models.resnet import torch_layers as resnet_layers
-from dagr_jax.models.temporal import TemporalTransformer
-from dagr_jax.models.torch_names import Arrays, Layer, numbers, size
 
 HEADS = ("full", "spatial", "temporal")
 

@@ -8,13 +8,13 @@ import numpy as np
 
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import open_records
+from dagr_jax.layers.augment import Augment
 from dagr_jax.metrics import agreement
 from dagr_jax.report.agreement import METRICS
 from dagr_jax.runtime import distributed
 from dagr_jax.stages.run import Run, StageError
 from dagr_jax.stages.weights import whole_model
 from dagr_jax.train import mesh as meshes
-from dagr_jax.train.augment import Augment
 from dagr_jax.train.loop import fit
 from dagr_jax.train.meta import BY_SRCC, is_finished
 from dagr_jax.train.state import TrainState, make_optimizer

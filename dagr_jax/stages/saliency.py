@@ -14,6 +14,7 @@ import numpy as np
 from dagr_jax import __version__
 from dagr_jax.data import loader, prepare
 from dagr_jax.data.map_folder import folder_of, read_maps
+from dagr_jax.layers.augment import Augment
 from dagr_jax.report.plots import overlay
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.atomic import atomic_folder
@@ -21,7 +22,6 @@ from dagr_jax.stages.run import Run, StageError, digest, plain, progress, read_j
 from dagr_jax.stages.saliency_scores import quick_scores, saliency_source
 from dagr_jax.stages.weights import initial, pretrained_saliency, start_from
 from dagr_jax.train import mesh as meshes
-from dagr_jax.train.augment import Augment
 from dagr_jax.train.checkpoints import write_variables
 from dagr_jax.train.loop import fit
 from dagr_jax.train.meta import Best, is_finished

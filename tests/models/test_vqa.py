@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dagr_jax import convert, losses
+from dagr_jax.layers.attention import TemporalTransformer
 from dagr_jax.models import vqa
-from dagr_jax.models.temporal import TemporalTransformer
 
 SMALL = {
     "stage_sizes": (1,),

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dagr_jax.layers.augment import Augment
 from dagr_jax.losses import saliency_loss
 from dagr_jax.models import dagr, unet3d
 from dagr_jax.train import mesh as meshes
-from dagr_jax.train.augment import Augment
 from dagr_jax.train.state import make_optimizer
 from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dagr_jax.models.parameter import parameter
+from dagr_jax.layers.parameter import parameter
 
 
 class BatchNorm(nn.Module):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dagr_jax.models.linear import Linear
+from dagr_jax.layers.linear import Linear
 
 
 def positions(length: int, dim: int) -> Float[np.ndarray, "t d"]:

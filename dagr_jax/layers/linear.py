@@ -13,7 +13,7 @@ import numpy as np
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
-from dagr_jax.models.parameter import parameter
+from dagr_jax.layers.parameter import parameter
 
 
 def fan_in_uniform(fan_in: int) -> Initializer:

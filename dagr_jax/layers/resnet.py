@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dagr_jax.models.conv2d import Conv2D
-from dagr_jax.models.norm import BatchNorm
-from dagr_jax.models.pool import max_pool
-from dagr_jax.models.torch_names import Arrays, Layer, numbers
+from dagr_jax.layers.conv2d import Conv2D
+from dagr_jax.layers.norm import BatchNorm
+from dagr_jax.layers.pool import max_pool
+from dagr_jax.layers.torch_names import Arrays, Layer, numbers
 
 # torchvision's initialisation: normal, variance 2 / fan_out.
 _KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dagr_jax.models.pool import adaptive_avg_pool, max_pool
+from dagr_jax.layers.pool import adaptive_avg_pool, max_pool
 
 
 @pytest.mark.parametrize(("window", "axes"), [(2, (1, 2, 3)), (3, (2, 3))])

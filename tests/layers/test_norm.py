@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dagr_jax.models.norm import BatchNorm
+from dagr_jax.layers.norm import BatchNorm
 
 
 def variables_of(channels: int) -> dict:

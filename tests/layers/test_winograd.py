@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dagr_jax.models import winograd
+from dagr_jax.layers import winograd
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 5])

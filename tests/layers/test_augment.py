@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dagr_jax.train.augment import Augment, augment_batch, colour_jitter
+from dagr_jax.layers.augment import Augment, augment_batch, colour_jitter
 
 B, T, H, W = 16, 5, 6, 8
 

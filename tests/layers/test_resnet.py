@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from dagr_jax.models.resnet import ResNet, gabor_stem
+from dagr_jax.layers.resnet import ResNet, gabor_stem
 
 
 def test_gabor_stem_has_grey_edges_without_a_mean_and_coloured_blobs():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dagr_jax.models.temporal import TemporalTransformer, positions
+from dagr_jax.layers.attention import TemporalTransformer, positions
 
 
 def test_positions():

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dagr_jax.models import conv2d as conv2d_form
-from dagr_jax.models.conv2d import Conv2D, conv2d
+from dagr_jax.layers import conv2d as conv2d_form
+from dagr_jax.layers.conv2d import Conv2D, conv2d
 
 
 def plain(x, kernel):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax.errors import ScopeCollectionNotFound, ScopeParamShapeError
 
-from dagr_jax.models.parameter import parameter
+from dagr_jax.layers.parameter import parameter
 
 
 class Ours(nn.Module):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dagr_jax.models.parameter import parameter
+from dagr_jax.layers.parameter import parameter
 
 # Pixels whose products are summed at a time: what a core keeps near while it multiplies them.
 _CHUNK = 1024

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dagr_jax.models import winograd
-from dagr_jax.models.conv2d import conv2d, with_gradient
-from dagr_jax.models.linear import fan_in_uniform
-from dagr_jax.models.parameter import parameter
-from dagr_jax.models.pool import adaptive_avg_pool, pool_matrix, pool_windows
+from dagr_jax.layers import winograd
+from dagr_jax.layers.conv2d import conv2d, with_gradient
+from dagr_jax.layers.linear import fan_in_uniform
+from dagr_jax.layers.parameter import parameter
+from dagr_jax.layers.pool import adaptive_avg_pool, pool_matrix, pool_windows
 
 
 class Conv3D(nn.Module):

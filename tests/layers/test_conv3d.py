@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dagr_jax.models import conv3d as conv3d_form
-from dagr_jax.models.conv3d import conv3d, field_conv3d, upsampled_conv3d
+from dagr_jax.layers import conv3d as conv3d_form
+from dagr_jax.layers.conv3d import conv3d, field_conv3d, upsampled_conv3d
 
 
 def conv_and_gradients(form, *arguments, conv=conv3d):
