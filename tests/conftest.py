@@ -32,7 +32,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes and types of public functions are checked while the tests run; needs to come first.
-install_import_hook(["dagr_jax.layers", "dagr_jax.losses", "dagr_jax.models"], "beartype.beartype")
+install_import_hook(["dagr_jax.models", "dagr_jax.layers"], "beartype.beartype")
 
 import fcntl  # noqa: E402
 import json  # noqa: E402

@@ -21,7 +21,7 @@ MODULES = {
 # From bottom to top; a part imports only from the ones below its own, and within its own folder.
 LAYERS = (
     {"registry", "runtime"},
-    {"layers", "losses", "metrics", "video"},
+    {"layers", "metrics", "video"},
     {"data", "models"},
     {"convert"},
     {"train"},
@@ -36,7 +36,6 @@ RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 # What must run where nothing else is installed.
 PURE = (
     "dagr_jax.layers",
-    "dagr_jax.losses",
     "dagr_jax.models",
     "dagr_jax.train.state",
     "dagr_jax.train.steps",
@@ -62,7 +61,7 @@ def imports(path: Path, module: str) -> set[str]:
 
 
 def part(module: str) -> str | None:
-    """'models' of 'dagr_jax.models.unet3d.Model'; None for what the package itself holds."""
+    """'models' of 'dagr_jax.models.dagr.unet3d.Model'; None for what the package itself holds."""
     names = module.split(".")
     return names[1] if len(names) > 1 and names[1] in RANK else None
 
@@ -70,19 +69,19 @@ def part(module: str) -> str | None:
 def test_reading_of_imports(tmp_path):
     path = tmp_path / "sample.py"
     path.write_text(
-        "import numpy as np\nfrom dagr_jax.models import vqa\nfrom . import steps\n"
+        "import numpy as np\nfrom dagr_jax.models import dagr\nfrom . import steps\n"
         "from .state import TrainState\nfrom ..video import decode\n"
         "def f():\n    import av.error\n"
     )
     assert imports(path, "dagr_jax.train.sample") == {
         "numpy",
-        "dagr_jax.models.vqa",
+        "dagr_jax.models.dagr",
         "dagr_jax.train.steps",
         "dagr_jax.train.state.TrainState",
         "dagr_jax.video.decode",
         "av.error",
     }
-    assert part("dagr_jax.models.unet3d.Model") == "models"
+    assert part("dagr_jax.models.dagr.unet3d.Model") == "models"
     assert part("dagr_jax.__version__") is None and part("dagr_jax") is None
 
 

@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 
-from dagr_jax.models import unet3d
+from dagr_jax.models.dagr import unet3d
 from dagr_jax.report.clouds import Cloud, Registers
 from dagr_jax.stages.run import StageError
 from dagr_jax.stages.saliency_scores import network_of, records_of

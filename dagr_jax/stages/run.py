@@ -19,7 +19,7 @@ from dagr_jax.data import loader
 from dagr_jax.data.prepare import Sampling, has_records
 from dagr_jax.data.records import Listed, read_list
 from dagr_jax.data.splits import PARTS, Protocol, SplitError, read_split, write_split
-from dagr_jax.models import unet3d
+from dagr_jax.models.dagr import unet3d
 from dagr_jax.registry import model_module
 from dagr_jax.report import tables
 from dagr_jax.runtime import distributed

@@ -12,7 +12,7 @@ from dagr_jax.data import loader
 from dagr_jax.data.prepare import has_records
 from dagr_jax.data.records import read_list
 from dagr_jax.metrics import agreement, saliency
-from dagr_jax.models import unet3d
+from dagr_jax.models.dagr import unet3d
 from dagr_jax.stages.run import Run, StageError, progress, read_json, say, unseen
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables

@@ -17,8 +17,8 @@ import optax
 from jaxtyping import Array, Float, Num
 
 from dagr_jax.layers.augment import Augment, augment_batch
-from dagr_jax.losses import quality_loss, saliency_loss
 from dagr_jax.models import dagr
+from dagr_jax.models.dagr.losses import quality_loss, saliency_loss
 from dagr_jax.train.state import TrainState, Tree, create_state
 
 Batch = Mapping[str, jax.Array]

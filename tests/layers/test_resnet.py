@@ -1,4 +1,4 @@
-"""The ResNet's start; its values are checked against the release in test_vqa."""
+"""The ResNet's start; its values are checked against the release in test_quality_net."""
 
 import jax
 import numpy as np

@@ -19,7 +19,7 @@ from dagr_jax.layers.norm import BatchNorm
 from dagr_jax.layers.parameter import parameter
 from dagr_jax.layers.pool import max_pool
 from dagr_jax.layers.torch_names import Arrays, Layer, numbers, size
-from dagr_jax.models.layout import saliency_layout
+from dagr_jax.models.dagr.layout import saliency_layout
 
 TORCH_KEYS = ("encoder1.",)
 

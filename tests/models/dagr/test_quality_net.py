@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dagr_jax import convert, losses
+from dagr_jax import convert
 from dagr_jax.layers.attention import TemporalTransformer
-from dagr_jax.models import vqa
+from dagr_jax.models.dagr import losses, quality_net
 
 SMALL = {
     "stage_sizes": (1,),
@@ -60,7 +60,7 @@ def frame_features(full, fused):
 )
 def test_parameter_count_at_paper_size(fields, count):
     video = jax.ShapeDtypeStruct((1, 2, 64, 64, 3), jnp.float32)
-    shapes = jax.eval_shape(vqa.Model(**fields).init, jax.random.key(0), video)
+    shapes = jax.eval_shape(quality_net.Model(**fields).init, jax.random.key(0), video)
     assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == count
 
 
@@ -107,7 +107,7 @@ def test_scores_of_the_ablation_heads(head, fused, golden, golden_weights):
 
 def test_release_reshapes_where_paper_transposes(fill, golden_data):
     fused = golden_data([0], 1, 4, 32, 32, 3)
-    paper, release = vqa.Model(**SMALL), vqa.Model(**SMALL, preset="release")
+    paper, release = quality_net.Model(**SMALL), quality_net.Model(**SMALL, preset="release")
     variables = fill(paper, fused)
     mixed = np.moveaxis(np.moveaxis(fused, -1, 1).reshape(1, 4, 3, 32, 32), 2, -1)
     want = scores(paper, variables, mixed)
@@ -118,7 +118,7 @@ def test_release_reshapes_where_paper_transposes(fill, golden_data):
 def test_spatial_head_does_not_see_the_order_of_frames_but_the_full_one_does(fill, golden_data):
     fused = golden_data([1], 1, 4, 32, 32, 3)
     turned = fused[:, ::-1]
-    spatial, full = vqa.Model(**SMALL, head="spatial"), vqa.Model(**SMALL)
+    spatial, full = quality_net.Model(**SMALL, head="spatial"), quality_net.Model(**SMALL)
     variables = fill(spatial, fused)
     np.testing.assert_allclose(
         scores(spatial, variables, fused), scores(spatial, variables, turned), rtol=1e-4
@@ -130,7 +130,7 @@ def test_spatial_head_does_not_see_the_order_of_frames_but_the_full_one_does(fil
 
 def test_temporal_head_sees_mean_colours_alone(fill, golden_data):
     fused = golden_data([2], 2, 4, 8, 8, 3)
-    model = vqa.Model(**SMALL, head="temporal")
+    model = quality_net.Model(**SMALL, head="temporal")
     variables = fill(model, fused)
     flat = np.broadcast_to(fused.mean((2, 3), keepdims=True), fused.shape)
     np.testing.assert_allclose(
@@ -140,17 +140,17 @@ def test_temporal_head_sees_mean_colours_alone(fill, golden_data):
 
 def test_normalize_is_imagenets(fill, golden_data):
     fused = golden_data([3], 1, 2, 32, 32, 3)
-    plain = vqa.Model(**SMALL)
+    plain = quality_net.Model(**SMALL)
     variables = fill(plain, fused)
     by_hand = (fused - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     want = scores(plain, variables, by_hand.astype(np.float32))
-    got = scores(vqa.Model(**SMALL, normalize=True), variables, fused)
+    got = scores(quality_net.Model(**SMALL, normalize=True), variables, fused)
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
 def test_training_uses_dropout_and_updates_statistics(fill, golden_data):
     fused = golden_data([4], 2, 2, 32, 32, 3)
-    model = vqa.Model(**SMALL)
+    model = quality_net.Model(**SMALL)
     variables = fill(model, fused)
 
     @jax.jit
@@ -168,9 +168,9 @@ def test_training_uses_dropout_and_updates_statistics(fill, golden_data):
 
 def test_bfloat16_is_near_float32_and_the_score_is_float32(fill, golden_data):
     fused = golden_data([5], 3, 2, 32, 32, 3)
-    variables = fill(vqa.Model(**SMALL), fused)
-    want = jax.jit(vqa.Model(**SMALL).apply)(variables, fused)
-    half = vqa.Model(**SMALL, dtype="bfloat16")
+    variables = fill(quality_net.Model(**SMALL), fused)
+    want = jax.jit(quality_net.Model(**SMALL).apply)(variables, fused)
+    half = quality_net.Model(**SMALL, dtype="bfloat16")
     got = jax.jit(half.apply)(variables, fused)
     assert got.dtype == jnp.float32
     error = np.abs(got - want).max()
@@ -182,7 +182,7 @@ def test_bfloat16_is_near_float32_and_the_score_is_float32(fill, golden_data):
 
 def test_start_from_scratch_is_pytorchs(golden_data):
     """Xavier-uniform kernels and zero bias in the regressor, kaiming in the ResNet."""
-    model = vqa.Model(**{**SMALL, "regressor": (64, 32), "width": 16})
+    model = quality_net.Model(**{**SMALL, "regressor": (64, 32), "width": 16})
     key = jax.random.key(0, impl="rbg")
     params = jax.jit(model.init)(key, golden_data([6], 1, 1, 8, 8, 3))["params"]
     linear = params["regress"]["linear1"]
@@ -201,6 +201,6 @@ def test_unknown_names_are_refused(golden_data):
         ({"preset": "torch"}, "preset 'torch' is unknown; use one of paper, release"),
         ({"num_heads": 3}, "num_heads=3 does not divide the 16 channels"),
     ):
-        model = vqa.Model(**{**SMALL, **fields})
+        model = quality_net.Model(**{**SMALL, **fields})
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(model.init, jax.random.key(0), fused)

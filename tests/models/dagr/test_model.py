@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dagr_jax.models import dagr, unet3d, vqa
+from dagr_jax.models import dagr
+from dagr_jax.models.dagr import quality_net, unet3d
 
 SALIENCY = {"widths": (4,), "bottleneck": 8, "num_registers": 2, "register_dim": 4}
 VQA = {
@@ -113,7 +114,7 @@ def test_call_is_maps_then_fusion_then_quality(variables, frames):
     np.testing.assert_allclose(jax.jit(model.apply)(variables, frames), want, rtol=1e-5)
     fused = dagr.fuse(jnp.asarray(frames) / 255.0, maps, 0.5)
     net = {k: v["vqa"] for k, v in variables.items()}
-    np.testing.assert_allclose(jax.jit(vqa.Model(**VQA).apply)(net, fused), want, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(quality_net.Model(**VQA).apply)(net, fused), want, rtol=1e-5)
     # Floats in [0, 255] are the same frames, and stored maps the same maps to half a level.
     floats = score_of(model, variables, frames.astype(np.float32), maps)
     np.testing.assert_allclose(floats, want, rtol=1e-5)

@@ -18,7 +18,7 @@ from dagr_jax.layers.linear import Linear
 from dagr_jax.layers.resnet import ResNet, torch_stage_sizes
 from dagr_jax.layers.resnet import torch_layers as resnet_layers
 from dagr_jax.layers.torch_names import Arrays, Layer, numbers, size
-from dagr_jax.models.layout import check_preset, frame_layout
+from dagr_jax.models.dagr.layout import check_preset, frame_layout
 
 HEADS = ("full", "spatial", "temporal")
 

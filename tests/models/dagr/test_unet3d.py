@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dagr_jax import convert, losses
-from dagr_jax.models import unet3d
+from dagr_jax import convert
+from dagr_jax.models.dagr import losses, unet3d
 
 SMALL = {"widths": (4,), "bottleneck": 8, "num_registers": 2, "register_dim": 5}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dagr_jax import losses
+from dagr_jax.models.dagr import losses
 
 # Compiled: operation by operation the many small cases take minutes.
 saliency_loss = jax.jit(losses.saliency_loss, static_argnames=("preset", "gamma"))

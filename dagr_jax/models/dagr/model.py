@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from dagr_jax.models import unet3d, vqa
-from dagr_jax.models.layout import check_preset
+from dagr_jax.models.dagr import quality_net, unet3d
+from dagr_jax.models.dagr.layout import check_preset
 
 
 def fuse(
@@ -77,14 +77,14 @@ def _resize(images: Array, size: Sequence[int], axes: tuple[int, int]) -> Array:
 class Model(nn.Module):
     """Saliency network, fusion and quality network as one model.
 
-    `saliency` and `vqa` are given as plain data, the fields of `unet3d.Model` and `vqa.Model`
-    (what they do not name of preset and dtype is taken from here), and are modules afterwards.
-    Parameters and batch statistics lie under 'saliency' and 'vqa'.
+    `saliency` and `vqa` are given as plain data, the fields of `unet3d.Model` and
+    `quality_net.Model` (what they do not name of preset and dtype is taken from here), and are
+    modules afterwards. Parameters and batch statistics lie under 'saliency' and 'vqa'.
 
     Attributes:
       saliency: fields of `unet3d.Model`, or None for a model without one (α = 0, or with maps
         that were made before).
-      vqa: fields of `vqa.Model`.
+      vqa: fields of `quality_net.Model`.
       alpha: weight of the saliency in the fused frames, in [0, 1]. With 0 no map is computed.
       saliency_size: (height, width) at which the saliency net sees the frames; None: as they are.
       preset: 'paper' uses the maps as they are; 'release' stores and loads them as the release
@@ -108,7 +108,7 @@ class Model(nn.Module):
         if isinstance(self.saliency, Mapping):
             self.saliency = unet3d.Model(**{**shared, **self.saliency}, parent=None)
         if isinstance(self.vqa, Mapping):
-            self.vqa = vqa.Model(**{**shared, **self.vqa}, parent=None)
+            self.vqa = quality_net.Model(**{**shared, **self.vqa}, parent=None)
         super().__post_init__()
 
     def __call__(
@@ -120,7 +120,7 @@ class Model(nn.Module):
 
         Args:
           frames: (B, T, H, W, 3), RGB, uint8 or float in [0, 255].
-          train: as in `vqa.Model`.
+          train: as in `quality_net.Model`.
 
         Returns:
           Scores, (B,), float32, on the [0, 1] scale of the training targets, not clipped.
@@ -173,7 +173,7 @@ class Model(nn.Module):
           frames: (B, T, H, W, 3), RGB, uint8 or float in [0, 255].
           maps: (B, T, h, w), floats in [0, 1] or integers in 0…255, resized to the frames;
             None only with alpha = 0.
-          train: as in `vqa.Model`.
+          train: as in `quality_net.Model`.
 
         Returns:
           Scores, (B,), float32.
