@@ -29,6 +29,7 @@ LAYERS = (
     {"cluster", "report"},
     {"stages"},
     {"bench"},
+    {"configs"},
     {"main", "cli"},
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
@@ -154,22 +155,20 @@ def test_video_and_metrics_need_no_jax():
 
 
 def test_configs_are_data():
-    folder = ROOT / "configs"
-    if not folder.exists():
-        pytest.skip("configs/ is not beside the package")
-    configs = sorted(folder.glob("*.py"))
-    assert configs, "configs/ holds no config"
-    for path in configs:
-        used = {name.split(".")[0] for name in imports(path, f"configs.{path.stem}")}
-        used -= sys.stdlib_module_names | {"ml_collections", "configs", "dagr_jax"}
-        assert not used, f"{path.name} imports {used}; a config is plain ml_collections data"
-        code = (
-            "import importlib.util, sys\n"
-            f"spec = importlib.util.spec_from_file_location('config', {str(path)!r})\n"
-            "module = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(module)\n"
-            "module.get_config()\nprint('jax' in sys.modules)"
-        )
-        assert run_python(code) == "False", f"{path.name} loads JAX"
+    inside = [name for name in MODULES if part(name) == "configs"]
+    for name in inside:
+        used = imports(MODULES[name], name)
+        foreign = {
+            one for one in used if not one.startswith(("ml_collections", "dagr_jax.configs"))
+        }
+        assert not foreign, f"{name} imports {foreign}; a config is plain ml_collections data"
+    files = sorted((ROOT / "configs").glob("*.py"))
+    assert {f"dagr_jax.configs.{path.stem}" for path in files} == {*inside} - {"dagr_jax.configs"}
+    for path in files:
+        own = f"dagr_jax.configs.{path.stem}"
+        assert imports(path, f"configs.{path.stem}") == {f"{own}.get_config"}, path
+        code = f"import sys, {own}\n{own}.get_config()\nprint('jax' in sys.modules)"
+        assert run_python(code) == "False", f"{own} loads JAX"
 
 
 @pytest.mark.parametrize("path", [*MODULES.values(), *sorted((ROOT / "tests").rglob("*.py"))])

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from configs import vqa
 from dagr_jax import cli, stages
+from dagr_jax.configs import vqa
 from dagr_jax.data import collect
 from dagr_jax.score import Scorer
 from tests.data.test_collect import make_source

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs.vqa import get_config
+from dagr_jax.configs.vqa import get_config
 from dagr_jax.convert import from_state_dict
 from dagr_jax.models import dagr
 from dagr_jax.models.dagr import quality_net, unet3d
