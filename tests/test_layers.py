@@ -26,7 +26,7 @@ LAYERS = (
     {"convert"},
     {"train"},
     {"score"},
-    {"cluster", "report"},
+    {"report"},
     {"stages"},
     {"bench"},
     {"configs"},
@@ -145,8 +145,9 @@ def test_pure_parts_load_where_nothing_else_is_installed():
     assert int(run_python(code)) >= len(wanted)
 
 
-def test_video_and_metrics_need_no_jax():
+def test_video_metrics_and_the_start_of_ray_need_no_jax():
     names = [name for name in MODULES if part(name) in ("metrics", "video")]
+    names += ["dagr_jax.runtime.atomic", "dagr_jax.runtime.startup", "dagr_jax.score.ray_engine"]
     code = (
         f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n"
         "print('jax' in sys.modules)"

@@ -16,9 +16,9 @@ from dagr_jax.report import tables
 from dagr_jax.report.journal import Journal, JournalError
 
 if TYPE_CHECKING:
-    from dagr_jax.cluster import Cluster
     from dagr_jax.report.page import Page
     from dagr_jax.score import Scorer
+    from dagr_jax.score.ray_engine import Cluster
     from dagr_jax.video.readers import Readers
     from dagr_jax.video.stream import Limits
 
@@ -149,7 +149,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 def _engine(arguments: argparse.Namespace, count: int) -> "Readers | Cluster":
     """What reads the files ahead, or scores them elsewhere. It starts while JAX does."""
     if arguments.engine == "ray":
-        from dagr_jax.cluster import Cluster
+        from dagr_jax.score.ray_engine import Cluster
 
         return Cluster(count, arguments.ray_address, arguments.timeout)
     from dagr_jax.video.readers import Readers

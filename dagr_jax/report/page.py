@@ -22,7 +22,7 @@ from dagr_jax import __version__
 from dagr_jax.report.tables import defined
 from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.score import Result, Scorer
-from dagr_jax.video.clip import Cut
+from dagr_jax.video.clip import ClipPlan
 from dagr_jax.video.decode import timed_frames
 from dagr_jax.video.files import OF_PAGE
 from dagr_jax.video.stream import Limits
@@ -152,7 +152,7 @@ class _Seen:
     def of(cls, scorer: Scorer, result: Result, segments: float, limits: Limits | None) -> "_Seen":
         seen, taken, stride = cls(), 0, 1
         for message in scorer.looks(result.file, segments=segments, limits=limits):
-            if isinstance(message, Cut):  # what came before does not count
+            if isinstance(message, ClipPlan):  # what came before does not count
                 seen, taken = cls(), 0
                 total = len(message.bounds) * result.frames
                 stride = math.ceil(total / _MOST_MAPS)
