@@ -151,7 +151,7 @@ def _named(given: str) -> tuple[str, str]:
 
 
 def _registers(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from dagr_jax.report import clouds
+    from dagr_jax.report import registers_figure
     from dagr_jax.stages.registers import registers_of
 
     _check_picture(arguments, parser)
@@ -160,7 +160,7 @@ def _registers(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -
         found = registers_of(
             Path(arguments.checkpoint), Path(arguments.data), arguments.part, classes
         )
-        clouds.draw(Path(arguments.out), found)
+        registers_figure.draw(Path(arguments.out), found)
     except (ValueError, OSError) as error:
         print(f"dagr: {error}", file=sys.stderr)
         return 1

@@ -18,7 +18,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 
 from dagr_jax.models.dagr import unet3d
-from dagr_jax.report.clouds import Cloud, Registers
+from dagr_jax.report.registers_figure import Cloud, Registers
 from dagr_jax.stages.run import StageError
 from dagr_jax.stages.saliency_scores import network_of, records_of
 

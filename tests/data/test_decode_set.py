@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dagr_jax.data import collect, konvid1k
-from dagr_jax.data.collect import CollectError
+from dagr_jax.data import decode_set, konvid1k
+from dagr_jax.data.decode_set import CollectError
 from dagr_jax.data.prepare import Sampling, open_records
 from dagr_jax.data.records import read_list
 from dagr_jax.video.decode import read_clip
@@ -43,8 +43,8 @@ def make_source(folder: Path, count: int) -> Path:
     return folder
 
 
-def run(source: Path, out: Path, max_failures: int | None = 6) -> collect.Collected:
-    return collect.collect(
+def run(source: Path, out: Path, max_failures: int | None = 6) -> decode_set.Collected:
+    return decode_set.collect(
         konvid1k.DATASET,
         out,
         source=source,
@@ -131,8 +131,8 @@ def kill_and_compare(tmp_path, source, whole, moments):
     out = tmp_path / "data"
     script = tmp_path / "job.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom tests.data import test_collect\n"
-        "if __name__ == '__main__':\n    test_collect.run(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "import sys\nfrom pathlib import Path\nfrom tests.data.test_decode_set import run\n"
+        "if __name__ == '__main__':\n    run(Path(sys.argv[1]), Path(sys.argv[2]))\n"
     )
     for shards in moments:
         with subprocess.Popen(
@@ -181,7 +181,7 @@ def test_several_label_files_are_one_set(tmp_path, source):
     for name, half in (("a.csv", rows[:5]), ("b.csv", rows[4:12])):
         halves.append(tmp_path / name)
         halves[-1].write_text("\n".join([header, *half]) + "\n")
-    collected = collect.collect(
+    collected = decode_set.collect(
         konvid1k.DATASET,
         tmp_path / "set",
         source=source,

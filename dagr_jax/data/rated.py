@@ -34,7 +34,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class QualitySet:
+class RatedSet:
     """A data set of video quality.
 
     Attributes:

@@ -32,7 +32,7 @@ from dagr_jax.data.prepare import (
     worker_pool,
     write_shard,
 )
-from dagr_jax.data.quality import QualitySet, Source
+from dagr_jax.data.rated import RatedSet, Source
 from dagr_jax.data.records import Clip, Listed, file_digest, write_list
 from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.video.decode import VideoError
@@ -65,7 +65,7 @@ class Collected:
 
 
 def collect(
-    dataset: QualitySet,
+    dataset: RatedSet,
     folder: Path,
     *,
     source: Path,

@@ -11,11 +11,11 @@ from dagr_jax.report import tables
 Row = Mapping[str, Any]
 
 
-class JournalError(ValueError):
+class RowFileError(ValueError):
     """What was left of an earlier call does not go with this one. One line."""
 
 
-class Journal:
+class RowFile:
     """The rows of one call for `--out FILE`, in FILE.partial until all are there.
 
     Args:
@@ -25,7 +25,7 @@ class Journal:
         resume: Take the rows of an earlier call that was interrupted.
 
     Raises:
-        JournalError: There are rows of an earlier call, and they are not wanted or not alike.
+        RowFileError: There are rows of an earlier call, and they are not wanted or not alike.
         OSError: The file cannot be written.
     """
 
@@ -36,12 +36,12 @@ class Journal:
         head = json.dumps(told, sort_keys=True)
         whole = _whole_lines(self.path)
         if whole and not resume:
-            raise JournalError(
+            raise RowFileError(
                 f"{self.path}: holds rows of a call that was interrupted; go on with --resume, or "
                 "remove it to begin anew"
             )
         if whole and whole[0] != head:
-            raise JournalError(
+            raise RowFileError(
                 f"{self.path}: is of another checkpoint or other options; remove it to begin anew"
             )
         self._known = dict(json.loads(line) for line in whole[1:])
@@ -68,14 +68,14 @@ class Journal:
         self._stream.close()
 
     def finish(self) -> None:
-        """Writes the file, whole, and removes the journal."""
+        """Writes the file, whole, and removes FILE.partial."""
         self._stream.close()
         tables.write(self._rows, self._out)
         self.path.unlink()
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """The lines of a journal; what an interruption cut is cut off."""
+    """The lines of FILE.partial; what an interruption cut is cut off."""
     if not path.exists():
         return []
     with path.open("rb+") as stream:
