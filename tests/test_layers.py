@@ -28,7 +28,7 @@ LAYERS = (
     {"score"},
     {"report"},
     {"stages"},
-    {"bench"},
+    {"bench", "studies"},
     {"configs"},
     {"main", "cli"},
 )

@@ -98,7 +98,8 @@ def _add_part(command: argparse.ArgumentParser) -> None:
 def _saliency(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from dagr_jax.report import agreement
     from dagr_jax.runtime.compile_cache import keep_compiled
-    from dagr_jax.stages.saliency_scores import NAMES, saliency_rows
+    from dagr_jax.stages.saliency_scores import NAMES
+    from dagr_jax.studies.saliency_table import saliency_rows
 
     check(arguments, parser)
     networks: dict[str, list[Path]] = {}
@@ -152,7 +153,7 @@ def _named(given: str) -> tuple[str, str]:
 
 def _registers(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from dagr_jax.report import registers_figure
-    from dagr_jax.stages.registers import registers_of
+    from dagr_jax.studies.registers import registers_of
 
     _check_picture(arguments, parser)
     try:

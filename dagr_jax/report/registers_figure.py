@@ -57,7 +57,7 @@ def draw(path: Path, found: Registers) -> None:
 
     Args:
         path: PNG to write.
-        found: Of `stages.registers`.
+        found: Of `studies.registers`.
     """
     names = list(dict.fromkeys(found.classes))
     with matplotlib.rc_context(STYLE):

@@ -13,8 +13,10 @@ from dagr_jax import cli
 from dagr_jax.report import strips
 from dagr_jax.score import Scorer
 from dagr_jax.stages import StageError, saliency_scores
-from dagr_jax.stages.registers import registers_of, without_registers
-from dagr_jax.stages.saliency_scores import Judged, network_of, records_of
+from dagr_jax.stages.saliency_scores import Judged
+from dagr_jax.studies import saliency_table
+from dagr_jax.studies.registers import registers_of, without_registers
+from dagr_jax.studies.saliency_table import network_of, records_of
 
 
 def report(capsys, *arguments):
@@ -51,9 +53,9 @@ def test_a_network_averages_over_its_seeds_and_frames_without_fixations_count_fo
     one = Judged(contents, sums, counts)
     assert one.means()["nss"] == 6 / 5
     doubled = Judged(contents, {k: 2 * v for k, v in sums.items()}, counts)
-    row = saliency_scores._row("both", [one, doubled], 20)
+    row = saliency_table._row("both", [one, doubled], 20)
     assert row["networks"] == 2 and row["nss"]["value"] == pytest.approx(1.5 * 6 / 5)
-    less = saliency_scores._row("one - two", [one], 20, [doubled])
+    less = saliency_table._row("one - two", [one], 20, [doubled])
     assert less["nss"]["value"] == pytest.approx(-6 / 5) and less["nss"]["high"] < 0
 
 
@@ -153,13 +155,13 @@ def test_videos_that_a_network_was_trained_on_are_left_out_or_said(tiny_run, cap
 
 
 def test_a_network_that_nothing_trained_is_refused(tiny_run, monkeypatch):
-    real = saliency_scores.load_variables
+    real = saliency_table.load_variables
 
     def untrained(path):
         variables, meta = real(path)
         return variables, {**meta, "model_args": {**meta["model_args"], "alpha": 0.0}}
 
-    monkeypatch.setattr(saliency_scores, "load_variables", untrained)
+    monkeypatch.setattr(saliency_table, "load_variables", untrained)
     source, _ = records_of(tiny_run / "data", "unseen", [tiny_run])
     with pytest.raises(StageError, match="its alpha is 0, so that its saliency network was never"):
         network_of(tiny_run, tiny_run / "data", source)

@@ -20,7 +20,7 @@ from sklearn.metrics import silhouette_score
 from dagr_jax.models.dagr import unet3d
 from dagr_jax.report.registers_figure import Cloud, Registers
 from dagr_jax.stages.run import StageError
-from dagr_jax.stages.saliency_scores import network_of, records_of
+from dagr_jax.studies.saliency_table import network_of, records_of
 
 # Shuffled labels whose silhouettes say what chance gives.
 _SHUFFLES = 200
@@ -34,7 +34,7 @@ def registers_of(
     Args:
         checkpoint: A run's workdir or a stage's folder.
         data: The prepared set.
-        part: See `saliency_scores.records_of`.
+        part: See `saliency_table.records_of`.
         classes: Video → class; None: the contents of the set.
 
     Raises:
