@@ -99,7 +99,7 @@ def _meta() -> dict[str, Any]:
 
 
 def _run(arguments: list[str], cache: Path) -> None:
-    """A fresh interpreter with an own cache folder, and malloc as `process.set_up` finds it."""
+    """A fresh interpreter with an own cache folder, and malloc as `startup.set_up` finds it."""
     ours = ("JAX_COMPILATION_CACHE_DIR", "GLIBC_TUNABLES")
     environment = {key: value for key, value in os.environ.items() if key not in ours}
     environment["XDG_CACHE_HOME"] = str(cache)

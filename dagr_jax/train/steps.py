@@ -90,7 +90,7 @@ class SaliencyTask:
     Batch: frames uint8 (B,T,H,W,3), maps uint8 (B,T,H,W) ground-truth density, index int32 (B,).
 
     Attributes:
-      model: models.unet3d.Model.
+      model: models.dagr.unet3d.Model.
       preset: 'paper' or 'release', the loss's arithmetic.
       gamma: weight of the KL term.
       augment: frames and maps are augmented together.
