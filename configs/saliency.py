@@ -1,23 +1,10 @@
-"""Saliency pretraining alone: `prepare` and `saliency` of `configs/vqa.py`.
+"""Saliency pretraining alone.
 
     python -m dagr_jax.main --config=configs/saliency.py --workdir=runs/saliency
 
-The argument after a colon names the data set and the recipe, as in `configs/vqa.py`.
+`dagr_jax/configs/saliency.py` holds it.
 """
 
-from ml_collections import config_dict
+from dagr_jax.configs.saliency import get_config
 
-from configs import vqa
-
-
-def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
-    """The configuration of a saliency run.
-
-    Args:
-        choice: "DATASET" or "DATASET,RECIPE".
-    """
-    config = vqa.get_config(choice)
-    config.stages = ("prepare", "saliency", "report")
-    # Where maps count for nothing, as in the release's quality recipe, none would be learned.
-    config.model.args.alpha = config.model.args.alpha or 0.5
-    return config
+__all__ = ["get_config"]

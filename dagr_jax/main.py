@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dagr_jax import process
+from dagr_jax.runtime import startup
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/vqa.py", "Configuration file.", lock_config=True
@@ -40,8 +40,8 @@ def main(argv: list[str]) -> None:
     Ctrl-C. Of several processes all end when one does, with its exit code.
     """
     # Imported here: JAX takes a second to load, and the process may have been started twice.
+    from dagr_jax.runtime import distributed
     from dagr_jax.stages import run_stages
-    from dagr_jax.train import hosts
     from dagr_jax.train.loop import TrainingError
 
     # Ctrl-C leaves batches in Grain's queue to Python's resource tracker, which frees them; that
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     workdir = Path(_WORKDIR.value)
     said, code = "", 0
     try:
-        hosts.connect(
+        distributed.connect(
             _COORDINATOR.value,
             _NUM_PROCESSES.value,
             _PROCESS_ID.value,
@@ -62,20 +62,20 @@ def main(argv: list[str]) -> None:
         # Not before: nothing interrupts the wait for other processes but the signals' own way.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         run_stages(_CONFIG.value, workdir, argv[1:])
-        if hosts.is_first():
+        if distributed.is_first():
             _show(workdir)
-        hosts.disconnect()
+        distributed.disconnect()
     except (ValueError, OSError, TrainingError) as error:
         said, code = f"error: {error}", 1
     except KeyboardInterrupt as stop:
         said, code = f"{str(stop) or 'interrupted'}; the same command goes on from here", 130
     except Exception as error:
-        if not hosts.several():
+        if not distributed.several():
             raise
         said, code = f"{type(error).__name__}: {error}\n{traceback.format_exc().rstrip()}", 1
     # Not inside the handlers, which would keep the last batch and its shared memory alive.
     if code:
-        hosts.leave(said, code)
+        distributed.leave(said, code)
 
 
 def _show(workdir: Path) -> None:
@@ -91,5 +91,5 @@ def _show(workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    process.set_up()
+    startup.set_up()
     app.run(main)

@@ -8,8 +8,8 @@ import importlib
 from types import ModuleType
 
 MODELS: dict[str, str] = {
-    "unet3d": "dagr_jax.models.unet3d",
-    "vqa": "dagr_jax.models.vqa",
+    "unet3d": "dagr_jax.models.dagr.unet3d",
+    "vqa": "dagr_jax.models.dagr.quality_net",
     "dagr": "dagr_jax.models.dagr",
 }
 

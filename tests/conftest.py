@@ -32,7 +32,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes and types of public functions are checked while the tests run; needs to come first.
-install_import_hook(["dagr_jax.models", "dagr_jax.losses"], "beartype.beartype")
+install_import_hook(["dagr_jax.models", "dagr_jax.layers"], "beartype.beartype")
 
 import fcntl  # noqa: E402
 from collections.abc import Callable, Mapping  # noqa: E402
@@ -63,10 +63,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 LONG = (
     "tests/test_release.py",
     "tests/test_resume.py",
-    "tests/test_hosts.py",
+    "tests/runtime/test_distributed.py",
     "tests/test_sweep.py",
     "tests/test_pipeline.py",
-    "tests/models/test_conv3d.py",
+    "tests/layers/test_conv3d.py",
     "tests/train/test_devices.py",
     "tests/test_main_job.py",
     "tests/test_protocols.py",

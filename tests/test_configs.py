@@ -1,10 +1,10 @@
-"""The recipes that `configs/vqa.py` knows."""
+"""The recipes that `dagr_jax/configs/vqa.py` knows."""
 
 from pathlib import Path
 
 import pytest
 
-from configs import saliency, vqa
+from dagr_jax.configs import saliency, vqa
 from dagr_jax.stages import Run
 
 

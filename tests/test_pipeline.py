@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dagr_jax import cli, convert, metrics, registry, stages
+from dagr_jax import cli, convert, registry, stages
 from dagr_jax.data import scenes, synthetic
+from dagr_jax.metrics import agreement
 from dagr_jax.score import Scorer
 from dagr_jax.stages.evaluate import per_video
 from dagr_jax.stages.quality import gather
@@ -78,11 +79,11 @@ def test_metrics_agree_with_the_predictions(workdir):
     result = json.loads((workdir / "test" / "metrics.json").read_text())
     assert result["n"] == 15 and result["dataset"] == "synthetic"
     for name in ("srcc", "plcc", "krcc", "rmse"):
-        value = getattr(metrics, name)(predictions, mos)
+        value = getattr(agreement, name)(predictions, mos)
         assert result[name]["value"] == pytest.approx(value, abs=1e-6)
         assert result[name]["low"] <= result[name]["value"] + 1e-9
         assert result[name]["value"] <= result[name]["high"] + 1e-9
-    fit = metrics.fit_logistic(predictions, mos)
+    fit = agreement.fit_logistic(predictions, mos)
     fitted = dict(zip(("plcc_fitted", "rmse_fitted"), fit.scores(mos), strict=True))
     for name, value in fitted.items():
         assert result[name]["value"] == pytest.approx(value, abs=1e-5)

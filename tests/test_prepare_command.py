@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from configs import vqa
 from dagr_jax import cli, stages
-from dagr_jax.data import collect
+from dagr_jax.configs import vqa
+from dagr_jax.data import decode_set
 from dagr_jax.score import Scorer
-from tests.data.test_collect import make_source
+from tests.data.test_decode_set import make_source
 from tests.tiny_run import shrink
 from tests.video.clips import moving_bar, write
 
@@ -53,13 +53,13 @@ def test_too_many_failures_are_one_line_and_nothing_is_decoded_twice(
     assert not out.exists()
     shards = sorted((tmp_path / ".set.partial" / "shards").iterdir())
     assert len(shards) == 13
-    decoded, real = [], collect._decode_all
+    decoded, real = [], decode_set._decode_all
 
     def counting(found, reasons, work, folder, workers):
         decoded.append(sum(not p.exists() for p in shards))
         return real(found, reasons, work, folder, workers)
 
-    monkeypatch.setattr(collect, "_decode_all", counting)
+    monkeypatch.setattr(decode_set, "_decode_all", counting)
     assert prepare(source, out, "--max-failures", "6") == 0
     assert decoded == [0]  # they were still there
     assert not (tmp_path / ".set.partial").exists()

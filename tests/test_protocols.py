@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dagr_jax import cli, metrics, stages
+from dagr_jax import cli, stages
 from dagr_jax.data.records import read_list
+from dagr_jax.metrics import agreement
 from dagr_jax.score import Scorer
 from dagr_jax.stages.folds import spread
 from dagr_jax.train.checkpoints import load_variables
@@ -21,8 +22,8 @@ from tests.tiny_run import tiny_config
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
     """A thousand fits of the logistic take `dagr evaluate` ten seconds, and no interval is read."""
-    real = metrics.bootstrap
-    monkeypatch.setattr(metrics, "bootstrap", lambda *a, n, **k: real(*a, n=min(n, 50), **k))
+    real = agreement.bootstrap
+    monkeypatch.setattr(agreement, "bootstrap", lambda *a, n, **k: real(*a, n=min(n, 50), **k))
 
 
 @pytest.fixture(scope="module")

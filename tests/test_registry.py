@@ -32,7 +32,7 @@ def test_unknown_dataset_lists_the_known_ones():
 
 def test_models_and_losses_load_neither_decoder_nor_checkpoints():
     code = (
-        "import sys, dagr_jax.models.dagr, dagr_jax.losses;"
+        "import sys, dagr_jax.models.dagr, dagr_jax.models.dagr.losses;"
         "print([m for m in ('av', 'orbax', 'grain', 'tensorflow_datasets', 'torch')"
         " if m in sys.modules])"
     )

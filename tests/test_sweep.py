@@ -14,8 +14,8 @@ import pytest
 from ml_collections import config_dict
 from PIL import Image
 
-from configs import ablation
 from dagr_jax import stages
+from dagr_jax.configs import ablation
 from dagr_jax.report import figures
 from dagr_jax.stages import sweep
 from dagr_jax.stages.run import StageError

@@ -2,7 +2,7 @@
 
 from ml_collections import config_dict
 
-from configs import vqa
+from dagr_jax.configs import vqa
 
 
 def tiny_config() -> config_dict.ConfigDict:

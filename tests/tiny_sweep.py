@@ -2,7 +2,7 @@
 
 from ml_collections import config_dict
 
-from configs import ablation
+from dagr_jax.configs import ablation
 from tests.tiny_run import shrink
 
 RUNS = ("all", "alpha0", "alpha25", "second_n4", "static", "trained")

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from dagr_jax.bench.decode import FPS, LENGTH, write_clip
 from dagr_jax.bench.sides import random_variables, torch_device, torch_nets
 from dagr_jax.bench.timing import alternate, fresh_process, ratio, row
-from dagr_jax.machine import machine
 from dagr_jax.models import dagr
+from dagr_jax.runtime.machine import machine
 from dagr_jax.train.checkpoints import write_variables
 from dagr_jax.train.meta import make_meta
 
@@ -99,7 +99,7 @@ def _meta() -> dict[str, Any]:
 
 
 def _run(arguments: list[str], cache: Path) -> None:
-    """A fresh interpreter with an own cache folder, and malloc as `process.set_up` finds it."""
+    """A fresh interpreter with an own cache folder, and malloc as `startup.set_up` finds it."""
     ours = ("JAX_COMPILATION_CACHE_DIR", "GLIBC_TUNABLES")
     environment = {key: value for key, value in os.environ.items() if key not in ours}
     environment["XDG_CACHE_HOME"] = str(cache)

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from dagr_jax.bench.timing import alternate, ratio, row
-from dagr_jax.machine import machine
+from dagr_jax.runtime.machine import machine
 from dagr_jax.video.decode import decode_frames, read_clip
 from dagr_jax.video.sampling import sample_indices
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from dagr_jax.bench.sides import precision, torch_device, torch_net, torch_tf32
 from dagr_jax.bench.timing import alternate, matmul_peak, ratios, row
-from dagr_jax.machine import machine
+from dagr_jax.runtime.machine import machine
 
 
 def compare(

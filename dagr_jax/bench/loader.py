@@ -20,7 +20,7 @@ from dagr_jax.data.prepare import (
     pack,
     write_shard,
 )
-from dagr_jax.machine import machine
+from dagr_jax.runtime.machine import machine
 
 SIZE, FRAMES = (224, 398), 8
 

@@ -10,7 +10,7 @@ import numpy as np
 from dagr_jax.bench.inference import compare
 from dagr_jax.bench.sides import random_variables
 from dagr_jax.bench.timing import ratio
-from dagr_jax.models import unet3d
+from dagr_jax.models.dagr import unet3d
 
 WINDOW = (8, 224, 398)
 # GFLOP of that window with the paper's sizes: no tap beyond the ends, upsampled halves mixed where

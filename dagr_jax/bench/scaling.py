@@ -13,8 +13,8 @@ import numpy as np
 
 from dagr_jax.bench.sides import dtypes, random_variables
 from dagr_jax.bench.timing import alternate, fresh_process, row
-from dagr_jax.machine import machine
 from dagr_jax.models import dagr
+from dagr_jax.runtime.machine import machine
 from dagr_jax.train.mesh import jit_predict, make_mesh, put_batch, replicate
 
 # Videos, frames, height, width. The first is what the others are compared with.

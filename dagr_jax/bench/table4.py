@@ -25,8 +25,8 @@ from dagr_jax.bench.sides import (
     torch_tf32,
 )
 from dagr_jax.bench.timing import ratios, row
-from dagr_jax.machine import machine
 from dagr_jax.models import dagr
+from dagr_jax.runtime.machine import machine
 from dagr_jax.video.resize import resize_bilinear
 from dagr_jax.video.sampling import sample_indices
 

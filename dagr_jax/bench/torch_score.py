@@ -13,7 +13,8 @@ import torch
 
 from dagr_jax.bench import twin
 from dagr_jax.bench.table4 import read_plainly, torch_scorer
-from dagr_jax.models import dagr, unet3d, vqa
+from dagr_jax.models import dagr
+from dagr_jax.models.dagr import quality_net, unet3d
 
 
 def write(
@@ -31,7 +32,7 @@ def main(folder: Path, clip: Path) -> float:
     model = dagr.Model(**told["model"])
     nets = []
     for name, net in (("saliency", model.saliency), ("vqa", model.vqa)):
-        assert isinstance(net, (unet3d.Model, vqa.Model))
+        assert isinstance(net, (unet3d.Model, quality_net.Model))
         module = twin.twin_of(net)
         module.load_state_dict(torch.load(folder / f"{name}.pth", weights_only=True))
         nets.append(module.eval())

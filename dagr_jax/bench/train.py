@@ -17,8 +17,9 @@ from dagr_jax.bench.sides import (
     torch_tf32,
 )
 from dagr_jax.bench.timing import alternate, ratios, row
-from dagr_jax.machine import machine
-from dagr_jax.models import dagr, unet3d
+from dagr_jax.models import dagr
+from dagr_jax.models.dagr import unet3d
+from dagr_jax.runtime.machine import machine
 from dagr_jax.train.mesh import jit_train_step, make_mesh, put_batch, replicate
 from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
 
@@ -42,7 +43,7 @@ def measure(
     Args:
         rounds: Timed steps of each side; before each it takes one that is not timed.
         saliency_args: Fields of `unet3d.Model`; none for the paper's.
-        vqa_args: Fields of `vqa.Model`; none for the paper's.
+        vqa_args: Fields of `quality_net.Model`; none for the paper's.
 
     Returns:
         "machine", "rows", and "ratios" ours / PyTorch (below 1 is faster), keyed

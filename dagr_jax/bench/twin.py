@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dagr_jax.models import unet3d, vqa
+from dagr_jax.models.dagr import quality_net, unet3d
 
 # Channel statistics of ImageNet in [0, 1].
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 # For how many frames a transformer keeps positions.
 _MAX_FRAMES = 512
-# The constants that `dagr_jax.losses` explains.
+# The constants that `dagr_jax.models.dagr.losses` explains.
 _KL_EPSILON = 1e-4
 _RELEASE_EPSILON = 1e-6
 _VARIANCE_EPSILON = 1e-12
@@ -230,8 +230,8 @@ class Quality(nn.Module):
     """Quality network with one of three heads (REFERENCE section 3).
 
     67,096,385 parameters with the default sizes. The arguments are the fields of
-    `dagr_jax.models.vqa.Model` and explained there; preset 'release' reshapes (B, 3, T, H, W) to
-    (B·T, 3, H, W) for the ResNet, 'paper' transposes.
+    `dagr_jax.models.dagr.quality_net.Model` and explained there; preset 'release' reshapes
+    (B, 3, T, H, W) to (B·T, 3, H, W) for the ResNet, 'paper' transposes.
     """
 
     def __init__(
@@ -294,7 +294,7 @@ class Quality(nn.Module):
         return self.regressor(self.combined_projector(both))
 
 
-def twin_of(model: unet3d.Model | vqa.Model) -> UNet3D | Quality:
+def twin_of(model: unet3d.Model | quality_net.Model) -> UNet3D | Quality:
     """The PyTorch module of the same sizes, head and preset, freshly initialised.
 
     Fields that say how JAX computes (`dtype`, `conv_form`) or how it starts (`stem_init`) have no
@@ -303,9 +303,14 @@ def twin_of(model: unet3d.Model | vqa.Model) -> UNet3D | Quality:
     Raises:
       TypeError: the model is neither network.
     """
-    twins: dict[type, type[UNet3D] | type[Quality]] = {unet3d.Model: UNet3D, vqa.Model: Quality}
+    twins: dict[type, type[UNet3D] | type[Quality]] = {
+        unet3d.Model: UNet3D,
+        quality_net.Model: Quality,
+    }
     if type(model) not in twins:
-        raise TypeError(f"{type(model).__name__} has no twin; give a unet3d.Model or a vqa.Model")
+        raise TypeError(
+            f"{type(model).__name__} has no twin; give a unet3d.Model or a quality_net.Model"
+        )
     twin = twins[type(model)]
     return twin(**{name: getattr(model, name) for name in inspect.signature(twin).parameters})
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from dagr_jax.bench.inference import compare
 from dagr_jax.bench.sides import random_variables
-from dagr_jax.models import vqa
+from dagr_jax.models.dagr import quality_net
 
 VIDEO = (8, 224, 398)
 
@@ -18,7 +18,7 @@ def measure(rounds: int = 5, model_args: Mapping[str, Any] | None = None) -> dic
 
     Args:
         rounds: Timed rounds, after one that is not.
-        model_args: Fields of `vqa.Model`; none for the paper's.
+        model_args: Fields of `quality_net.Model`; none for the paper's.
 
     Returns:
         The first of `inference.compare`.
@@ -26,7 +26,7 @@ def measure(rounds: int = 5, model_args: Mapping[str, Any] | None = None) -> dic
     Raises:
         RuntimeError: Our float32 score and PyTorch's differ by more than 1e-4 of it.
     """
-    model = vqa.Model(**(model_args or {}))
+    model = quality_net.Model(**(model_args or {}))
     video = np.random.default_rng(0).uniform(0, 1, (1, *VIDEO, 3)).astype(np.float32)
     variables = random_variables(model, jnp.zeros((1, 2, 32, 32, 3)))
     forms = {dtype: model.clone(dtype=dtype) for dtype in ("float32", "bfloat16")}

@@ -5,8 +5,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dagr_jax import __version__, process
+from dagr_jax import __version__
 from dagr_jax.cli import bench, convert, evaluate, prepare, report, score, watch
+from dagr_jax.runtime import startup
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         added.add_argument("--debug", action="store_true", help="show where an error came from")
     arguments = parser.parse_args(argv)
     if argv is None:
-        process.set_up()
+        startup.set_up()
     try:
         return arguments.run(arguments, parser)
     except BrokenPipeError:  # who read our output has enough of it

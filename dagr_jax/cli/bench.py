@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dagr_jax.report import tables
-from dagr_jax.whole import whole_file
+from dagr_jax.runtime.atomic import atomic_file
 
 BENCHES = {
     "cold": "fresh dagr score processes from launch to score, beside PyTorch's",
@@ -47,6 +47,6 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for name, value in result["ratios"].items():
         print(f"{name}  {value:.3f}")
     if arguments.out:
-        with whole_file(arguments.out) as partial:
+        with atomic_file(arguments.out) as partial:
             partial.write_text(json.dumps(result, indent=2) + "\n")
     return 0

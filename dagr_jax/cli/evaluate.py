@@ -44,8 +44,8 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error("evaluate: --maps are of one set; give one DATA")
     if arguments.batch_size < 1:
         parser.error("evaluate: --batch-size must be at least 1")
+    from dagr_jax.runtime.compile_cache import keep_compiled
     from dagr_jax.stages.evaluate import evaluate, summary
-    from dagr_jax.train.compiled import keep_compiled
 
     keep_compiled()
     rows, failed = [], 0

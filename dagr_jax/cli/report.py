@@ -55,7 +55,8 @@ def add(commands: Any) -> None:
 
 
 def _table(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from dagr_jax.report import agreement, predictions
+    from dagr_jax.metrics import predictions
+    from dagr_jax.report import agreement
 
     check(arguments, parser)
     try:
@@ -88,8 +89,7 @@ def _table(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
 
 
 def _compare(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from dagr_jax import significance
-    from dagr_jax.report import predictions
+    from dagr_jax.metrics import predictions, significance
 
     check(arguments, parser)
     wanted = arguments.models or (None, None)
@@ -117,7 +117,7 @@ def _compare(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 
 def _one(models: list, source: str, wanted: str | None) -> Any:
     """The model of a source that is meant."""
-    from dagr_jax.report.predictions import PredictionsError
+    from dagr_jax.metrics.predictions import PredictionsError
 
     named = [one for one in models if wanted in (None, one.model)]
     if len(named) != 1:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from dagr_jax.report import tables
-from dagr_jax.whole import whole_file
+from dagr_jax.runtime.atomic import atomic_file
 
 
 def add_output(
@@ -30,7 +30,7 @@ def put(arguments: argparse.Namespace, render: Callable[[str], str]) -> None:
     """Prints in the format that is asked for, and writes in that of the file's suffix."""
     sys.stdout.write(render(arguments.format))
     if arguments.out:
-        with whole_file(arguments.out) as partial:
+        with atomic_file(arguments.out) as partial:
             partial.write_text(render(_form_of(arguments.out)), encoding="utf-8")
 
 

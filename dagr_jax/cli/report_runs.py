@@ -97,8 +97,9 @@ def _add_part(command: argparse.ArgumentParser) -> None:
 
 def _saliency(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from dagr_jax.report import agreement
-    from dagr_jax.stages.saliency_scores import NAMES, saliency_rows
-    from dagr_jax.train.compiled import keep_compiled
+    from dagr_jax.runtime.compile_cache import keep_compiled
+    from dagr_jax.stages.saliency_scores import NAMES
+    from dagr_jax.studies.saliency_table import saliency_rows
 
     check(arguments, parser)
     networks: dict[str, list[Path]] = {}
@@ -151,8 +152,8 @@ def _named(given: str) -> tuple[str, str]:
 
 
 def _registers(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from dagr_jax.report import clouds
-    from dagr_jax.stages.registers import registers_of
+    from dagr_jax.report import registers_figure
+    from dagr_jax.studies.registers import registers_of
 
     _check_picture(arguments, parser)
     try:
@@ -160,7 +161,7 @@ def _registers(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -
         found = registers_of(
             Path(arguments.checkpoint), Path(arguments.data), arguments.part, classes
         )
-        clouds.draw(Path(arguments.out), found)
+        registers_figure.draw(Path(arguments.out), found)
     except (ValueError, OSError) as error:
         print(f"dagr: {error}", file=sys.stderr)
         return 1

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tqdm import tqdm
 
 from dagr_jax.cli import options
+from dagr_jax.cli.row_file import RowFile, RowFileError
 from dagr_jax.report import tables
-from dagr_jax.report.journal import Journal, JournalError
 
 if TYPE_CHECKING:
-    from dagr_jax.cluster import Cluster
     from dagr_jax.report.page import Page
     from dagr_jax.score import Scorer
+    from dagr_jax.score.ray_engine import Cluster
     from dagr_jax.video.readers import Readers
     from dagr_jax.video.stream import Limits
 
@@ -134,8 +134,8 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if arguments.engine == "ray":  # which prints what happens to its workers
         messages.enter_context(contextlib.redirect_stdout(sys.stderr))
     with engine, messages:
+        from dagr_jax.runtime.compile_cache import keep_compiled
         from dagr_jax.score import Scorer
-        from dagr_jax.train.compiled import keep_compiled
 
         keep_compiled()
         try:
@@ -149,7 +149,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 def _engine(arguments: argparse.Namespace, count: int) -> "Readers | Cluster":
     """What reads the files ahead, or scores them elsewhere. It starts while JAX does."""
     if arguments.engine == "ray":
-        from dagr_jax.cluster import Cluster
+        from dagr_jax.score.ray_engine import Cluster
 
         return Cluster(count, arguments.ray_address, arguments.timeout)
     from dagr_jax.video.readers import Readers
@@ -190,31 +190,31 @@ def _score(
         "maps": arguments.maps,
         "limits": [limits.pixels, limits.seconds],
     }
-    journal, page, rows = None, None, []
+    row_file, page, rows = None, None, []
     taken: set[str] = set()  # names of overlays
     stopped = ""
     try:
         if arguments.out:
-            journal = Journal(arguments.out, told, resume=arguments.resume)
+            row_file = RowFile(arguments.out, told, resume=arguments.resume)
         if arguments.page:
             from dagr_jax.report.page import Page
 
             page = Page(arguments.page, scorer, arguments.segments, limits)
-        found = _rows(arguments, scorer, files, engine, limits, journal)
+        found = _rows(arguments, scorer, files, engine, limits, row_file)
         # None: where stderr is no terminal.
         for row in tqdm(found, total=total, unit="video", disable=None):
             row = _drawn(arguments.overlay, page, scorer, row, taken)
             rows.append(row)
-            if journal:
-                journal.add(row)
+            if row_file:
+                row_file.add(row)
             if arguments.format == "jsonl":
                 stdout.write(tables.render([row], "jsonl"))
                 stdout.flush()
         if page:
             page.write()
-        if journal:
-            journal.finish()
-    except JournalError as error:
+        if row_file:
+            row_file.finish()
+    except RowFileError as error:
         print(f"dagr: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -223,9 +223,9 @@ def _score(
         if isinstance(error, BrokenPipeError):
             raise
         stopped = f"{error.filename2 or error.filename or arguments.out}: {error.strerror}"
-    if stopped and journal:
+    if stopped and row_file:
         with contextlib.suppress(OSError):  # the disk may be full still
-            journal.close()
+            row_file.close()
     failed = [row["error"] for row in rows if "error" in row]
     if arguments.format != "jsonl":
         stdout.write(_shown(rows, arguments.format))
@@ -234,7 +234,7 @@ def _score(
     for line in failed:
         print(f"dagr: {line}", file=sys.stderr)
     if stopped:
-        kept = "; the same command with --resume goes on" if journal else ""
+        kept = "; the same command with --resume goes on" if row_file else ""
         of = "" if total is None else f" of {total}"
         print(f"dagr: {stopped} after {len(rows)}{of}{kept}", file=sys.stderr)
         return 130 if stopped == "interrupted" else 1
@@ -247,13 +247,15 @@ def _rows(
     files: Iterable[str],
     engine: "Readers | Cluster",
     limits: "Limits",
-    journal: Journal | None,
+    row_file: RowFile | None,
 ) -> Iterator[dict[str, Any]]:
     """A row for each file: of an earlier call, or anew."""
     from dagr_jax.data.map_folder import folder_of
     from dagr_jax.video.readers import Readers
 
-    ours, theirs = itertools.tee((file, journal.known(file) if journal else None) for file in files)
+    ours, theirs = itertools.tee(
+        (file, row_file.known(file) if row_file else None) for file in files
+    )
     unknown = (file for file, row in theirs if row is None)
     maps = arguments.maps
     options: dict[str, Any] = {

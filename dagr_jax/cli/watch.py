@@ -61,9 +61,9 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error("watch: --window and --timeout must be above 0, --retries not below")
     if min(arguments.waiting, arguments.max_pixels) < 1:
         parser.error("watch: --waiting and --max-pixels must be at least 1")
+    from dagr_jax.runtime.compile_cache import keep_compiled
     from dagr_jax.score import Scorer
     from dagr_jax.score.live import LiveScore, watch
-    from dagr_jax.train.compiled import keep_compiled
     from dagr_jax.video.live import Feed
     from dagr_jax.video.stream import Limits
 

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from dagr_jax.convert.state_dict import CONTAINERS
-from dagr_jax.whole import whole_file
+from dagr_jax.runtime.atomic import atomic_file
 
 PICKLES = (".pth", ".pt")
 SUFFIXES = (*PICKLES, ".safetensors")
@@ -54,7 +54,7 @@ def write_safetensors(
     """Writes arrays, whole or not at all, so that PyTorch reads them as tensors."""
     import safetensors.numpy  # here: converting in memory needs JAX alone
 
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         safetensors.numpy.save_file(dict(arrays), partial, {"format": "pt", **metadata})
 
 

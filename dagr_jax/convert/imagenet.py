@@ -11,7 +11,7 @@ from dagr_jax.convert import layers
 from dagr_jax.convert.files import SUFFIXES, WeightsError, read_weights
 from dagr_jax.convert.layers import StateDictError
 from dagr_jax.convert.state_dict import strip
-from dagr_jax.models import resnet
+from dagr_jax.layers import resnet
 
 _HUB_FILE = "model.safetensors"
 

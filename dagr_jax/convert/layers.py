@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dagr_jax.models.torch_names import Arrays, Layer
+from dagr_jax.layers.torch_names import Arrays, Layer
 
 Permute = Callable[[np.ndarray], np.ndarray]
 

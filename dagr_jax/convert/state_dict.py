@@ -16,7 +16,7 @@ import numpy as np
 
 from dagr_jax.convert import layers
 from dagr_jax.convert.layers import StateDictError
-from dagr_jax.models.torch_names import Arrays
+from dagr_jax.layers.torch_names import Arrays
 from dagr_jax.registry import MODELS, model_module
 
 # Where training scripts put the state_dict in what they save.
@@ -52,7 +52,7 @@ def from_state_dict(arrays: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any
       arrays: name → float32 array.
 
     Returns:
-      model: `unet3d.Model` or `vqa.Model` with preset 'release' and the sizes of the arrays.
+      model: `unet3d.Model` or `quality_net.Model` with preset 'release' and the arrays' sizes.
       variables: {'params', 'batch_stats'}, float32; without 'batch_stats' where there are none.
 
     Raises:
@@ -89,7 +89,7 @@ def to_state_dict(
 
     Args:
       name: of the model, in `registry.MODELS`.
-      model: `unet3d.Model` or `vqa.Model`.
+      model: `unet3d.Model` or `quality_net.Model`.
       variables: {'params', 'batch_stats'}.
       counters: 'num_batches_tracked' by key; None writes 0 for every BatchNorm.
     """

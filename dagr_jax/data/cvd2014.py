@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from dagr_jax.data.labels import Label, read_columns
-from dagr_jax.data.quality import QualitySet
+from dagr_jax.data.rated import RatedSet
 
 
 def _read(path: Path) -> list[Label]:
@@ -35,7 +35,7 @@ def _content(name: str) -> str:
     return parts[1] if len(parts) > 2 else parts[0]
 
 
-DATASET = QualitySet(
+DATASET = RatedSet(
     title="CVD2014",
     citation="Nuutinen et al., CVD2014 - A database for evaluating no-reference video quality "
     "assessment algorithms, IEEE TIP 2016",

@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 
 from dagr_jax.data.labels import Label, read_columns
-from dagr_jax.data.quality import QualitySet
+from dagr_jax.data.rated import RatedSet
 
 
 def _read(path: Path) -> list[Label]:
@@ -13,7 +13,7 @@ def _read(path: Path) -> list[Label]:
     )
 
 
-DATASET = QualitySet(
+DATASET = RatedSet(
     title="the folder",
     citation="",
     scale=None,

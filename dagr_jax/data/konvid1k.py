@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dagr_jax.data.labels import Label, read_columns
-from dagr_jax.data.quality import QualitySet
+from dagr_jax.data.rated import RatedSet
 
 
 def _read(path: Path) -> list[Label]:
@@ -25,7 +25,7 @@ def _names(name: str) -> Iterator[str]:
     yield f"{number}_original_centercrop_960x540_8s.mp4"
 
 
-DATASET = QualitySet(
+DATASET = RatedSet(
     title="KoNViD-1k",
     citation="Hosu et al., The Konstanz natural video database (KoNViD-1k), QoMEX 2017",
     scale=(1.0, 5.0),

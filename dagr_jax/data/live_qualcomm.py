@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dagr_jax.data.labels import Label, LabelError, field, pair, read_mat
-from dagr_jax.data.quality import QualitySet
+from dagr_jax.data.rated import RatedSet
 
 
 def _read(path: Path) -> list[Label]:
@@ -33,7 +33,7 @@ def _content(name: str) -> str:
     return parts[1] if len(parts) > 1 else parts[0]
 
 
-DATASET = QualitySet(
+DATASET = RatedSet(
     title="LIVE-Qualcomm",
     citation="Ghadiyaram et al., In-capture mobile video distortions: a study of subjective "
     "behavior and objective algorithms, IEEE TCSVT 2018",

@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 
 from dagr_jax.data.labels import Label, field, pair, read_mat
-from dagr_jax.data.quality import QualitySet
+from dagr_jax.data.rated import RatedSet
 
 
 def _read(path: Path) -> list[Label]:
@@ -11,7 +11,7 @@ def _read(path: Path) -> list[Label]:
     return pair(path, field(path, held, "video_list"), field(path, held, "mos"))
 
 
-DATASET = QualitySet(
+DATASET = RatedSet(
     title="LIVE-VQC",
     citation="Sinno and Bovik, Large-scale study of perceptual video quality, IEEE TIP 2019",
     scale=(0.0, 100.0),

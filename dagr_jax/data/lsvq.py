@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from dagr_jax.data.labels import Label, LabelError, read_columns
-from dagr_jax.data.quality import QualitySet
+from dagr_jax.data.rated import RatedSet
 
 
 def _read(path: Path) -> list[Label]:
@@ -29,7 +29,7 @@ def _part(path: Path, label: Label) -> str:
     return "train" if "train" in stem else ""
 
 
-DATASET = QualitySet(
+DATASET = RatedSet(
     title="LSVQ",
     citation="Ying et al., Patch-VQ: 'Patching up' the video quality problem, CVPR 2021",
     scale=(0.0, 100.0),

@@ -23,10 +23,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dagr_jax.data.records import Clip
+from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.video.decode import read_clip
 from dagr_jax.video.resize import resize_bilinear
 from dagr_jax.video.sampling import sample_indices
-from dagr_jax.whole import whole_file
 
 Shards = Mapping[str, Sequence[Path]]
 
@@ -116,7 +116,7 @@ def begin_worker(*_: int) -> None:
 
 def write_shard(path: Path, record: Mapping[str, Any]) -> None:
     """Writes a record as an uncompressed .npz, whole or not at all."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         np.savez(partial, **record)
 
 

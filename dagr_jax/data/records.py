@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dagr_jax.whole import whole_file
+from dagr_jax.runtime.atomic import atomic_file
 
 LIST = "videos.csv"
 
@@ -49,7 +49,7 @@ _COLUMNS = [field.name for field in dataclasses.fields(Listed)]
 
 def write_list(folder: Path, listed: Sequence[Listed]) -> None:
     """Writes `videos.csv`, a row for each record in their order, whole or not at all."""
-    with whole_file(folder / LIST) as partial, open(partial, "w", newline="") as stream:
+    with atomic_file(folder / LIST) as partial, open(partial, "w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_COLUMNS)
         writer.writerows(dataclasses.astuple(row) for row in listed)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dagr_jax.data.records import Listed
-from dagr_jax.whole import whole_file
+from dagr_jax.runtime.atomic import atomic_file
 
 PARTS = ("train", "val", "test")
 PROTOCOLS = ("random", "repeated", "official", "kfold", "train")
@@ -171,7 +171,7 @@ def write_split(path: Path, listed: Sequence[Listed], parts: Sequence[str]) -> N
                 f"{path}: the videos were split otherwise before; take another --workdir"
             )
         return
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(text.getvalue())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from dagr_jax.data.labels import Label, read_columns
-from dagr_jax.data.quality import QualitySet
+from dagr_jax.data.rated import RatedSet
 
 _DELIVERED = "_crf_10_ss_00_t_20.0"
 
@@ -26,7 +26,7 @@ def _names(name: str) -> Iterator[str]:
     yield from (f"{vid}{suffix}" for suffix in (".mp4", ".mkv", ".webm"))
 
 
-DATASET = QualitySet(
+DATASET = RatedSet(
     title="YouTube-UGC",
     citation="Wang et al., YouTube UGC dataset for video compression research, MMSP 2019",
     scale=(1.0, 5.0),

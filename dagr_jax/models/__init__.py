@@ -1,1 +1,1 @@
-"""The networks, in Flax Linen, channels last: one file each, `Model` in those of the registry."""
+"""The models, in Flax Linen, channels last: a folder each, `Model` in the registry's modules."""

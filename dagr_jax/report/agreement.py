@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dagr_jax import metrics
-from dagr_jax.report.predictions import Predictions
+from dagr_jax.metrics import agreement as measures
+from dagr_jax.metrics.predictions import Predictions
 
 METRICS = ("srcc", "plcc", "krcc", "rmse")
 FITTED = ("plcc_fitted", "rmse_fitted")
@@ -18,11 +18,11 @@ FITTED = ("plcc_fitted", "rmse_fitted")
 
 def scores(predictions: np.ndarray, mos: np.ndarray) -> np.ndarray:
     """Values of METRICS, and of FITTED after the four-parameter logistic."""
-    return _scores(predictions, mos, metrics.fit_logistic(predictions, mos))
+    return _scores(predictions, mos, measures.fit_logistic(predictions, mos))
 
 
-def _scores(predictions: np.ndarray, mos: np.ndarray, fit: metrics.LogisticFit) -> np.ndarray:
-    plain = [getattr(metrics, name)(predictions, mos) for name in METRICS]
+def _scores(predictions: np.ndarray, mos: np.ndarray, fit: measures.LogisticFit) -> np.ndarray:
+    plain = [getattr(measures, name)(predictions, mos) for name in METRICS]
     return np.array([*plain, *fit.scores(mos)])
 
 
@@ -38,9 +38,9 @@ def agreement(
     Returns:
         name → {"value", "low", "high"}, and "logistic": {"parameters", "converged"}.
     """
-    fit = metrics.fit_logistic(predictions, mos)
+    fit = measures.fit_logistic(predictions, mos)
     values = _scores(predictions, mos, fit)
-    lows, highs = metrics.bootstrap(scores, predictions, mos, contents, n=resamples, seed=0)
+    lows, highs = measures.bootstrap(scores, predictions, mos, contents, n=resamples, seed=0)
     found: dict[str, Any] = {
         name: {"value": float(value), "low": float(low), "high": float(high)}
         for name, value, low, high in zip((*METRICS, *FITTED), values, lows, highs, strict=True)

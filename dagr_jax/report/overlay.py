@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dagr_jax.report.tables import printable
+from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.score import Result, Scorer
 from dagr_jax.video.transcode import transcode
-from dagr_jax.whole import whole_file
 
 _SHEET_WIDTH, _GAP = 320, 8
 Tile = tuple[float, np.ndarray, np.ndarray]  # seconds, frame, the same with heat; small
@@ -71,7 +71,7 @@ def write_overlay(scorer: Scorer, result: Result, folder: Path, name: str) -> tu
             yield seconds, _labelled(hot, _score_at(result, seconds))
 
     transcode(film, result.file, pictures(), result.fps)
-    with whole_file(sheet) as partial:
+    with atomic_file(sheet) as partial:
         _sheet(tiles, result).save(partial, format="PNG", optimize=True)
     return film, sheet
 

@@ -20,13 +20,13 @@ from PIL import Image
 
 from dagr_jax import __version__
 from dagr_jax.report.tables import defined
+from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.score import Result, Scorer
-from dagr_jax.video.clip import Cut
+from dagr_jax.video.clip import ClipPlan
 from dagr_jax.video.decode import timed_frames
 from dagr_jax.video.files import OF_PAGE
 from dagr_jax.video.stream import Limits
 from dagr_jax.video.transcode import transcode
-from dagr_jax.whole import whole_file
 
 # What all of today's browsers play; a browser that lacks the codec says so in the page.
 _PLAYED = {".mp4", ".m4v", ".mov", ".webm"}
@@ -108,7 +108,7 @@ class Page:
         Raises:
             OSError: It cannot be written.
         """
-        with whole_file(self._path) as partial:
+        with atomic_file(self._path) as partial:
             partial.write_text(self._html(), encoding="utf-8")
 
     def _html(self) -> str:
@@ -152,7 +152,7 @@ class _Seen:
     def of(cls, scorer: Scorer, result: Result, segments: float, limits: Limits | None) -> "_Seen":
         seen, taken, stride = cls(), 0, 1
         for message in scorer.looks(result.file, segments=segments, limits=limits):
-            if isinstance(message, Cut):  # what came before does not count
+            if isinstance(message, ClipPlan):  # what came before does not count
                 seen, taken = cls(), 0
                 total = len(message.bounds) * result.frames
                 stride = math.ceil(total / _MOST_MAPS)

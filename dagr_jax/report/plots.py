@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dagr_jax.whole import whole_file
+from dagr_jax.runtime.atomic import atomic_file
 
 # Colour-blind safe (Okabe and Ito), readable at half size.
 STYLE: dict[Any, Any] = {
@@ -54,7 +54,7 @@ def overlay(frame: np.ndarray, saliency: np.ndarray) -> np.ndarray:
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure as a PNG, whole or not at all."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         figure.savefig(partial, dpi=110, format="png")
 
 

@@ -14,7 +14,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from dagr_jax import __version__, metrics
+from dagr_jax import __version__
+from dagr_jax.metrics import agreement
 from dagr_jax.report.agreement import FITTED, METRICS
 from dagr_jax.report.plots import BLUE, LOOKS, ORANGE, STYLE
 from dagr_jax.report.strips import Shown, strips
@@ -171,7 +172,7 @@ def _number(value: float | None) -> float:
 
 
 def _scatter(tested: Outcome) -> Figure:
-    fit = metrics.fit_logistic(tested.predictions, tested.mos)
+    fit = agreement.fit_logistic(tested.predictions, tested.mos)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.0, 4.4), layout="constrained")
         ax = figure.subplots()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dagr_jax.whole import whole_file
+from dagr_jax.runtime.atomic import atomic_file
 
 FORMATS = ("table", "json", "jsonl", "csv")
 
@@ -83,7 +83,7 @@ def write(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> No
         ValueError: The suffix is none of .json, .jsonl, .csv and .txt.
     """
     text = render(rows, form_of(path))
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(text)
 
 

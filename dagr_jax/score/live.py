@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dagr_jax.score.scorer import Scorer
-from dagr_jax.video.clip import Cut, clips_of
+from dagr_jax.video.clip import ClipPlan, clips_of
 from dagr_jax.video.live import Again, Feed
 
 
@@ -67,7 +67,7 @@ def watch(scorer: Scorer, feed: Feed) -> Iterator[LiveScore | Again]:
     # What it takes to compile is over before anything comes that would have to wait.
     look = scorer.look
     nothing = np.zeros((look.num_frames, *look.size, 3), np.uint8)
-    for clip in clips_of(nothing, look, Cut(((0, look.num_frames),), 0.0)):
+    for clip in clips_of(nothing, look, ClipPlan(((0, look.num_frames),), 0.0)):
         scorer.predict(clip)
     digest = scorer.digest
     for item in feed:

@@ -6,18 +6,18 @@ import time
 
 import numpy as np
 
-from dagr_jax.video.clip import Clip, Cut
+from dagr_jax.video.clip import Clip, ClipPlan
 from dagr_jax.video.reading import VideoInfo
 
 
 @dataclasses.dataclass
-class UnderWay:
+class PendingVideo:
     """A video of which not all is read and scored."""
 
     name: str
     folder: str | os.PathLike[str] | None
     begin: float = dataclasses.field(default_factory=time.perf_counter)
-    cut: Cut | None = None
+    plan: ClipPlan | None = None
     predictions: dict[tuple[int, int], float] = dataclasses.field(default_factory=dict)
     info: VideoInfo | None = None
     failure: str = ""
@@ -25,20 +25,20 @@ class UnderWay:
     @property
     def done(self) -> bool:
         """Whether nothing is missing for its row."""
-        scored = self.cut is not None and len(self.predictions) == len(self.cut.different)
+        scored = self.plan is not None and len(self.predictions) == len(self.plan.different)
         return bool(self.failure or (self.info and scored))
 
 
 @dataclasses.dataclass
-class Waiting:
+class PendingClip:
     """A clip that is not scored yet."""
 
-    video: UnderWay
+    video: PendingVideo
     clip: Clip
     maps: np.ndarray | None
 
 
-def forget(one: UnderWay, waiting: list[Waiting]) -> None:
-    """Drops what was scored of a video, and what waits."""
+def forget(one: PendingVideo, pending: list[PendingClip]) -> None:
+    """Drops what was scored of a video, and what is pending."""
     one.predictions.clear()
-    waiting[:] = [other for other in waiting if other.video is not one]
+    pending[:] = [other for other in pending if other.video is not one]

@@ -15,11 +15,11 @@ from typing import IO, Any, TypeGuard, cast
 import numpy as np
 
 from dagr_jax.score.predictor import Predictor
-from dagr_jax.score.progress import UnderWay, Waiting, forget
+from dagr_jax.score.progress import PendingClip, PendingVideo, forget
 from dagr_jax.score.results import Failure, Result, Seen, Segment, TimedMap
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.meta import CheckpointError
-from dagr_jax.video.clip import Clip, Cut, Look, clips_of, cut, read_clips
+from dagr_jax.video.clip import Clip, ClipPlan, Look, clips_of, plan_clips, read_clips
 from dagr_jax.video.decode import timed_frames
 from dagr_jax.video.readers import Message, Readers
 from dagr_jax.video.reading import VideoInfo
@@ -89,7 +89,7 @@ class Scorer:
         Raises:
             ValueError: The checkpoint was trained with saliency maps of another model.
         """
-        self._check(UnderWay("clip", None), 0.0)
+        self._check(PendingVideo("clip", None), 0.0)
         maps = self._predictor.maps_for(clip, None)
         return float(self._predictor.predict([clip.frames], [maps], 1)[0])
 
@@ -116,11 +116,11 @@ class Scorer:
             ValueError: Frames of another shape or type; maps missing, or not wanted; segments of
                 frames, which have no times, or with maps of another model.
         """
-        one = UnderWay(_name_of(video), maps)
+        one = PendingVideo(_name_of(video), maps)
         self._check(one, segments)
-        waiting: list[Waiting] = []
+        pending: list[PendingClip] = []
         with self._messages(video, segments, limits) as messages:
-            self._take(one, messages, waiting, 1)
+            self._take(one, messages, pending, 1)
         return self._result(one)
 
     def score_many(
@@ -150,22 +150,22 @@ class Scorer:
         Raises:
             ValueError: As `score`, where it is not a file's fault.
         """
-        waiting: list[Waiting] = []
-        under_way: deque[UnderWay] = deque()
+        pending: list[PendingClip] = []
+        under_way: deque[PendingVideo] = deque()
         for video, opened in self._opened(videos, segments, limits, readers):
             name = _name_of(video)
-            one = UnderWay(name, maps(name) if maps else None)
+            one = PendingVideo(name, maps(name) if maps else None)
             self._check(one, segments)
             under_way.append(one)
             try:
                 with opened as messages:
-                    self._take(one, messages, waiting, batch_size)
+                    self._take(one, messages, pending, batch_size)
             except (VideoError, OSError) as error:
                 one.failure = str(error)
-                forget(one, waiting)
+                forget(one, pending)
             while under_way and under_way[0].done:
                 yield self._row(under_way.popleft())
-        self._predict(waiting, batch_size)
+        self._predict(pending, batch_size)
         yield from map(self._row, under_way)
 
     def maps(self, video: Video) -> np.ndarray:
@@ -187,27 +187,27 @@ class Scorer:
         *,
         segments: float = 0.0,
         limits: Limits | None = None,
-    ) -> Iterator[Cut | Seen]:
+    ) -> Iterator[ClipPlan | Seen]:
         """The frames that `score` looks at in each segment, with their saliency maps.
 
         Args:
             video, segments, limits: As in `score`. Without segments the video is the only one.
 
         Yields:
-            A Cut, and what is seen of each segment of it as soon as it is read; another Cut where
-            what came before does not count.
+            A ClipPlan, and what is seen of each segment of it as soon as it is read; another plan
+            where what came before does not count.
 
         Raises:
             VideoError: The file cannot be read.
         """
-        look, made = self._predictor.look, Cut((), 0.0)
+        look, plan = self._predictor.look, ClipPlan((), 0.0)
         for message in read_clips(video, look, segments, limits):
-            if isinstance(message, Cut):
+            if isinstance(message, ClipPlan):
                 first = int(bool(segments))
-                made = Cut(message.bounds[first:], message.fps, message.shown[first:])
-                yield made
-            elif isinstance(message, Clip) and (message.start, message.length) in made.bounds:
-                begin, end = made.shown[made.bounds.index((message.start, message.length))]
+                plan = ClipPlan(message.bounds[first:], message.fps, message.shown[first:])
+                yield plan
+            elif isinstance(message, Clip) and (message.start, message.length) in plan.bounds:
+                begin, end = plan.shown[plan.bounds.index((message.start, message.length))]
                 share = look.frames(message.length) / message.length
                 maps = None if self._predictor.plan.outside else self._predictor.own_maps(message)
                 yield Seen(begin + share * (end - begin), message.frames, maps)
@@ -232,7 +232,7 @@ class Scorer:
             for (seconds, frame), one in zip(window, maps, strict=False):
                 yield TimedMap(seconds, frame, one)
 
-    def _check(self, one: UnderWay, segments: float) -> None:
+    def _check(self, one: PendingVideo, segments: float) -> None:
         outside = self._predictor.plan.outside
         if outside != (one.folder is not None):
             raise ValueError(
@@ -292,53 +292,53 @@ class Scorer:
             raise ValueError(
                 f"frames are {frames.dtype} of shape {frames.shape}; give uint8 (T, H, W, 3), RGB"
             )
-        made = cut("frames", len(frames), 0.0, segments)
-        yield made
-        yield from clips_of(frames, self._predictor.look, made)
+        plan = plan_clips("frames", len(frames), 0.0, segments)
+        yield plan
+        yield from clips_of(frames, self._predictor.look, plan)
         yield VideoInfo.of_frames(*frames.shape[:3])
 
     def _take(
         self,
-        one: UnderWay,
+        one: PendingVideo,
         messages: Iterable[Message],
-        waiting: list[Waiting],
+        pending: list[PendingClip],
         batch_size: int,
     ) -> None:
         """Takes what is read of a video, and scores clips whenever they make a batch."""
         for message in messages:
             match message:
-                case Cut():
-                    one.cut = message
-                    forget(one, waiting)
+                case ClipPlan():
+                    one.plan = message
+                    forget(one, pending)
                     if self._predictor.whole:  # while the clips are decoded
                         self._predictor.program(batch_size)
                 case Clip():
                     maps = self._predictor.maps_for(message, one.folder)
-                    waiting.append(Waiting(one, message, maps))
-                    if len(waiting) == batch_size:
-                        self._predict(waiting, batch_size)
+                    pending.append(PendingClip(one, message, maps))
+                    if len(pending) == batch_size:
+                        self._predict(pending, batch_size)
                 case VideoInfo():
                     one.info = message
 
-    def _predict(self, waiting: list[Waiting], batch_size: int) -> None:
+    def _predict(self, pending: list[PendingClip], batch_size: int) -> None:
         """Scores the clips that wait, at most a batch."""
-        if waiting:
-            clips, maps = [w.clip for w in waiting], [w.maps for w in waiting]
+        if pending:
+            clips, maps = [one.clip for one in pending], [one.maps for one in pending]
             found = self._predictor.predict([clip.frames for clip in clips], maps, batch_size)
-            for one, value in zip(waiting, found.tolist(), strict=True):
+            for one, value in zip(pending, found.tolist(), strict=True):
                 one.video.predictions[one.clip.start, one.clip.length] = value
-            waiting.clear()
+            pending.clear()
 
-    def _row(self, one: UnderWay) -> Result | Failure:
+    def _row(self, one: PendingVideo) -> Result | Failure:
         return Failure(one.name, one.failure) if one.failure else self._result(one)
 
-    def _result(self, one: UnderWay) -> Result:
-        assert one.cut is not None and one.info is not None
+    def _result(self, one: PendingVideo) -> Result:
+        assert one.plan is not None and one.info is not None
         low, high = self.meta["mos_range"]
-        prediction, bounds = one.predictions[one.cut.bounds[0]], one.cut.bounds[1:]
+        prediction, bounds = one.predictions[one.plan.bounds[0]], one.plan.bounds[1:]
         segments = tuple(
             Segment(round(begin, 3), round(end, 3), 100.0 * one.predictions[bound])
-            for bound, (begin, end) in zip(bounds, one.cut.shown[1:], strict=False)
+            for bound, (begin, end) in zip(bounds, one.plan.shown[1:], strict=False)
         )
         facts = dataclasses.asdict(one.info)
         del facts["path"]

@@ -12,7 +12,8 @@ from pathlib import Path
 from ml_collections import config_dict
 
 from dagr_jax.registry import dataset_module, model_module
-from dagr_jax.stages.energy import Meter
+from dagr_jax.runtime import distributed
+from dagr_jax.runtime.energy import Meter
 from dagr_jax.stages.evaluate import test_stage
 from dagr_jax.stages.folds import ALL, run_folds
 from dagr_jax.stages.prepare import has_gaze, prepare_set
@@ -21,7 +22,6 @@ from dagr_jax.stages.report import note_time, report_stage
 from dagr_jax.stages.run import Run, StageError, claim, digest, plain, say, write_json
 from dagr_jax.stages.saliency import maps_stage, no_gaze, saliency_stage
 from dagr_jax.stages.sweep import is_sweep, run_sweep
-from dagr_jax.train import hosts
 
 __all__ = ["STAGES", "Run", "StageError", "run_stages"]
 
@@ -38,7 +38,7 @@ def prepare_stage(run: Run) -> Path:
             run.saliency_size,
         )
 
-    hosts.first(prepare, makes=run.data)
+    distributed.first(prepare, makes=run.data)
     if chosen.split.fold != ALL:
         parts = ", ".join(f"{len(numbers)} {part}" for part, numbers in run.rows.items())
         say(f"split: {parts}")
@@ -60,7 +60,7 @@ def run_stages(
 ) -> None:
     """Runs stages in their order; those that are finished in `workdir` are not repeated.
 
-    Several processes (`train.hosts`) call this together, with a workdir that they share.
+    Several processes (`runtime.distributed`) call this together, with a workdir that they share.
 
     Args:
         config: As `configs/vqa.py` gives it.
@@ -98,7 +98,7 @@ def run_stages(
             write_json(home, plain(config))
         return asked
 
-    if hosts.first(begin, makes=home) != asked:
+    if distributed.first(begin, makes=home) != asked:
         raise StageError(
             f"{run.workdir}: this process was started with another configuration or other stages "
             "than process 0; start all with the same command"
@@ -116,11 +116,11 @@ def _timed(name: str, stage: Callable[[Run], Path | None], run: Run) -> None:
     try:
         with meter:
             artifact = stage(run)
-            hosts.meet()  # what one process wrote last, the others read next
+            distributed.meet()  # what one process wrote last, the others read next
         finished = True
     finally:
         seconds = time.perf_counter() - begin
-        if hosts.is_first():
+        if distributed.is_first():
             note_time(run.workdir, name, seconds, meter.joules, finished)
     what = "not needed" if artifact is None else str(artifact)
     say(f"[{name}] {what} ({seconds:.1f} s)")

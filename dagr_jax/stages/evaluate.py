@@ -13,8 +13,11 @@ from dagr_jax import __version__
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
-from dagr_jax.report import baselines, plots, tables
+from dagr_jax.metrics import baselines
+from dagr_jax.report import plots, tables
 from dagr_jax.report.agreement import FITTED, METRICS, agreement
+from dagr_jax.runtime import distributed
+from dagr_jax.runtime.atomic import atomic_folder
 from dagr_jax.stages.prepare import check_source, prepare_set
 from dagr_jax.stages.quality import gather, quality_source, to_mos
 from dagr_jax.stages.run import (
@@ -25,13 +28,11 @@ from dagr_jax.stages.run import (
     progress,
     read_json,
     unseen,
-    whole_folder,
     write_json,
 )
 from dagr_jax.stages.saliency import write_maps
 from dagr_jax.stages.saliency_scores import maps_of_test, saliency_report
 from dagr_jax.stages.weights import trained
-from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.steps import QualityTask
@@ -43,11 +44,11 @@ def test_stage(run: Run) -> Path:
     Then the other data sets of `config.test.others`, each into `test_NAME/`, likewise.
     """
     folder = run.workdir / "test"
-    if not hosts.first(folder.exists):
+    if not distributed.first(folder.exists):
         _test(run, folder)
     for name in run.config.test.others:
         other = run.workdir / f"test_{name}"
-        if not hosts.first(other.exists):
+        if not distributed.first(other.exists):
             _evaluate(run.workdir, prepare_other(run, name), other, run.config.test)
     return folder
 
@@ -63,7 +64,7 @@ def prepare_other(run: Run, name: str) -> Path:
         check_source(folder, dataset, f"config.test.others.{name}")
         prepare_set(folder, dataset, plain(run.config.sampling), run.saliency_size)
 
-    hosts.first(prepare, makes=folder)
+    distributed.first(prepare, makes=folder)
     return folder
 
 
@@ -88,7 +89,7 @@ def _test(run: Run, folder: Path) -> None:
             found["saliency"] = saliency_report(run, maps)
         return {**found, "config_digest": digest(plain(run.config))}
 
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         _judge(run, variables, run.rows["test"], partial, result, more)
 
 
@@ -145,7 +146,7 @@ def _evaluate(
     def more(source: loader.QualitySource) -> dict[str, Any]:
         return {"baselines": baselines.evaluate(whole_records(source))} if how.extras else {}
 
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         _judge(run, variables, rows, partial, result, more)
     return read_json(folder / "metrics.json")
 
@@ -224,7 +225,7 @@ def _judge(
     stored = None
     if run.uses_maps and not run.map_plan.plain:
         stored = partial / "maps"
-        hosts.first(stored.mkdir, makes=stored)
+        distributed.first(stored.mkdir, makes=stored)
         write_maps(run, variables, stored, {"test": source})
         source = loader.QualitySource(
             run.data, rows, run.mos_range, open_records(stored, "maps", "test")
@@ -242,7 +243,9 @@ def _judge(
                 yield index, values
 
         predictions = to_mos(gather(counted(), len(source)), run.mos_range)
-    hosts.first(lambda: _report(run, variables, source, predictions, stored, partial, result, more))
+    distributed.first(
+        lambda: _report(run, variables, source, predictions, stored, partial, result, more)
+    )
 
 
 def _report(

@@ -10,10 +10,10 @@ from ml_collections import config_dict
 
 from dagr_jax.report import figures
 from dagr_jax.report.agreement import FITTED, METRICS
+from dagr_jax.runtime import distributed
 from dagr_jax.stages.evaluate import prepare_other
 from dagr_jax.stages.run import Run, StageError, read_json, say, write_json
 from dagr_jax.stages.saliency import saliency_stage
-from dagr_jax.train import hosts
 
 ALL = -1  # config.split.fold
 
@@ -66,7 +66,7 @@ def run_folds(run: Run, run_one: Callable[[config_dict.ConfigDict, Path], None])
         if summary:
             figures.boxes(run.workdir / "folds.png", summary)
 
-    hosts.first(sum_up, makes=path)
+    distributed.first(sum_up, makes=path)
     return path
 
 

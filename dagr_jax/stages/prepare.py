@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dagr_jax.data.collect import Collected, collect, collect_gaze
+from dagr_jax.data.decode_set import Collected, collect, collect_gaze
 from dagr_jax.data.gaze import GazeSet
 from dagr_jax.data.prepare import Sampling
-from dagr_jax.data.quality import QualitySet
+from dagr_jax.data.rated import RatedSet
 from dagr_jax.registry import dataset_module
 from dagr_jax.stages.run import StageError, claim, write_json
 
@@ -104,7 +104,7 @@ def check_source(folder: Path, dataset: Mapping[str, Any], field: str) -> None:
 
 
 def _collect(
-    dataset: QualitySet | GazeSet,
+    dataset: RatedSet | GazeSet,
     folder: Path,
     sampling: Sampling,
     map_size: Sequence[int],
@@ -141,7 +141,7 @@ def has_gaze(name: str) -> bool:
     return isinstance(getattr(module, "DATASET", None), GazeSet) or not hasattr(module, "DATASET")
 
 
-def _counts(dataset: QualitySet | GazeSet, result: Collected) -> str:
+def _counts(dataset: RatedSet | GazeSet, result: Collected) -> str:
     """The counts of used videos beside the published ones, in one line."""
     left_out = ", ".join(f"{count} {reason}" for reason, count in result.reasons.items())
     published = ", ".join(f"{part} {n}".strip() for part, n in dataset.counts.items())

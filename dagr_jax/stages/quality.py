@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dagr_jax import metrics
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import open_records
+from dagr_jax.layers.augment import Augment
+from dagr_jax.metrics import agreement
 from dagr_jax.report.agreement import METRICS
+from dagr_jax.runtime import distributed
 from dagr_jax.stages.run import Run, StageError
 from dagr_jax.stages.weights import whole_model
-from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
-from dagr_jax.train.augment import Augment
 from dagr_jax.train.loop import fit
 from dagr_jax.train.meta import BY_SRCC, is_finished
 from dagr_jax.train.state import TrainState, make_optimizer
@@ -26,7 +26,7 @@ def vqa_stage(run: Run) -> Path:
     source = quality_source(run, "train", _maps_of(run))
     folder = run.workdir / "vqa"
     section, meta = run.section("vqa"), run.meta("vqa")
-    if hosts.first(lambda: is_finished(folder, section.steps, meta)):
+    if distributed.first(lambda: is_finished(folder, section.steps, meta)):
         return folder
     if section.train_saliency:
         _check_trains_saliency(run)
@@ -59,7 +59,7 @@ def vqa_stage(run: Run) -> Path:
         seed=run.config.seed,
         workers=run.config.workers,
         frames=section.frames,
-        share=hosts.share(),
+        share=distributed.share(),
     )
     with contextlib.closing(train_iter):
         fit(
@@ -133,4 +133,4 @@ def gather(pairs: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> np.nda
 
 def quality_scores(predictions: np.ndarray, mos: np.ndarray) -> dict[str, float]:
     """SRCC, PLCC, KRCC and RMSE, both arguments on the MOS scale, (N,)."""
-    return {name: getattr(metrics, name)(predictions, mos) for name in METRICS}
+    return {name: getattr(agreement, name)(predictions, mos) for name in METRICS}

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from dagr_jax import __version__
-from dagr_jax.machine import machine
 from dagr_jax.report.run_page import Outcome, RunFacts, run_page
 from dagr_jax.report.strips import Shown, in_lines
+from dagr_jax.runtime import distributed
+from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.machine import machine
 from dagr_jax.stages.evaluate import maps_of_frames
 from dagr_jax.stages.quality import quality_source
 from dagr_jax.stages.run import Run, plain, read_json
 from dagr_jax.stages.weights import trained
-from dagr_jax.train import hosts
-from dagr_jax.whole import whole_file
 
 # How many clips the page shows of the worst predictions, and of the best.
 _CLIPS = 3
@@ -45,10 +45,10 @@ def report_stage(run: Run) -> Path:
             logs={name: _read(run.workdir / name / "log.jsonl") for name in ("saliency", "vqa")},
             tested=tested,
         )
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_text(run_page(facts), encoding="utf-8")
 
-    hosts.first(write, makes=path)
+    distributed.first(write, makes=path)
     return path
 
 

@@ -1,13 +1,10 @@
 """A run: its configuration, its folder, and what all stages ask of them."""
 
-import contextlib
 import csv
 import dataclasses
 import functools
 import hashlib
 import json
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,15 +19,15 @@ from dagr_jax.data import loader
 from dagr_jax.data.prepare import Sampling, has_records
 from dagr_jax.data.records import Listed, read_list
 from dagr_jax.data.splits import PARTS, Protocol, SplitError, read_split, write_split
-from dagr_jax.models import unet3d
+from dagr_jax.models.dagr import unet3d
 from dagr_jax.registry import model_module
 from dagr_jax.report import tables
+from dagr_jax.runtime import distributed
+from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.score import MapPlan
-from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.loop import predict_all
 from dagr_jax.train.meta import make_meta
-from dagr_jax.whole import whole_file
 
 
 class StageError(ValueError):
@@ -108,7 +105,7 @@ class Run:
                 protocol = Protocol(name=chosen.protocol, **fields)
                 contents = [row.content for row in listed]
                 parts = protocol.assign(contents, [row.part for row in listed])
-            if hosts.is_first():
+            if distributed.is_first():
                 write_split(path, listed, parts)
         except SplitError as error:
             raise StageError(str(error)) from error
@@ -154,7 +151,7 @@ class Run:
             predict,
             meshes.put_whole(variables, self.mesh),
             loader.eval_batches(
-                source, batch_size=-(-batch_size // devices) * devices, share=hosts.share()
+                source, batch_size=-(-batch_size // devices) * devices, share=distributed.share()
             ),
             self.mesh,
         )
@@ -271,41 +268,19 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, whole or not at all; it has no NaN: what is undefined becomes null."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(json.dumps(tables.defined(value), indent=2, allow_nan=False) + "\n")
 
 
 def say(text: str) -> None:
     """A line on stderr, of process 0."""
-    if hosts.is_first():
+    if distributed.is_first():
         print(text, file=sys.stderr, flush=True)
 
 
 def progress(total: int, desc: str, unit: str) -> tqdm:
     """A bar on the terminal of process 0."""
-    return tqdm(total=total, desc=desc, unit=unit, disable=None if hosts.is_first() else True)
-
-
-@contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes its name when it is full and is gone when that fails.
-
-    Several processes fill it together.
-    """
-    partial = folder.with_name(f".{folder.name}.partial")
-
-    def begin() -> None:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-
-    hosts.first(begin, makes=partial)
-    try:
-        yield partial
-        hosts.meet()
-        hosts.first(lambda: os.replace(partial, folder), makes=folder)
-    finally:
-        if hosts.is_first():
-            shutil.rmtree(partial, ignore_errors=True)
+    return tqdm(total=total, desc=desc, unit=unit, disable=None if distributed.is_first() else True)
 
 
 def claim(path: Path, wanted: Any, what: str) -> None:

@@ -14,22 +14,14 @@ import numpy as np
 from dagr_jax import __version__
 from dagr_jax.data import loader, prepare
 from dagr_jax.data.map_folder import folder_of, read_maps
+from dagr_jax.layers.augment import Augment
 from dagr_jax.report.plots import overlay
-from dagr_jax.stages.run import (
-    Run,
-    StageError,
-    digest,
-    plain,
-    progress,
-    read_json,
-    whole_folder,
-    write_json,
-)
+from dagr_jax.runtime import distributed
+from dagr_jax.runtime.atomic import atomic_folder
+from dagr_jax.stages.run import Run, StageError, digest, plain, progress, read_json, write_json
 from dagr_jax.stages.saliency_scores import quick_scores, saliency_source
 from dagr_jax.stages.weights import initial, pretrained_saliency, start_from
-from dagr_jax.train import hosts
 from dagr_jax.train import mesh as meshes
-from dagr_jax.train.augment import Augment
 from dagr_jax.train.checkpoints import write_variables
 from dagr_jax.train.loop import fit
 from dagr_jax.train.meta import Best, is_finished
@@ -46,7 +38,7 @@ def saliency_stage(run: Run) -> Path | None:
         return None
     folder = run.workdir / "saliency"
     section, meta = run.section("saliency"), run.meta("saliency")
-    if hosts.first(lambda: is_finished(folder, section.steps, meta)):
+    if distributed.first(lambda: is_finished(folder, section.steps, meta)):
         return folder
     if run.saliency_data is None or (section.init and not section.steps):
         return _adopt(run, section, meta, folder)
@@ -71,7 +63,7 @@ def saliency_stage(run: Run) -> Path | None:
         batch_size=section.batch_size,
         seed=run.config.seed,
         workers=run.config.workers,
-        share=hosts.share(),
+        share=distributed.share(),
     )
     with contextlib.closing(train_iter):
         fit(
@@ -107,7 +99,7 @@ def _adopt(run: Run, section: Any, meta: Mapping[str, Any], folder: Path) -> Pat
     frames = np.zeros((1, 2, *run.saliency_size, 3), np.float32)
     fresh = initial(run.saliency_model, run.config.seed, frames)
     variables = start_from(section.init, "saliency", fresh, run.config.preset)
-    hosts.first(lambda: write_variables(folder, variables, meta), makes=folder)
+    distributed.first(lambda: write_variables(folder, variables, meta), makes=folder)
     return folder
 
 
@@ -137,7 +129,7 @@ def maps_stage(run: Run) -> Path | None:
     if not run.stores_maps:
         return None
     folder = run.workdir / "maps"
-    if hosts.first(folder.exists):
+    if distributed.first(folder.exists):
         return folder
     sources = {
         part: loader.QualitySource(run.data, run.rows[part], run.mos_range)
@@ -148,12 +140,12 @@ def maps_stage(run: Run) -> Path | None:
     section = run.config.saliency
     there = Path(section.init) / "maps"
     shared = bool(section.init) and not section.steps and not section.epochs
-    with whole_folder(folder) as partial:
-        if shared and hosts.first(lambda: _is_made_of(there, told)):
-            hosts.first(lambda: _take_over(there, partial))
+    with atomic_folder(folder) as partial:
+        if shared and distributed.first(lambda: _is_made_of(there, told)):
+            distributed.first(lambda: _take_over(there, partial))
         else:
             write_maps(run, variables, partial, sources)
-            hosts.first(lambda: write_json(partial / "maps.json", told))
+            distributed.first(lambda: write_json(partial / "maps.json", told))
     return folder
 
 
@@ -225,19 +217,19 @@ def write_maps(
                     record = {"video": names[i].decode(), "maps": stored}
                     prepare.write_shard(shards[split][i], record)
                     bar.update()
-    hosts.meet()
+    distributed.meet()
 
     def pack() -> None:
         prepare.pack(prepare.Maps, folder, shards)
         for path in (path for paths in shards.values() for path in paths):
             path.unlink()
 
-    hosts.first(pack)
+    distributed.first(pack)
 
 
 def _own(source: loader.QualitySource) -> range:
     """Numbers of the records whose maps this process writes."""
-    number, count = hosts.share()
+    number, count = distributed.share()
     return range(number, len(source), count)
 
 

@@ -21,11 +21,11 @@ from ml_collections import config_dict
 
 from dagr_jax.report import figures
 from dagr_jax.report.agreement import FITTED, METRICS
+from dagr_jax.runtime import distributed
+from dagr_jax.runtime.compile_cache import keep_compiled
 from dagr_jax.stages.folds import ALL
 from dagr_jax.stages.prepare import check_source, prepare_set
 from dagr_jax.stages.run import Run, StageError, claim, digest, plain, read_json, say, write_json
-from dagr_jax.train import hosts
-from dagr_jax.train.compiled import keep_compiled
 from dagr_jax.train.loop import TrainingError
 
 RunStages = Callable[[config_dict.ConfigDict, Path], None]
@@ -88,7 +88,7 @@ def run_sweep(
             they are named, and the others are made.
     """
     workdir = workdir.resolve()  # the runs' configurations name its folders
-    if hosts.several():
+    if distributed.several():
         raise StageError(
             "the runs of a sweep are of one process each; start the same command several times "
             "instead, without --coordinator and --distributed"

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Num
 
-from dagr_jax.losses import quality_loss, saliency_loss
+from dagr_jax.layers.augment import Augment, augment_batch
 from dagr_jax.models import dagr
-from dagr_jax.train.augment import Augment, augment_batch
+from dagr_jax.models.dagr.losses import quality_loss, saliency_loss
 from dagr_jax.train.state import TrainState, Tree, create_state
 
 Batch = Mapping[str, jax.Array]
@@ -90,7 +90,7 @@ class SaliencyTask:
     Batch: frames uint8 (B,T,H,W,3), maps uint8 (B,T,H,W) ground-truth density, index int32 (B,).
 
     Attributes:
-      model: models.unet3d.Model.
+      model: models.dagr.unet3d.Model.
       preset: 'paper' or 'release', the loss's arithmetic.
       gamma: weight of the KL term.
       augment: frames and maps are augmented together.

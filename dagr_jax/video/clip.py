@@ -8,7 +8,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from dagr_jax.video.index import read_packets
-from dagr_jax.video.reading import PacketsLie, Reading, VideoInfo, by_packets, in_full
+from dagr_jax.video.reading import PacketMismatch, Reading, VideoInfo, by_packets, in_full
 from dagr_jax.video.resize import resize_bilinear
 from dagr_jax.video.sampling import map_indices, sample_indices, windows_of
 from dagr_jax.video.stream import Limits, Size, VideoError, picture
@@ -64,7 +64,7 @@ class Clip:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
+class ClipPlan:
     """What clips will come of a video; clips that came before it do not count.
 
     Attributes:
@@ -83,13 +83,13 @@ class Cut:
         return tuple(dict.fromkeys(self.bounds))
 
 
-def cut(
+def plan_clips(
     path: str | os.PathLike[str],
     length: int,
     fps: float,
     seconds: float,
     times: Sequence[float] = (),
-) -> Cut:
+) -> ClipPlan:
     """A video, and its segments of so many seconds, or rather of as many frames each as that is.
 
     Args:
@@ -114,12 +114,12 @@ def cut(
         begins = [number / fps if fps else 0.0 for number in range(length)]
     begins.append(begins[-1] + (1 / fps if fps else 0.0))  # when the last frame ends
     shown = tuple((begins[start], begins[start + count]) for start, count in bounds)
-    return Cut(tuple(bounds), fps, shown)
+    return ClipPlan(tuple(bounds), fps, shown)
 
 
 def read_clips(
     path: str | os.PathLike[str], look: Look, seconds: float = 0.0, limits: Limits | None = None
-) -> Iterator[Cut | Clip | VideoInfo]:
+) -> Iterator[ClipPlan | Clip | VideoInfo]:
     """Reads a file once, or twice where its packets do not tell its frames apart.
 
     Memory is bounded by two clips, whatever the length of the video.
@@ -131,8 +131,8 @@ def read_clips(
         limits: Beyond which nothing is read.
 
     Yields:
-        A Cut; the clips as they are complete; the file's VideoInfo. A second Cut begins again:
-        decoding gave other frames than the file had promised.
+        A ClipPlan; the clips as they are complete; the file's VideoInfo. A second plan begins
+        again: decoding gave other frames than the file had promised.
 
     Raises:
         VideoError: The file cannot be decoded, or segments are asked for and it has no times.
@@ -140,18 +140,18 @@ def read_clips(
     packets = read_packets(path, limits)
     if limits is not None and packets.fps:
         limits.check_seconds(path, packets.count / packets.fps)
-    made = cut(path, max(packets.count, 1), packets.fps, seconds, packets.seconds)
-    wanted = Wanted(made, look)
-    yield made
+    plan = plan_clips(path, max(packets.count, 1), packets.fps, seconds, packets.seconds)
+    assembler = ClipAssembler(plan, look)
+    yield plan
     reading = Reading(path)
     if packets.tell:
-        found = by_packets(reading, packets, wanted.ranks, limits)
+        found = by_packets(reading, packets, assembler.ranks, limits)
     else:
         found = enumerate(in_full(reading, limits))
     try:
-        yield from wanted.clips(found)
+        yield from assembler.clips(found)
         as_told = packets.tell or _in_order(reading, packets.count)
-    except PacketsLie:
+    except PacketMismatch:
         as_told = False
     if not as_told:
         # Only the end of the file tells how many frames there are, and which is which.
@@ -160,17 +160,17 @@ def read_clips(
             for _ in in_full(reading, limits):
                 pass
         info = reading.info()
-        made = cut(path, info.num_frames, info.fps, seconds, reading.seconds())
+        plan = plan_clips(path, info.num_frames, info.fps, seconds, reading.seconds())
         rank_of = np.argsort(reading.order()).tolist()
         again = zip(rank_of, in_full(Reading(path), limits), strict=False)
-        yield made
-        yield from Wanted(made, look).clips(again)
+        yield plan
+        yield from ClipAssembler(plan, look).clips(again)
     yield reading.info()
 
 
-def clips_of(frames: np.ndarray, look: Look, made: Cut) -> Iterator[Clip]:
+def clips_of(frames: np.ndarray, look: Look, plan: ClipPlan) -> Iterator[Clip]:
     """The clips of frames in memory, (T, H, W, 3) uint8 RGB."""
-    for start, length in made.different:
+    for start, length in plan.different:
         shown = frames[start : start + length]
         windows = shown[look.windows(length)[0]]
         yield Clip(
@@ -186,18 +186,18 @@ def _in_order(reading: Reading, count: int) -> bool:
     return len(reading.times) == count and bool((np.diff(reading.order()) == 1).all())
 
 
-class Wanted:
+class ClipAssembler:
     """The frames that clips want, and the clips as they become complete.
 
     Attributes:
         ranks: Of all of these frames.
     """
 
-    def __init__(self, made: Cut, look: Look):
-        self._made, self._look = made, look
+    def __init__(self, plan: ClipPlan, look: Look):
+        self._plan, self._look = plan, look
         self._parts = []  # of each clip, ((n,) ranks of frames, (k, window) ranks of windows)
         self._takers: dict[int, list[int]] = {}  # rank → numbers of the clips that want it
-        for number, (start, length) in enumerate(made.different):
+        for number, (start, length) in enumerate(plan.different):
             parts = start + look.frames(length), start + look.windows(length)[0]
             self._parts.append(parts)
             for rank in {*parts[0].tolist(), *parts[1].reshape(-1).tolist()}:
@@ -234,7 +234,7 @@ class Wanted:
         height, width = self._look.size
         pictures = [kept[rank][-1] for rank in windows.reshape(-1).tolist()]
         return Clip(
-            *self._made.different[number],
+            *self._plan.different[number],
             np.stack([kept[rank][0] for rank in frames.tolist()]),
             np.array(pictures, np.uint8).reshape(*windows.shape, height, width, 3),
         )

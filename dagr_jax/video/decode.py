@@ -26,7 +26,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from dagr_jax.video.index import Packets, read_packets
-from dagr_jax.video.reading import PacketsLie, Reading, VideoInfo, by_packets, in_full
+from dagr_jax.video.reading import PacketMismatch, Reading, VideoInfo, by_packets, in_full
 from dagr_jax.video.sampling import sample_indices
 from dagr_jax.video.stream import Size, VideoError, decoded, open_stream, picture
 
@@ -213,6 +213,6 @@ def _read_chosen(
     try:
         for rank, frame in by_packets(reading, packets, ranks):
             reading.pictures[rank] = picture(frame, size, antialias)
-    except PacketsLie:
+    except PacketMismatch:
         return None
     return reading

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
-from dagr_jax.whole import whole_file
+from dagr_jax.runtime.atomic import atomic_file
 
 # SVT-AV1 prints its settings on stderr, a page for each file, unless told to print errors only.
 os.environ.setdefault("SVT_LOG", "1")
@@ -56,7 +56,7 @@ def write_video(
     if codec not in ENCODERS:
         raise ValueError(f"codec {codec!r} is unknown; one of {', '.join(ENCODERS)}")
     encoder, settings = ENCODERS[codec]
-    with whole_file(path) as partial, av.open(str(partial), "w") as container:
+    with atomic_file(path) as partial, av.open(str(partial), "w") as container:
         stream: VideoStream | None = None
         for frame in frames:
             if stream is None:

@@ -17,7 +17,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from dagr_jax.video.clip import Clip, Cut, Look, Wanted
+from dagr_jax.video.clip import Clip, ClipAssembler, ClipPlan, Look
 from dagr_jax.video.stream import Limits, VideoError, video_stream
 
 # Of the network alone: a playlist from there must not read files of this machine.
@@ -189,11 +189,11 @@ class Feed:
         """Cuts a connection's frames into windows of one length."""
         fps = float(stream.average_rate or stream.guessed_rate or 25)
         length = max(round(self._seconds * fps), 1)
-        made = Cut(((0, length),), fps)
+        plan = ClipPlan(((0, length),), fps)
         frames = _Frames(container, stream, fps)
         while True:
             begin, damaged = frames.seconds, frames.damaged
-            clips = list(Wanted(made, self._look).clips(frames.take(length)))
+            clips = list(ClipAssembler(plan, self._look).clips(frames.take(length)))
             if frames.ended:  # before all were there of which some are looked at
                 self.rest = frames.seconds - begin
                 return

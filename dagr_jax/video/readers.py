@@ -19,11 +19,11 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from dagr_jax.video.clip import Clip, Cut, Look, read_clips
+from dagr_jax.video.clip import Clip, ClipPlan, Look, read_clips
 from dagr_jax.video.reading import VideoInfo
 from dagr_jax.video.stream import Limits, VideoError
 
-Message = Cut | Clip | VideoInfo
+Message = ClipPlan | Clip | VideoInfo
 
 
 class Readers:
@@ -137,9 +137,9 @@ class _Process:
             return None
         if kind == "error":
             raise VideoError(*fields)
-        if kind == "cut":
+        if kind == "plan":
             pairs = (tuple(map(tuple, fields[name])) for name in ("bounds", "shown"))
-            return Cut(next(pairs), fields["fps"], next(pairs))
+            return ClipPlan(next(pairs), fields["fps"], next(pairs))
         if kind == "info":
             return VideoInfo(**fields)
         arrays = {}
@@ -172,8 +172,8 @@ def serve(socket: Connection) -> None:
         try:
             for message in read_clips(task["path"], look, task["seconds"], limits):
                 match message:
-                    case Cut():
-                        send("cut", dataclasses.asdict(message))
+                    case ClipPlan():
+                        send("plan", dataclasses.asdict(message))
                     case VideoInfo():
                         send("info", dataclasses.asdict(message))
                     case Clip(start, length, frames, windows):

@@ -157,7 +157,7 @@ class Reading:
         )
 
 
-class PacketsLie(Exception):
+class PacketMismatch(Exception):
     """What decodes is not what the packets said: all must be decoded to tell frames apart."""
 
 
@@ -197,7 +197,7 @@ def by_packets(
         limits: Of `open_stream`.
 
     Raises:
-        PacketsLie: Anything is not as the packets said, or is damaged.
+        PacketMismatch: Anything is not as the packets said, or is damaged.
     """
     reading.times = [packets.times[i] for i in packets.shown.tolist()]
     reading.packet_bytes = packets.bytes
@@ -212,15 +212,15 @@ def by_packets(
                 promised = {packets.times[i] for i in range(first, last + 1)}
                 for frame in _span(numbered, stream, first, last, chosen):
                     if frame.is_corrupt or frame.pts not in promised:
-                        raise PacketsLie
+                        raise PacketMismatch
                     if not reading.height:
                         reading.note_frame(frame)
                     if frame.pts in missing:
                         yield missing.pop(frame.pts), frame
         except av.FFmpegError as error:
-            raise PacketsLie from error
+            raise PacketMismatch from error
     if missing or not reading.height:
-        raise PacketsLie
+        raise PacketMismatch
 
 
 def _span(

@@ -10,9 +10,9 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.video.stream import VideoStream
 
+from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.video.encode import ENCODERS
 from dagr_jax.video.stream import VideoError
-from dagr_jax.whole import whole_file
 
 # Sound that an .mp4 takes and players play as it is; other sound is encoded anew, as AAC.
 _KEPT_SOUND = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
@@ -59,7 +59,7 @@ def _transcode(
     fps: float,
 ) -> None:
     with (
-        whole_file(path) as partial,
+        atomic_file(path) as partial,
         av.open(
             f"file:{os.fspath(source)}",
             options={"protocol_whitelist": "file"},

@@ -20,7 +20,7 @@ from dagr_jax.bench import (
     train,
     vqa,
 )
-from dagr_jax.machine import machine
+from dagr_jax.runtime.machine import machine
 
 
 def test_sides_alternate_and_the_first_rounds_do_not_count():

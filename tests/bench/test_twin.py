@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from dagr_jax import losses
 from dagr_jax.convert import from_state_dict
-from dagr_jax.models import dagr, unet3d, vqa
+from dagr_jax.models import dagr
+from dagr_jax.models.dagr import losses, quality_net, unet3d
 
 torch = pytest.importorskip("torch", reason="the twin is PyTorch's")
 
@@ -211,7 +211,7 @@ def test_twin_of_a_saliency_net(fields, golden_data):
     ids=["full, paper", "full, release", "spatial", "temporal"],
 )
 def test_twin_of_a_quality_net(fields, golden_data):
-    model = vqa.Model(**{**SMALL_VQA, **fields})
+    model = quality_net.Model(**{**SMALL_VQA, **fields})
     check_twin(model, golden_data([1], 2, 5, 32, 40, 3), (0, 4, 1, 2, 3), lambda y: y)
 
 
@@ -229,7 +229,9 @@ def check_twin(model, x, axes, select):
 
 
 def test_other_models_have_no_twin():
-    with pytest.raises(TypeError, match="Model has no twin; give a unet3d.Model or a vqa.Model"):
+    with pytest.raises(
+        TypeError, match="Model has no twin; give a unet3d.Model or a quality_net.Model"
+    ):
         twin.twin_of(dagr.Model(saliency=None, vqa={}))
     with pytest.raises(ValueError, match="preset 'torch' is unknown; use one of paper, release"):
         twin.UNet3D(preset="torch")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dagr_jax import convert
-from dagr_jax.models.resnet import ResNet
+from dagr_jax.layers.resnet import ResNet
 from tests.convert.small import arrays_of, small_resnet_shapes
 
 

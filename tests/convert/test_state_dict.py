@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dagr_jax import convert
-from dagr_jax.models import unet3d, vqa
+from dagr_jax.models.dagr import quality_net, unet3d
 from tests.convert.small import arrays_of, small_unet_shapes
 
 
@@ -80,7 +80,7 @@ def test_unknown_network_says_what_it_looked_for(arrays):
 def test_temporal_only_net(golden_weights):
     weights = golden_weights("temporal_only")
     model, variables = convert.from_state_dict(weights)
-    assert isinstance(model, vqa.Model)
+    assert isinstance(model, quality_net.Model)
     assert (model.head, model.num_heads, model.temporal_dim) == ("temporal", 1, 1024)
     assert "batch_stats" not in variables
     kernel = variables["params"]["temporal"]["layer1"]["self_attn"]["in_proj"]["kernel"]

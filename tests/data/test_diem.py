@@ -5,8 +5,8 @@ import csv
 import numpy as np
 import pytest
 
-from configs import saliency
 from dagr_jax import stages
+from dagr_jax.configs import saliency
 from dagr_jax.data import diem, gaze
 from dagr_jax.data.prepare import Sampling, open_records
 from dagr_jax.data.records import read_list

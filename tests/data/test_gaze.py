@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import saliency
 from dagr_jax import stages
+from dagr_jax.configs import saliency
 from dagr_jax.data import dhf1k, gaze, gaze_folder
 from dagr_jax.data.prepare import Sampling, open_records
 from dagr_jax.data.records import read_list

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dagr_jax import cli, metrics
+from dagr_jax import cli
+from dagr_jax.metrics import agreement
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "predictions"
 FUSION = "fusion=0.428*dover_aesthetic + 0.572*dover_technical"
@@ -59,8 +60,8 @@ def test_table_is_scipys(two, capsys):
     assert row["krcc"]["value"] == pytest.approx(stats.kendalltau(data["b"], data["mos"])[0])
     off = np.sqrt(np.mean((data["b"] - data["mos"]) ** 2))
     assert row["rmse"]["value"] == pytest.approx(off) and row["rmse_fitted"]["value"] < off
-    low, high = metrics.bootstrap(
-        metrics.srcc, data["b"], data["mos"], data["content"].astype(int).astype(str), n=50
+    low, high = agreement.bootstrap(
+        agreement.srcc, data["b"], data["mos"], data["content"].astype(int).astype(str), n=50
     )
     assert (row["srcc"]["low"], row["srcc"]["high"]) == pytest.approx((low, high))
 

@@ -11,7 +11,8 @@ import pytest
 from dagr_jax import stages
 from dagr_jax.report import strips
 from dagr_jax.report.run_page import Outcome, RunFacts, _grouped, run_page
-from dagr_jax.stages import energy, report
+from dagr_jax.runtime import energy
+from dagr_jax.stages import report
 from tests.tiny_run import tiny_config
 
 

@@ -14,9 +14,10 @@ import numpy as np
 import optax
 import pytest
 
-from dagr_jax.models import dagr, unet3d
+from dagr_jax.layers.augment import Augment
+from dagr_jax.models import dagr
+from dagr_jax.models.dagr import unet3d
 from dagr_jax.train import mesh as meshes
-from dagr_jax.train.augment import Augment
 from dagr_jax.train.state import make_optimizer
 from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
 

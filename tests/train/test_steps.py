@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dagr_jax.losses import saliency_loss
-from dagr_jax.models import dagr, unet3d
+from dagr_jax.layers.augment import Augment
+from dagr_jax.models import dagr
+from dagr_jax.models.dagr import unet3d
+from dagr_jax.models.dagr.losses import saliency_loss
 from dagr_jax.train import mesh as meshes
-from dagr_jax.train.augment import Augment
 from dagr_jax.train.state import make_optimizer
 from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
 
@@ -202,7 +203,7 @@ def test_a_model_without_saliency_needs_no_maps(variables):
 
 def test_the_saliency_network_learns_through_the_fused_frames(variables):
     """Without augmentation: the loss of the whole model, and its gradient by differences."""
-    from dagr_jax.losses import quality_loss
+    from dagr_jax.models.dagr.losses import quality_loss
 
     task = QualityTask(QUALITY, train_saliency=True)
     data = {k: jnp.asarray(v) for k, v in batch().items() if k != "maps"}

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from configs.vqa import get_config
+from dagr_jax.configs.vqa import get_config
 from dagr_jax.convert import from_state_dict
-from dagr_jax.models import dagr, unet3d, vqa
+from dagr_jax.models import dagr
+from dagr_jax.models.dagr import quality_net, unet3d
 from dagr_jax.train.state import make_optimizer, make_schedule
 from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
 
@@ -210,7 +211,7 @@ def test_quality_training(name, raised):
     config, optim = recipe(name, "vqa", raised)
     alpha, weight = config.model.args.alpha, config.vqa.rank_weight
     fields = {**VQA, "head": config.model.args.vqa.head}
-    net = with_weights(twin.twin_of(vqa.Model(**fields, preset=name)))
+    net = with_weights(twin.twin_of(quality_net.Model(**fields, preset=name)))
 
     def loss_of(batch):
         frames, maps = batch["frames"] / 255, batch["maps"] / 255

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from av.video.frame import VideoFrame
 
-from dagr_jax.video.clip import Clip, Cut, Look, cut, read_clips
+from dagr_jax.video.clip import Clip, ClipPlan, Look, plan_clips, read_clips
 from dagr_jax.video.decode import VideoError, decode_frames, iter_frames, probe, read_clip
 from dagr_jax.video.stream import Limits
 
@@ -18,31 +18,31 @@ WINDOWS = Look(4, "linspace", (24, 32), window=8, choice="linspace", antialias=T
 
 
 def taken(path, look, seconds):
-    """(Cut, {(start, length): Clip}, VideoInfo, number of Cuts) of a file."""
-    cuts = 0
+    """(ClipPlan, {(start, length): Clip}, VideoInfo, number of plans) of a file."""
+    plans = 0
     for message in read_clips(path, look, seconds):
-        if isinstance(message, Cut):
-            made, clips, cuts = message, {}, cuts + 1
+        if isinstance(message, ClipPlan):
+            plan, clips, plans = message, {}, plans + 1
         elif isinstance(message, Clip):
             clips[message.start, message.length] = message
         else:
             info = message
-    return made, clips, info, cuts
+    return plan, clips, info, plans
 
 
 def assert_as_decoded(path, look, seconds):
-    """Every clip holds what decoding the frames of its bounds gives; returns the number of Cuts."""
-    made, clips, info, cuts = taken(path, look, seconds)
-    assert clips.keys() == set(made.bounds)
+    """Every clip is what decoding the frames of its bounds gives; returns the number of plans."""
+    plan, clips, info, plans = taken(path, look, seconds)
+    assert clips.keys() == set(plan.bounds)
     assert info == probe(path) or info.num_frames == probe(path).num_frames
-    assert made.bounds[0] == (0, info.num_frames)
+    assert plan.bounds[0] == (0, info.num_frames)
     for (start, length), clip in clips.items():
         wanted = decode_frames(path, start + look.frames(length), look.size)
         np.testing.assert_array_equal(clip.frames, wanted)
         ranks = start + look.windows(length)[0]
         wanted = decode_frames(path, ranks.reshape(-1), look.size, antialias=look.antialias)
         np.testing.assert_array_equal(clip.windows.reshape(-1, *look.size, 3), wanted)
-    return cuts
+    return plans
 
 
 @pytest.fixture(scope="module", params=ENCODERS)
@@ -83,11 +83,11 @@ def test_a_damaged_file_is_read_again(tmp_path):
             packet.update(np.zeros(packet.size, np.uint8).tobytes())
 
     spoilt = remux(path, tmp_path / "spoilt.mkv", edit=spoil)
-    made, clips, info, cuts = taken(spoilt, LOOK, 0.4)
-    assert cuts == 2 and info.damaged > 0
+    plan, clips, info, plans = taken(spoilt, LOOK, 0.4)
+    assert plans == 2 and info.damaged > 0
     every = np.stack(list(iter_frames(spoilt, LOOK.size)))
     assert info.num_frames == len(every) < 60
-    assert clips.keys() == set(made.bounds)
+    assert clips.keys() == set(plan.bounds)
     for (start, length), clip in clips.items():
         np.testing.assert_array_equal(clip.frames, every[start + LOOK.frames(length)])
 
@@ -96,7 +96,7 @@ def test_a_damaged_file_is_read_again(tmp_path):
 @pytest.mark.parametrize("seconds", [0.01, 0.5, 2.0, 7.3])
 @pytest.mark.parametrize("length", [1, 2, 59, 60, 61, 1000])
 def test_segments_cover_the_video_without_gap(fps, seconds, length):
-    whole, *parts = cut("x", length, fps, seconds).bounds
+    whole, *parts = plan_clips("x", length, fps, seconds).bounds
     assert whole == (0, length)
     ends = [start + count for start, count in parts]
     assert [start for start, _ in parts] == [0, *ends[:-1]] and ends[-1] == length
@@ -110,18 +110,18 @@ def test_segments_are_shown_when_their_frames_are(tmp_path):
     times = [*range(25), *range(25, 150, 25)]
     for name in ("clip.mp4", "clip.mkv"):
         path = write(tmp_path / name, moving_bar(30), times=times)
-        made, _, _, _ = taken(path, LOOK, 1.0)
+        plan, _, _, _ = taken(path, LOOK, 1.0)
         begins = [t / 25 for t in times]
-        for (start, count), (begin, end) in zip(made.bounds[1:], made.shown[1:], strict=True):
+        for (start, count), (begin, end) in zip(plan.bounds[1:], plan.shown[1:], strict=True):
             assert begin == pytest.approx(begins[start], abs=2e-3)
             if start + count < 30:
                 assert end == pytest.approx(begins[start + count], abs=2e-3)
-        assert made.shown[0] == (0, pytest.approx(5 + 5 / 29, abs=2e-3))  # by the mean rate
+        assert plan.shown[0] == (0, pytest.approx(5 + 5 / 29, abs=2e-3))  # by the mean rate
 
 
 def test_segments_need_a_frame_rate():
     with pytest.raises(VideoError, match="x: it has no frame rate; score it without segments"):
-        cut("x", 10, 0.0, 1.0)
+        plan_clips("x", 10, 0.0, 1.0)
 
 
 def test_limits(tmp_path):

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from dagr_jax.video.clip import Clip, Cut, Look, read_clips
+from dagr_jax.video.clip import Clip, ClipPlan, Look, read_clips
 from dagr_jax.video.readers import Readers
 from dagr_jax.video.stream import Limits, VideoError
 
@@ -62,7 +62,7 @@ def test_a_bad_file_is_an_error_of_its_own(clips, tmp_path):
 def test_what_is_not_taken_is_skipped(clips):
     with Readers(2) as readers:
         first = [next(messages) for _, messages in readers.read(clips, LOOK)]
-    assert [cut.bounds for cut in first] == [((0, 10 + i),) for i in range(5)]
+    assert [plan.bounds for plan in first] == [((0, 10 + i),) for i in range(5)]
 
 
 def pids(readers):
@@ -83,7 +83,7 @@ def test_a_process_that_is_lost_costs_one_file(clips, stop, says):
             if number == 2:
                 os.kill(pids(readers)[0], stop)
             try:
-                read += isinstance(list(messages)[0], Cut)
+                read += isinstance(list(messages)[0], ClipPlan)
             except VideoError as error:
                 errors.append(str(error))
         # The process may have had the file already.

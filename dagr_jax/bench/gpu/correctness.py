@@ -9,15 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dagr_jax import convert, losses
+from dagr_jax import convert
 from dagr_jax.bench import golden
 from dagr_jax.bench.gpu.plan import Plan
 from dagr_jax.bench.gpu.programs import dtypes, stored
 from dagr_jax.bench.gpu.timing import NOT_STARTED, first_line
 from dagr_jax.bench.sides import precision
-from dagr_jax.models.conv2d import conv2d, kernel_gradient
-from dagr_jax.models.conv3d import FORMS, conv3d, field_conv3d, upsampled_conv3d
-from dagr_jax.models.temporal import TemporalTransformer
+from dagr_jax.layers.attention import TemporalTransformer
+from dagr_jax.layers.conv2d import conv2d, kernel_gradient
+from dagr_jax.layers.conv3d import FORMS, conv3d, field_conv3d, upsampled_conv3d
+from dagr_jax.models.dagr import losses
 
 # Largest error allowed. Golden values: in units of their standard deviation. Golden gradients:
 # relative to their norm. Fast forms: in units of the largest value. TF32 has ten mantissa bits, so

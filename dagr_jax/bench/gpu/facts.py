@@ -14,7 +14,7 @@ from dagr_jax.bench.gpu.plan import Plan
 from dagr_jax.bench.gpu.programs import dtypes
 from dagr_jax.bench.gpu.timing import Side, measured_rows
 from dagr_jax.bench.sides import precision
-from dagr_jax.machine import machine
+from dagr_jax.runtime.machine import machine
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "triton")
 _ASKED = "name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit"

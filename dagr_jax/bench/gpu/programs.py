@@ -12,7 +12,8 @@ import optax
 from dagr_jax.bench.gpu.plan import Sizes
 from dagr_jax.bench.gpu.timing import Side, program_facts
 from dagr_jax.bench.sides import precision, random_variables
-from dagr_jax.models import dagr, unet3d, vqa
+from dagr_jax.models import dagr
+from dagr_jax.models.dagr import quality_net, unet3d
 from dagr_jax.train.mesh import jit_train_step, make_mesh, put_batch, replicate
 from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
 
@@ -88,7 +89,7 @@ def _network(kind: str, key: str) -> tuple[Any, Any]:
     if kind == "saliency":
         model = unet3d.Model(**sizes.saliency)
     elif kind == "quality":
-        model = vqa.Model(**sizes.quality)
+        model = quality_net.Model(**sizes.quality)
     else:
         model = dagr.Model(dict(sizes.saliency), dict(sizes.quality))
     return model, jax.device_put(random_variables(model, frames))
@@ -135,7 +136,7 @@ def _formed(model: Any, spec: Spec) -> Any:
     dtype = stored(spec.dtype)
     if isinstance(model, unet3d.Model):
         return model.clone(dtype=dtype, conv_form=spec.form, remat=spec.remat)
-    if isinstance(model, vqa.Model):
+    if isinstance(model, quality_net.Model):
         return model.clone(dtype=dtype)
     saliency = model.saliency.clone(dtype=dtype, conv_form=spec.form)
     return model.clone(saliency=saliency, vqa=model.vqa.clone(dtype=dtype), dtype=dtype)

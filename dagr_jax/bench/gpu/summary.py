@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dagr_jax.bench.gpu.timing import NOT_STARTED
-from dagr_jax.whole import whole_file
+from dagr_jax.runtime.atomic import atomic_file
 
 # In the repository, where the results of real cards are kept.
 KEPT = Path(__file__).resolve().parents[3] / "docs" / "results" / "gpu"
@@ -21,9 +21,9 @@ _TITLES = {
 
 def write(folder: Path, result: Mapping[str, Any]) -> None:
     """Writes `results.json` and `results.md`, each whole or not at all."""
-    with whole_file(folder / "results.json") as partial:
+    with atomic_file(folder / "results.json") as partial:
         partial.write_text(json.dumps(result, indent=1) + "\n")
-    with whole_file(folder / "results.md") as partial:
+    with atomic_file(folder / "results.md") as partial:
         partial.write_text(page(result))
 
 
@@ -51,7 +51,7 @@ def publish(folder: Path, kept: Path = KEPT) -> list[Path]:
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     files = [kept / f"{slug}.json", kept / f"{slug}.md"]
     for file, text in zip(files, (path.read_text(), page(result)), strict=True):
-        with whole_file(file) as partial:
+        with atomic_file(file) as partial:
             partial.write_text(text)
     return files
 

@@ -1,0 +1,1 @@
+"""Configurations that are shipped with the program: plain `ml_collections` data."""

@@ -1,0 +1,132 @@
+"""The paper's ablations: Table 6 and figures 5, 7 and 8, each cell for three seeds.
+
+    python -m dagr_jax.main --config=configs/ablation.py --workdir=runs/ablation
+
+The argument names the data set and the recipe as in `configs/vqa.py`; the default is the embedded
+corpus with the recipe `small`. All fields of one run are under `base`
+(`--config.base.vqa.steps=100`), and runs can be named after the flags. The same command in several
+processes, also on several machines with a common file system, divides the runs among them.
+"""
+
+from ml_collections import config_dict
+
+from dagr_jax.configs import vqa
+
+REGISTERS = (0, 2, 4, 8, 16)
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
+    """The configuration of the sweep (`dagr_jax.stages.sweep`).
+
+    Args:
+        choice: "DATASET" or "DATASET,RECIPE".
+    """
+    base = vqa.get_config(choice)
+    config = config_dict.ConfigDict()
+    config.base = base
+    config.seeds = (0, 1, 2)
+    # On which sets the saliency network is trained, besides `base.saliency.data_dir`.
+    with base.unlocked():
+        if base.dataset.name == "synthetic":
+            first, second = "", "capture"
+            args = {**base.dataset.args, "seed": 12, "contents": (32, 4, 1)}
+            args.update({"distortions": "capture", "patches": 0.3})
+            sets = {"capture": {"name": "synthetic", "args": args}}
+        else:
+            first, second = "dhf1k", "diem"
+            gaze = {"source": "", "labels": "", "max_failures": -1}
+            sets = {name: {"name": name, "args": dict(gaze)} for name in (first, second)}
+            base.saliency.data_dir = first
+        # data_dir: a prepared set; "": <workdir>/data_NAME, made if it is not there.
+        config.saliency_sets = {name: {**one, "data_dir": ""} for name, one in sets.items()}
+        base.stages = tuple(stage for stage in base.stages if stage != "report")
+        base.model.args.alpha = 0.5
+        base.model.args.vqa.head = "full"
+        base.test.update({"extras": False, "bootstrap": 100})
+    whole, star, note = {}, "", ""
+    if base.vqa.frames:
+        # All frames of fewer videos, so that a step takes as long.
+        whole = {"frames": 0, "batch_size": base.vqa.batch_size // base.sampling.num_frames}
+        star = "*"
+        note = (
+            "* learned on all frames of a video; the others on one, so that no transformer saw time"
+        )
+    config.runs = {
+        # Table 6.
+        "spatial": {"model": {"args": {"alpha": 0.0, "vqa": {"head": "spatial"}}}},
+        # One attention head, as the release's.
+        "temporal": {
+            "model": {"args": {"alpha": 0.0, "vqa": {"head": "temporal", "num_heads": 1}}},
+            "vqa": whole,
+        },
+        "spatial_saliency": {"model": {"args": {"vqa": {"head": "spatial"}}}},
+        "all": {},
+        # Figure 5: one map for all frames; without registers see n0.
+        "static": {"maps": {"choice": "static"}},
+        "static_n0": {"maps": {"choice": "static"}, **_registers(0)},
+        # Figure 7, on two saliency sets; 4 registers on the first one are "all".
+        **{f"n{n}": _registers(n) for n in REGISTERS if n != 4},
+        **{f"second_n{n}": {**_registers(n), "saliency": {"data_dir": second}} for n in REGISTERS},
+        # Figure 8; 0.5 is "all".
+        **{f"alpha{int(100 * a)}": {"model": {"args": {"alpha": a}}} for a in ALPHAS if a != 0.5},
+        # These two need all frames of a video in every step.
+        "trained": {
+            "vqa": {**whole, "train_saliency": True},
+            "maps": {"window": 0, "choice": "matched"},
+        },
+        "release": {"vqa": whole, "preset": "release"},
+    }
+    if star:  # what they are to be compared with
+        config.runs.frozen = {"vqa": whole}
+    config.figures = {
+        "table6": {
+            "kind": "bars",
+            "runs": (
+                ("spatial only", "spatial"),
+                (f"temporal only{star}", "temporal"),
+                ("spatial + saliency", "spatial_saliency"),
+                ("all", "all"),
+                (f"all, whole videos{star}", "frozen" if star else "all"),
+                (f"all, saliency trained on{star}", "trained"),
+                (f"all, preset release{star}", "release"),
+            ),
+            "note": note,
+        },
+        "figure5": {
+            "kind": "grid",
+            "columns": ("without registers", "with registers"),
+            "rows": (
+                ("static saliency", ("static_n0", "static")),
+                ("dynamic saliency", ("n0", "all")),
+            ),
+        },
+        "figure7": {
+            "kind": "curves",
+            "x": "register tokens N",
+            "lines": tuple(
+                (
+                    f"saliency learned on {name}",
+                    tuple(
+                        (n, "all" if (n, prefix) == (4, "") else f"{prefix}n{n}") for n in REGISTERS
+                    ),
+                )
+                for name, prefix in ((first or base.dataset.name, ""), (second, "second_"))
+            ),
+        },
+        "figure8": {
+            "kind": "curves",
+            "x": "weight of the saliency, \N{GREEK SMALL LETTER ALPHA}",
+            "lines": (
+                (
+                    "",
+                    tuple((a, "all" if a == 0.5 else f"alpha{int(100 * a)}") for a in ALPHAS),
+                ),
+            ),
+        },
+    }
+    return config.lock()
+
+
+def _registers(count: int) -> dict:
+    return {"model": {"args": {"saliency": {"num_registers": count}}}}

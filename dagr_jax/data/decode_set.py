@@ -1,0 +1,277 @@
+"""Videos → decoded shards → record sets, with a report of every video and a list of the used.
+
+Decoding runs in parallel, one shard a video, each written whole or not at all. What an interrupted
+call has decoded is there for the next one, which ends with the same records to the bit.
+"""
+
+import concurrent.futures
+import csv
+import functools
+import hashlib
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from dagr_jax.data.gaze import GazeSet, GazeVideo, gaze_record
+from dagr_jax.data.prepare import (
+    WHOLE,
+    Frames,
+    Quality,
+    Saliency,
+    Sampling,
+    pack,
+    quality_record,
+    worker_pool,
+    write_shard,
+)
+from dagr_jax.data.rated import RatedSet, Source
+from dagr_jax.data.records import Clip, Listed, file_digest, write_list
+from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.video.decode import VideoError
+
+T = TypeVar("T", Source, GazeVideo)
+
+# Of the videos that a label file names: more that cannot be used means that something is wrong.
+FAILURES = 0.01
+
+
+class CollectError(ValueError):
+    """A data set that cannot be prepared; one line."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What became of a data set.
+
+    Attributes:
+        named: Videos in the label file.
+        used: Videos in the records.
+        mos_range: (lowest, highest) MOS of the scale; None of gaze.
+        reasons: Why the others are not, and how many.
+    """
+
+    named: int
+    used: int
+    mos_range: tuple[float, float] | None
+    reasons: dict[str, int]
+
+
+def collect(
+    dataset: RatedSet,
+    folder: Path,
+    *,
+    source: Path,
+    label_files: Sequence[Path],
+    sampling: Sampling,
+    workers: int,
+    max_failures: int | None = None,
+) -> Collected:
+    """Prepares a data set: `quality/` and `frames/` records, `report.csv` and `videos.csv`.
+
+    Args:
+        dataset: What the label file means and how its videos are called.
+        folder: To fill; `shards/` in it is what an earlier call with the same arguments decoded.
+        source: Folder of the videos.
+        label_files: Official label files, or lists; at least one.
+        sampling: Which frames of a video are stored, and at which size.
+        workers: Processes that decode.
+        max_failures: Videos that may be missing, unreadable, too short or there twice; None: one
+            in a hundred.
+
+    Raises:
+        LabelError: A label file cannot be used.
+        CollectError: Too many videos cannot be used; `report.csv` names all.
+    """
+    found = [video for path in label_files for video in dataset.sources(source, path)]
+    shards = folder / "shards"
+    shards.mkdir(parents=True, exist_ok=True)
+    work = functools.partial(_sample, sampling=sampling)
+    reasons = _decode_all(found, _unusable(found), work, shards, workers)
+    used, failed = _finish(folder, found, reasons, max_failures, (Frames, Quality))
+    scores = [v.mos for v in used]
+    scale = dataset.scale or (min(scores), max(scores))
+    return Collected(len(found), len(used), scale, failed)
+
+
+def collect_gaze(
+    dataset: GazeSet,
+    folder: Path,
+    *,
+    source: Path,
+    sampling: Sampling,
+    map_size: tuple[int, int],
+    workers: int,
+    max_failures: int | None = None,
+) -> Collected:
+    """Prepares a data set of gaze: `saliency/` records, `report.csv` and `videos.csv`.
+
+    Args:
+        dataset: How its videos are found.
+        map_size: (h, w) of the stored frames and maps.
+        folder, source, sampling, workers, max_failures: As in `collect`.
+
+    Raises:
+        CollectError: As in `collect`, or no video is there.
+    """
+    found = dataset.find(source) if source.is_dir() else []
+    if not found:
+        raise CollectError(f"{source}: no video of {dataset.title} with gaze is in it")
+    shards = folder / "shards"
+    shards.mkdir(parents=True, exist_ok=True)
+    work = functools.partial(_sample_gaze, sampling=sampling, map_size=map_size)
+    reasons = _decode_all(found, [""] * len(found), work, shards, workers)
+    used, failed = _finish(folder, found, reasons, max_failures, (Saliency,))
+    return Collected(len(found), len(used), None, failed)
+
+
+def _decode_all(
+    found: Sequence[T],
+    reasons: Sequence[str],
+    work: Callable[[T, Path], str],
+    shards: Path,
+    workers: int,
+) -> list[str]:
+    """Writes the shards that are not there yet, of what has no reason against it.
+
+    Args:
+        found: Videos.
+        reasons: Why some have no shard, "" for the others.
+        work: (video, shard) → why it cannot be written, or "".
+
+    Returns:
+        Why each has no shard, "" if it has.
+    """
+    told = list(reasons)
+    paths = [_shard(shards, video) for video in found]
+    waiting = [i for i, reason in enumerate(told) if not (reason or paths[i].exists())]
+    done = len(found) - len(waiting)
+    with (
+        tqdm(desc="prepare", total=len(found), initial=done, unit="video", disable=None) as bar,
+        worker_pool(workers) as pool,
+    ):
+        jobs = {pool.submit(work, found[i], paths[i]): i for i in waiting}
+        for job in concurrent.futures.as_completed(jobs):
+            told[jobs[job]] = job.result()
+            bar.update()
+    return told
+
+
+def _unusable(found: Sequence[Source]) -> list[str]:
+    """What can be told without decoding."""
+    reasons = [""] * len(found)
+    seen: dict[str, int] = {}
+    for i, video in enumerate(found):
+        if video.path is None:
+            reasons[i] = "missing: no file of this name"
+        elif math.isnan(video.mos):
+            reasons[i] = "unlabelled: its MOS is empty"
+        elif video.video in seen:
+            reasons[i] = f"duplicate: of row {seen[video.video] + 1}"
+        seen.setdefault(video.video, i)
+    return reasons
+
+
+def _sample(video: Source, shard: Path, *, sampling: Sampling) -> str:
+    """Writes the shard of a rated video; returns why it cannot, or ""."""
+    path = video.path
+    assert path is not None
+    clip = Clip(video.video, video.content, video.mos)
+    return _write(shard, path, lambda: quality_record(path, clip, sampling))
+
+
+def _sample_gaze(
+    video: GazeVideo, shard: Path, *, sampling: Sampling, map_size: tuple[int, int]
+) -> str:
+    """Writes the shard of a video with gaze; returns why it cannot, or ""."""
+    return _write(shard, video.frames, lambda: gaze_record(video, sampling, map_size))
+
+
+def _write(shard: Path, file: os.PathLike[str], read: Callable[[], dict[str, Any]]) -> str:
+    try:
+        record = read()
+    except VideoError as error:
+        return f"unreadable: {error.problem}"
+    if record["length"] < 2:
+        return "too short: it has one frame"
+    write_shard(shard, {**record, "digest": file_digest(file)})
+    return ""
+
+
+def _finish(
+    folder: Path,
+    found: Sequence[T],
+    reasons: Sequence[str],
+    max_failures: int | None,
+    kinds: Sequence[type],
+) -> tuple[list[T], dict[str, int]]:
+    """Reports, lists and packs what was decoded.
+
+    Returns:
+        The used videos, and why others are not, with their number.
+    """
+    told, shards = list(reasons), folder / "shards"
+    digests = [
+        "" if reason else _digest_in(_shard(shards, video))
+        for video, reason in zip(found, told, strict=True)
+    ]
+    first: dict[str, int] = {}
+    for i, digest in enumerate(digests):
+        if digest and first.setdefault(digest, i) != i:
+            told[i] = f"duplicate: the same file as {found[first[digest]].video}"
+    failed = _report(folder, [v.video for v in found], told, max_failures)
+    used = [i for i, reason in enumerate(told) if not reason]
+    listed = [Listed(found[i].video, found[i].content, found[i].part, digests[i]) for i in used]
+    write_list(folder, listed)
+    for kind in kinds:
+        # What an interrupted call has packed may be of other videos, or cut.
+        shutil.rmtree(folder / kind.__name__.lower(), ignore_errors=True)
+        pack(kind, folder, {WHOLE: [_shard(shards, found[i]) for i in used]})
+    shutil.rmtree(shards)
+    return [found[i] for i in used], dict(failed)
+
+
+def _report(
+    folder: Path, videos: Sequence[str], reasons: Sequence[str], max_failures: int | None
+) -> Counter[str]:
+    """Writes `file,status,reason`, a row for each; returns how many failed, by kind."""
+    path = folder / "report.csv"
+    with atomic_file(path) as partial, open(partial, "w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("file", "status", "reason"))
+        for video, reason in zip(videos, reasons, strict=True):
+            writer.writerow((video, _kind(reason) if reason else "used", reason))
+    failed = Counter(_kind(reason) for reason in reasons if reason)
+    allowed = math.floor(FAILURES * len(videos)) if max_failures is None else max_failures
+    if failed.total() > allowed:
+        counted = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
+        raise CollectError(
+            f"{path}: {failed.total()} of {len(videos)} videos cannot be used "
+            f"({counted}) and {allowed} may fail; mend them, or allow {failed.total()} failures"
+        )
+    return failed
+
+
+def _digest_in(shard: Path) -> str:
+    """Of a shard no more than this is read: there may be tens of thousands."""
+    with np.load(shard, allow_pickle=False) as record:
+        return str(record["digest"])
+
+
+def _shard(shards: Path, video: Source | GazeVideo) -> Path:
+    """Where a video's shard lies: another one as soon as its label or its file is another."""
+    file = video.path if isinstance(video, Source) else video.frames
+    known = os.stat(file) if file is not None and os.path.exists(file) else None
+    state = (repr(video), known and (known.st_size, known.st_mtime_ns))
+    return shards / f"{hashlib.sha256(repr(state).encode()).hexdigest()[:24]}.npz"
+
+
+def _kind(reason: str) -> str:
+    return reason.partition(":")[0]

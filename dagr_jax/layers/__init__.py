@@ -1,0 +1,1 @@
+"""Arithmetic that models share, in Flax Linen, channels last."""

@@ -1,0 +1,216 @@
+"""Whether one model predicts quality better than another, on the same videos.
+
+The paper compares two models by a paired t-test and Wilcoxon's signed-rank test of their
+predictions (Table 2). Those ask whether the predictions have the same mean or location, not whether
+one model is better: a constant added to all predictions of one of them makes both as significant as
+one likes. They are here for comparison with the paper. What answers the question: the same tests of
+the absolute errors, on the MOS scale; tests of two dependent correlations; and the bootstrap of
+their difference.
+"""
+
+import dataclasses
+import math
+import warnings
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from dagr_jax.metrics import agreement
+
+
+@dataclasses.dataclass(frozen=True)
+class Test:
+    """A two-sided test.
+
+    Attributes:
+        statistic: t, W or z; nan where there is none.
+        p: Probability of a statistic at least as far from 0 if nothing differs; nan likewise.
+    """
+
+    __test__ = False  # it is no test of pytest's
+
+    statistic: float
+    p: float
+
+
+_NONE = Test(math.nan, math.nan)
+
+
+def paired_t(a: ArrayLike, b: ArrayLike) -> Test:
+    """Student's t-test of the mean of a − b, (n,) each; nothing where they differ by a constant."""
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    if len(difference) < 2 or np.ptp(difference) == 0:
+        return _NONE
+    found = stats.ttest_rel(a, b)
+    return Test(float(found.statistic), float(found.pvalue))
+
+
+def wilcoxon(a: ArrayLike, b: ArrayLike) -> Test:
+    """Wilcoxon's signed-rank test of the symmetry of a − b around 0, (n,) each; ties left out."""
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    if not difference.any():
+        return _NONE
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of too few differences for normality
+        found = stats.wilcoxon(difference)
+    return Test(float(found.statistic), float(found.pvalue))
+
+
+def meng(r_a: float, r_b: float, r_ab: float, n: int) -> Test:
+    """Test of two correlations that share one variable (Meng, Rosenthal & Rubin 1992, eq. 1–3).
+
+    Args:
+        r_a, r_b: Correlations of the two predictions with MOS.
+        r_ab: Of the predictions with each other.
+        n: Videos, more than 3.
+    """
+    if _untested(r_a, r_b, r_ab, n):
+        return _NONE
+    mean = (r_a**2 + r_b**2) / 2
+    f = min((1 - r_ab) / (2 * (1 - mean)), 1.0)
+    h = (1 - f * mean) / (1 - mean)
+    z = (math.atanh(r_a) - math.atanh(r_b)) * math.sqrt((n - 3) / (2 * (1 - r_ab) * h))
+    return Test(z, float(2 * stats.norm.sf(abs(z))))
+
+
+def steiger(r_a: float, r_b: float, r_ab: float, n: int) -> Test:
+    """Test of two correlations that share one variable (Steiger 1980, eq. 3, 10 and 14).
+
+    Args as `meng`.
+    """
+    if _untested(r_a, r_b, r_ab, n):
+        return _NONE
+    mean = (r_a + r_b) / 2
+    psi = r_ab * (1 - 2 * mean**2) - mean**2 * (1 - 2 * mean**2 - r_ab**2) / 2
+    covariance = psi / (1 - mean**2) ** 2
+    z = (math.atanh(r_a) - math.atanh(r_b)) * math.sqrt((n - 3) / (2 - 2 * covariance))
+    return Test(z, float(2 * stats.norm.sf(abs(z))))
+
+
+def _untested(r_a: float, r_b: float, r_ab: float, n: int) -> bool:
+    """Whether there is no test: too few videos, a perfect correlation (to rounding), or none."""
+    known = all(map(math.isfinite, (r_a, r_b, r_ab)))
+    return n <= 3 or not known or max(abs(r_a), abs(r_b), r_ab) > 1 - 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Model A against model B on n videos.
+
+    Attributes:
+        n: Videos.
+        srcc, plcc: (A's, B's).
+        difference: SRCC of A minus SRCC of B.
+        low, high: Its bootstrap interval over contents.
+        level: Coverage of that interval.
+        t, signed_rank: Of the predictions, as the paper has it.
+        t_errors, signed_rank_errors: Of the absolute errors after each model's logistic fit to MOS.
+        meng, steiger: Of the two SRCC.
+        meng_plcc, steiger_plcc: Of the two PLCC.
+    """
+
+    n: int
+    srcc: tuple[float, float]
+    plcc: tuple[float, float]
+    difference: float
+    low: float
+    high: float
+    level: float
+    t: Test
+    signed_rank: Test
+    t_errors: Test
+    signed_rank_errors: Test
+    meng: Test
+    steiger: Test
+    meng_plcc: Test
+    steiger_plcc: Test
+
+
+def compare(
+    a: ArrayLike,
+    b: ArrayLike,
+    mos: ArrayLike,
+    contents: ArrayLike,
+    *,
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Comparison:
+    """Compares two models by their predictions of the same videos.
+
+    Args:
+        a, b: (n_videos,) predictions.
+        mos: (n_videos,).
+        contents: (n_videos,) labels, equal for the videos of one content.
+        n, seed, level: Of `agreement.bootstrap`.
+
+    Raises:
+        ValueError: See `metrics`.
+    """
+    x, y, z = (np.asarray(values, np.float64) for values in (a, b, mos))
+    ranks = agreement.srcc(x, z), agreement.srcc(y, z), agreement.srcc(x, y)
+    linear = agreement.plcc(x, z), agreement.plcc(y, z), agreement.plcc(x, y)
+    # Both predictions travel as one: a resample takes the same videos of both.
+    order = np.arange(len(z))
+    low, high = agreement.bootstrap(
+        lambda rows, truth: _difference(x, y, rows.astype(int), truth),
+        order,
+        z,
+        np.asarray(contents),
+        n=n,
+        seed=seed,
+        level=level,
+    )
+    errors = [np.abs(agreement.fit_logistic(values, z).fitted - z) for values in (x, y)]
+    return Comparison(
+        n=len(z),
+        srcc=ranks[:2],
+        plcc=linear[:2],
+        difference=ranks[0] - ranks[1],
+        low=float(low),
+        high=float(high),
+        level=level,
+        t=paired_t(x, y),
+        signed_rank=wilcoxon(x, y),
+        t_errors=paired_t(*errors),
+        signed_rank_errors=wilcoxon(*errors),
+        meng=meng(*ranks, len(z)),
+        steiger=steiger(*ranks, len(z)),
+        meng_plcc=meng(*linear, len(z)),
+        steiger_plcc=steiger(*linear, len(z)),
+    )
+
+
+def _difference(x: np.ndarray, y: np.ndarray, rows: np.ndarray, mos: np.ndarray) -> float:
+    return agreement.srcc(x[rows], mos) - agreement.srcc(y[rows], mos)
+
+
+def verdict(found: Comparison, names: tuple[str, str]) -> str:
+    """What follows from a comparison, in a sentence.
+
+    "Better" is said only where the interval of the SRCC difference leaves out 0 and Meng's test
+    agrees at its level.
+    """
+    alpha = 1 - found.level
+    a, b = names if found.difference >= 0 else names[::-1]
+    size = abs(found.difference)
+    low, high = sorted((abs(found.low), abs(found.high)))
+    told = f"SRCC differs by {size:.3f} on {found.n} videos"
+    if math.isnan(found.difference):
+        return f"{names[0]} and {names[1]} cannot be compared: a correlation has no value."
+    if found.difference == 0 == found.low == found.high:
+        return f"{names[0]} and {names[1]} rank the {found.n} videos alike."
+    if math.isnan(found.meng.p):
+        return f"{told}, but no test is possible: a correlation is perfect, or videos are too few."
+    apart = found.low > 0 or found.high < 0
+    if apart and found.meng.p < alpha:
+        return (
+            f"{a} ranks better than {b}: {told} ({found.level:.0%} interval {low:.3f} to "
+            f"{high:.3f}; Meng's test p = {found.meng.p:.2g})."
+        )
+    return (
+        f"No difference between {a} and {b} is shown: {told} ({found.level:.0%} interval "
+        f"{found.low:+.3f} to {found.high:+.3f} for {names[0]} minus {names[1]}; "
+        f"Meng's test p = {found.meng.p:.2g})."
+    )

@@ -1,0 +1,92 @@
+"""Figure 6: what the register tokens carry of a video."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from dagr_jax.report.plots import STYLE, save
+
+# Okabe and Ito's colours, and markers: together a look of its own for each of 48 contents.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+_MARKERS = "osD^vP"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cloud:
+    """Features of videos, and how well contents stand apart in them.
+
+    Attributes:
+        name: What the features are.
+        features: (n, d).
+        place: (n, 2) t-SNE, seed 0.
+        silhouette: In [-1, 1], of the standardised features against the classes; 1: each class
+            stands alone, 0: they mix.
+        chance: 95 % quantile of the silhouette with shuffled classes; above it is no accident.
+    """
+
+    name: str
+    features: np.ndarray
+    place: np.ndarray
+    silhouette: float
+    chance: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Registers:
+    """What figure 6 shows.
+
+    Attributes:
+        classes: (n,) content of each video.
+        tokens: (N, N) what the registers add to a video, token by channel.
+        difference: The largest difference of it between any two videos.
+        clouds: Of the register channels' response, and of the bottleneck.
+    """
+
+    classes: tuple[str, ...]
+    tokens: np.ndarray
+    difference: float
+    clouds: tuple[Cloud, ...]
+
+
+def draw(path: Path, found: Registers) -> None:
+    """Draws the tokens, and the clouds by content.
+
+    Args:
+        path: PNG to write.
+        found: Of `studies.registers`.
+    """
+    names = list(dict.fromkeys(found.classes))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(13, 4.4), layout="constrained")
+        axes: Any = figure.subplots(1, 1 + len(found.clouds), width_ratios=[0.8, 1, 1])
+        _tokens(axes[0], found)
+        for ax, cloud in zip(axes[1:], found.clouds, strict=True):
+            for number, name in enumerate(names):
+                chosen = np.array([label == name for label in found.classes])
+                marker = _MARKERS[number // len(_COLOURS) % len(_MARKERS)]
+                colour = _COLOURS[number % len(_COLOURS)]
+                x, y = cloud.place[chosen].T
+                ax.scatter(x, y, s=26, color=colour, marker=marker, linewidths=0, label=name)
+            ax.set(xlabel="t-SNE 1", ylabel="t-SNE 2", xticks=[], yticks=[])
+            told = f"silhouette {cloud.silhouette:+.3f} (by chance up to {cloud.chance:+.3f})"
+            ax.set_title(f"{cloud.name}\n{told}", fontsize=10, loc="left")
+        count = len(found.classes)
+        figure.supxlabel(
+            f"{count} videos of {len(names)} contents, each with a look of its own", fontsize=9
+        )
+        save(figure, path)
+
+
+def _tokens(ax: Any, found: Registers) -> None:
+    bound = float(np.abs(found.tokens).max())
+    image = ax.imshow(found.tokens, cmap="PuOr", vmin=-bound, vmax=bound)
+    ax.figure.colorbar(image, ax=ax, shrink=0.7, label="value")
+    count = len(found.tokens)
+    ax.set(xlabel="register channel", ylabel="token", xticks=range(count), yticks=range(count))
+    ax.grid(False)
+    told = f"largest difference between two videos: {found.difference:g}"
+    ax.set_title(f"register tokens, projected\n{told}", fontsize=10, loc="left")

@@ -1,0 +1,1 @@
+"""Analyses of one paper: what saliency networks are worth, and what their registers carry."""

@@ -1,0 +1,120 @@
+"""What the register tokens carry of a video (the paper's figure 6).
+
+The tokens themselves and what `return_tokens` of the PyTorch release gives are the same for every
+video (REFERENCE section 2), so no map of them can show contents. What can differ from video to
+video is what the registers change in the first encoder level, behind its ReLU, and what the
+bottleneck makes of it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from sklearn.manifold import TSNE
+from sklearn.metrics import silhouette_score
+
+from dagr_jax.models.dagr import unet3d
+from dagr_jax.report.registers_figure import Cloud, Registers
+from dagr_jax.stages.run import StageError
+from dagr_jax.studies.saliency_table import network_of, records_of
+
+# Shuffled labels whose silhouettes say what chance gives.
+_SHUFFLES = 200
+
+
+def registers_of(
+    checkpoint: Path, data: Path, part: str, classes: Mapping[str, str] | None = None
+) -> Registers:
+    """Looks at the videos of a prepared saliency set through a network with registers.
+
+    Args:
+        checkpoint: A run's workdir or a stage's folder.
+        data: The prepared set.
+        part: See `saliency_table.records_of`.
+        classes: Video → class; None: the contents of the set.
+
+    Raises:
+        StageError, CheckpointError: There are no registers, or a video has no class, or there are
+            fewer than four videos or two classes, or no class has two videos.
+    """
+    source, _ = records_of(data, part, [checkpoint])
+    model, variables = network_of(checkpoint, data, source)
+    if not model.num_registers:
+        raise StageError(f"{checkpoint}: its saliency network has no registers; name another")
+    labels = tuple(source.contents) if classes is None else _labels(source.videos, classes)
+    if len(labels) < 4 or not 2 <= len(set(labels)) < len(labels):
+        raise StageError(
+            f"{data}: {len(labels)} videos of {len(set(labels))} classes; a silhouette needs "
+            "classes with several videos each, so take another set or part, or name the classes"
+        )
+    wanted = ("registers", "encoder1", "bottleneck")
+
+    @jax.jit
+    def look(variables: Any, frames: jax.Array) -> dict[str, jax.Array]:
+        _, kept = model.apply(
+            variables,
+            frames.astype(jnp.float32) / 255,
+            capture_intermediates=lambda module, _: module.name in wanted,
+            mutable=["intermediates"],
+        )
+        found = {name: kept["intermediates"][name]["__call__"][0] for name in wanted}
+        means = {name: found[name].mean(axis=(0, 1, 2, 3)) for name in wanted[1:]}
+        return {**means, "registers": found["registers"]}
+
+    silent = without_registers(variables)
+    seen = [jax.device_get(look(variables, source[i]["frames"][None])) for i in range(len(source))]
+    bare = [jax.device_get(look(silent, source[i]["frames"][None])) for i in range(len(source))]
+    added = np.stack([one["registers"] for one in seen])
+    response = np.stack([a["encoder1"] - b["encoder1"] for a, b in zip(seen, bare, strict=True)])
+    clouds = (
+        _cloud("response of the first encoder level to the registers", response, labels),
+        _cloud("bottleneck", np.stack([one["bottleneck"] for one in seen]), labels),
+    )
+    apply = jax.jit(lambda v: _tokens(model, v))
+    return Registers(
+        labels, np.asarray(apply(variables)), float(np.ptp(added, axis=0).max()), clouds
+    )
+
+
+def _labels(videos: Sequence[str], classes: Mapping[str, str]) -> tuple[str, ...]:
+    missing = [video for video in videos if video not in classes]
+    if missing:
+        raise StageError(f"{len(missing)} videos have no class, {missing[0]!r} first; add them")
+    return tuple(classes[video] for video in videos)
+
+
+def without_registers(variables: Any) -> Any:
+    """The same network whose register channels are 0."""
+    flat = flatten_dict(variables["params"])
+    silent = {k: jnp.zeros_like(v) if k[0] == "registers" else v for k, v in flat.items()}
+    return {**variables, "params": unflatten_dict(silent)}
+
+
+def _tokens(model: Any, variables: Any) -> jax.Array:
+    """The projected tokens, (N tokens, N channels)."""
+    own = unet3d.Registers(model.num_registers, model.register_dim)
+    values = own.apply({"params": variables["params"]["registers"]}, model.num_registers)
+    return cast(jax.Array, values)
+
+
+def _cloud(name: str, features: np.ndarray, classes: tuple[str, ...]) -> Cloud:
+    spread = features.std(axis=0)
+    used = (features - features.mean(axis=0))[:, spread > 0] / spread[spread > 0]
+    if not used.shape[1]:
+        raise StageError(f"{name}: is the same for all videos; nothing can be drawn")
+    labels = np.asarray(classes)
+    rng = np.random.default_rng(0)
+    by_chance = [silhouette_score(used, rng.permutation(labels)) for _ in range(_SHUFFLES)]
+    perplexity = min(30.0, (len(used) - 1) / 3)
+    place = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(used)
+    return Cloud(
+        name,
+        features,
+        place,
+        float(silhouette_score(used, labels)),
+        float(np.quantile(by_chance, 0.95)),
+    )

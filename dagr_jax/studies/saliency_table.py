@@ -1,0 +1,188 @@
+"""Table 3: what saliency networks are worth on a prepared saliency set."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dagr_jax.data import loader
+from dagr_jax.data.prepare import has_records
+from dagr_jax.data.records import read_list
+from dagr_jax.metrics import agreement
+from dagr_jax.models.dagr import unet3d
+from dagr_jax.stages.run import StageError, progress, read_json, say, unseen
+from dagr_jax.stages.saliency_scores import NAMES, Judged, ignorant, judge, ratio
+from dagr_jax.train.checkpoints import load_variables
+from dagr_jax.train.steps import SaliencyTask
+
+
+def saliency_rows(
+    networks: Mapping[str, Sequence[Path]],
+    data: Path,
+    part: str,
+    *,
+    batch_size: int = 8,
+    resamples: int = 1000,
+) -> list[dict[str, Any]]:
+    """Table 3: saliency networks on a prepared saliency set.
+
+    Args:
+        networks: Name → checkpoints of one network, such as its seeds; their scores are averaged.
+        data: A prepared saliency set.
+        part: See `records_of`.
+        batch_size: Videos at once.
+        resamples: Of the bootstrap over contents, seed 0.
+
+    Returns:
+        A row for each name, of two names one for the difference, first minus second, and one for
+        each of `ignorant`: "network", "networks" (how many), "videos", "left_out", and each of
+        `NAMES` as {"value", "low", "high"}.
+
+    Raises:
+        StageError, CheckpointError: The set has no such part, or a checkpoint does not fit it.
+    """
+    every = [path for paths in networks.values() for path in paths]
+    source, left_out = records_of(data, part, every)
+    judged: dict[str, list[Judged]] = {}
+    with progress(len(every), "saliency", "network") as bar:
+        for name, paths in networks.items():
+            for path in paths:
+                maps = _maps_by(path, data, source, batch_size)
+                judged.setdefault(name, []).append(judge(source, maps))
+                bar.update()
+    rows = [_row(name, several, resamples) for name, several in judged.items()]
+    if len(judged) == 2:
+        (a, first), (b, second) = judged.items()
+        rows.append(_row(f"{a} - {b}", first, resamples, second))
+    for name, maps in ignorant(source, _training(data)).items():
+        rows.append(_row(name, [judge(source, maps)], resamples))
+    return [{**row, "left_out": left_out} for row in rows]
+
+
+def records_of(
+    data: Path, part: str, checkpoints: Sequence[Path]
+) -> tuple[loader.SaliencySource, int]:
+    """Saliency records of a prepared set, and how many of it they leave out.
+
+    Args:
+        data: The prepared set.
+        part: "unseen": those that none of the networks was trained or validated on, by the split
+            that stands beside each checkpoint. "train", "val" or "test": the part of that name, as
+            the set's own files say; "all": all. Of these it is said how many were seen.
+        checkpoints: Of the networks.
+
+    Raises:
+        StageError: It is no saliency set, or has no such part, or nothing is unseen.
+    """
+    if not (data / "prepared.json").is_file() or not has_records(data, "saliency"):
+        raise StageError(f"{data}: no prepared saliency set is here; make one with dagr prepare")
+    listed = read_list(data)
+    splits = ("split.csv", "saliency_split.csv")
+    new = set(range(len(listed)))
+    for path in checkpoints:
+        new &= set(unseen(path, listed, splits).tolist())
+    if part == "unseen":
+        chosen = sorted(new)
+        if not chosen:
+            raise StageError(
+                f"{data}: the networks were trained on all of its contents; take another set"
+            )
+    else:
+        chosen = [i for i, row in enumerate(listed) if part in ("all", row.part)]
+        if not chosen:
+            known = ", ".join(sorted({row.part for row in listed} - {""})) or "none"
+            raise StageError(
+                f"{data}: has no part {part} (it has: {known}); take another, all or unseen"
+            )
+        if seen := len(set(chosen) - new):
+            say(f"{data}: {seen} of these {len(chosen)} videos were trained or validated on")
+    return loader.SaliencySource(data, np.array(chosen)), len(listed) - len(chosen)
+
+
+def _training(data: Path) -> loader.SaliencySource | None:
+    """The training part, where the set's own files name one."""
+    numbers = [i for i, row in enumerate(read_list(data)) if row.part == "train"]
+    return loader.SaliencySource(data, np.array(numbers)) if numbers else None
+
+
+def network_of(
+    path: Path, data: Path, source: loader.SaliencySource
+) -> tuple[unet3d.Model, dict[str, Any]]:
+    """The saliency network of a checkpoint, and its variables, for a prepared set.
+
+    Args:
+        path: A run's workdir or a stage's folder.
+        data: The prepared set.
+        source: Records of it.
+
+    Raises:
+        StageError, CheckpointError: There is none, or the set was prepared otherwise than it wants.
+    """
+    variables, meta = load_variables(path)
+    args, size = dict(meta["model_args"]), None
+    if meta["model"] != "unet3d":
+        if not args.get("saliency") or "saliency" not in variables["params"]:
+            raise StageError(f"{path}: holds no saliency network; name another checkpoint")
+        variables = {k: tree["saliency"] for k, tree in variables.items() if "saliency" in tree}
+        if not args["alpha"]:
+            raise StageError(
+                f"{path}: its alpha is 0, so that its saliency network was never trained; name "
+                "another checkpoint"
+            )
+        size = args["saliency_size"]
+        args = {"preset": args["preset"], "dtype": args["dtype"], **args["saliency"]}
+    held, wanted = read_json(data / "prepared.json")["sampling"], meta["sampling"]
+    if held["num_frames"] != wanted["num_frames"]:
+        raise StageError(
+            f"{data}: was prepared with {held['num_frames']} frames a video, and {path} wants "
+            f"{wanted['num_frames']}; prepare it anew with --frames {wanted['num_frames']}"
+        )
+    here = source[0]["maps"].shape[1:]
+    if size is not None and tuple(size) != here:
+        raise StageError(
+            f"{data}: its frames are {here[0]}x{here[1]}, and {path} looks at {size[0]}x{size[1]}; "
+            f"prepare it anew with --map-size {size[0]} {size[1]}"
+        )
+    return unet3d.Model(**args), variables
+
+
+def _maps_by(
+    path: Path, data: Path, source: loader.SaliencySource, batch_size: int
+) -> list[np.ndarray]:
+    """The maps that a checkpoint's saliency network predicts for a set."""
+    model, variables = network_of(path, data, source)
+    predict = jax.jit(SaliencyTask(model, model.preset).predict)
+    found: list[np.ndarray] = []
+    for batch in loader.eval_batches(source, batch_size=batch_size):
+        maps = np.asarray(predict(variables, {"frames": batch["frames"]}))
+        found += list(maps[batch["mask"]])
+    return found
+
+
+def _row(
+    name: str, several: Sequence[Judged], resamples: int, against: Sequence[Judged] = ()
+) -> dict[str, Any]:
+    """The mean over networks of each metric, or of its difference, with intervals over contents."""
+    row: dict[str, Any] = {
+        "network": name,
+        "networks": len(several),
+        "videos": len(several[0].contents),
+    }
+    contents = several[0].contents
+    numbers = np.arange(len(contents), dtype=np.float64)
+    for metric in NAMES:
+
+        def value(chosen: np.ndarray, _: np.ndarray, metric: str = metric) -> float:
+            rows = chosen.astype(int)
+            sides = [
+                np.mean([ratio(j.sums[metric][rows], j.counts[metric][rows]) for j in side])
+                for side in (several, against)
+                if side
+            ]
+            return float(sides[0] - sides[1]) if against else float(sides[0])
+
+        low, high = agreement.bootstrap(value, numbers, numbers, contents, n=resamples, seed=0)
+        row[metric] = {"value": value(numbers, numbers), "low": float(low), "high": float(high)}
+    return row

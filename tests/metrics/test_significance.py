@@ -1,0 +1,115 @@
+"""Tests of two models: against scipy where it has them, against the literature where not."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dagr_jax.metrics import agreement, significance
+from dagr_jax.metrics.significance import compare, meng, paired_t, steiger, verdict, wilcoxon
+
+PREDICTIONS = Path(__file__).resolve().parents[3] / "shared" / "predictions"
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_paired_tests_are_scipys(rng):
+    a, b = rng.normal(size=(2, 40))
+    b += 0.3
+    assert paired_t(a, b).p == stats.ttest_rel(a, b).pvalue
+    assert paired_t(a, b).statistic == stats.ttest_rel(a, b).statistic
+    assert wilcoxon(a, b).p == stats.wilcoxon(a, b).pvalue
+    assert wilcoxon(a, b).statistic == stats.wilcoxon(a, b).statistic
+
+
+def test_where_there_is_no_test():
+    same = np.arange(5.0)
+    assert math.isnan(paired_t(same, same).p) and math.isnan(paired_t(same, same + 1).p)
+    assert math.isnan(wilcoxon(same, same).p)
+    assert math.isnan(meng(0.5, 0.4, 0.3, 3).p) and math.isnan(meng(0.5, 0.5, 1.0, 50).p)
+    assert math.isnan(steiger(1.0, 0.5, 0.5, 50).p) and math.isnan(meng(math.nan, 0, 0, 9).p)
+
+
+def test_meng_of_its_paper():
+    """Meng, Rosenthal & Rubin (1992), p. 173: r = .63 and -.03, r_x = -.19, n = 15 give 1.68."""
+    found = meng(0.63, -0.03, -0.19, 15)
+    assert found.statistic == pytest.approx(1.68, abs=0.005)
+    assert found.p == pytest.approx(2 * stats.norm.sf(1.68), abs=2e-3)
+
+
+@pytest.mark.parametrize("test", [meng, steiger])
+def test_the_level_is_kept_where_nothing_differs(test, rng):
+    """Of 2,000 pairs of equally good predictions, 5 % differ at 5 %: within 4 standard errors."""
+    n, hits = 100, 0
+    for _ in range(2000):
+        truth = rng.normal(size=n)
+        common = rng.normal(size=n)
+        a, b = (truth + common + rng.normal(size=n) for _ in range(2))
+        r = agreement.plcc(a, truth), agreement.plcc(b, truth), agreement.plcc(a, b)
+        hits += test(*r, n).p < 0.05
+    assert abs(hits / 2000 - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 2000)
+
+
+def test_signs_follow_the_order(rng):
+    truth = rng.normal(size=200)
+    good, poor = truth + 0.3 * rng.normal(size=200), truth + 3 * rng.normal(size=200)
+    one = compare(good, poor, truth, np.arange(200), n=200)
+    other = compare(poor, good, truth, np.arange(200), n=200)
+    assert one.difference == -other.difference > 0
+    assert (one.low, one.high) == pytest.approx((-other.high, -other.low))
+    for name in ("meng", "steiger", "meng_plcc", "steiger_plcc", "t_errors"):
+        a, b = getattr(one, name), getattr(other, name)
+        assert a.statistic == pytest.approx(-b.statistic) and a.p == pytest.approx(b.p)
+    assert one.low > 0 and one.meng.p < 1e-6 and one.t_errors.statistic < 0
+    assert verdict(one, ("good", "poor")).startswith("good ranks better than poor: SRCC differs by")
+    assert verdict(other, ("poor", "good")).startswith("good ranks better than poor")
+
+
+def test_a_constant_fools_the_papers_tests_and_no_other(rng):
+    truth = rng.normal(size=100)
+    a = truth + rng.normal(size=100)
+    b = a + 1 + 1e-3 * rng.normal(size=100)
+    found = compare(a, b, truth, np.arange(100), n=100)
+    assert found.t.p < 1e-100 and found.signed_rank.p < 1e-15
+    assert found.meng.p > 0.05 and found.t_errors.p > 1e-3
+    assert verdict(found, ("a", "b")).startswith("No difference between")
+
+
+def test_a_resample_takes_the_same_videos_of_both(rng):
+    """Of one model twice, every resample differs by 0."""
+    truth, a = rng.normal(size=(2, 30))
+    found = compare(a, 2 * a + 1, truth, np.arange(30), n=50)
+    assert (found.difference, found.low, found.high) == (0, 0, 0)
+    assert verdict(found, ("a", "b")) == "a and b rank the 30 videos alike."
+
+
+def test_a_perfect_model_is_not_tested():
+    truth = np.arange(6.0)
+    other = truth[[0, 1, 2, 3, 5, 4]]
+    found = compare(truth, other, truth, np.arange(6), n=50)
+    assert math.isnan(found.meng.p) and math.isnan(found.steiger.p)
+    assert "no test is possible" in verdict(found, ("a", "b"))
+
+
+@pytest.mark.skipif(not PREDICTIONS.exists(), reason="the real predictions are not there")
+@pytest.mark.parametrize(("name", "srcc"), [("dover_live_vqc", 0.831), ("dover_cvd2014", 0.833)])
+def test_real_predictions(name, srcc):
+    with open(PREDICTIONS / f"{name}.csv") as file:
+        rows = list(csv.DictReader(file))
+    columns = ("dover_aesthetic", "dover_technical", "mos")
+    aesthetic, technical, mos = (np.array([float(row[c]) for row in rows]) for c in columns)
+    fusion = 0.428 * stats.zscore(aesthetic) + 0.572 * stats.zscore(technical)
+    assert agreement.srcc(fusion, mos) == pytest.approx(srcc, abs=5e-4)
+    found = compare(fusion, aesthetic, mos, np.arange(len(mos)), n=200)
+    wanted = stats.spearmanr(fusion, mos)[0] - stats.spearmanr(aesthetic, mos)[0]
+    assert found.difference == pytest.approx(wanted, abs=1e-12)
+    assert found.meng.p < 1e-3 and found.low > 0
+    assert significance.verdict(found, ("fusion", "aesthetic")).startswith("fusion ranks better")
+    for values in (aesthetic, technical, fusion):
+        assert all(agreement.fit_logistic(values, mos, count).converged for count in (4, 5))

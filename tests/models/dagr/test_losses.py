@@ -1,0 +1,189 @@
+"""Losses: the release's golden numbers, the paper's formulas, gradients, constants."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from dagr_jax.models.dagr import losses
+
+# Compiled: operation by operation the many small cases take minutes.
+saliency_loss = jax.jit(losses.saliency_loss, static_argnames=("preset", "gamma"))
+quality_loss = jax.jit(losses.quality_loss, static_argnames="preset")
+
+
+@pytest.fixture(scope="module")
+def release(golden):
+    return golden("losses")
+
+
+@pytest.fixture
+def maps():
+    """Logits and target, (2, 3, 6, 5)."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 3, 6, 5)).astype(np.float32)
+    return logits, rng.uniform(size=logits.shape).astype(np.float32)
+
+
+def test_release_saliency_terms(release):
+    pred, true = release["pred"][:, :, 0], release["true"][:, :, 0]
+    kl = losses.release_kl(pred, true, np.ones(2, bool))
+    np.testing.assert_allclose(kl, release["release_kl"], rtol=2e-5)
+    cc = losses.release_cc(pred, true)
+    np.testing.assert_allclose(cc, release["release_cc"], atol=2e-5 * 0.25)
+    np.testing.assert_allclose(0.01 * kl + cc.mean(), release["release_total_001"], rtol=2e-5)
+
+
+def test_release_spearman(release):
+    """The golden number is the term of the loss, 1 − ρ."""
+    rho = losses.spearman(release["rank_pred"], release["rank_true"])
+    np.testing.assert_allclose(1 - rho, release["release_spearman"], rtol=2e-5)
+    loss, terms = quality_loss(release["rank_pred"], release["rank_true"], preset="release")
+    l1 = np.abs(release["rank_pred"] - release["rank_true"]).mean()
+    np.testing.assert_allclose(loss, l1 + 0.1 * release["release_spearman"], rtol=2e-5)
+    np.testing.assert_allclose(terms["l1"], l1, rtol=2e-5)
+
+
+def squeezed(logits):
+    s = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    return (s - s.min()) / (s.max() - s.min())
+
+
+def test_paper_saliency_loss_by_hand(maps):
+    logits, target = maps
+    loss, terms = saliency_loss(logits, target, gamma=0.1)
+    s = squeezed(logits)
+    kl, cc = [], []
+    for p, t in zip(s.reshape(6, -1), target.reshape(6, -1).astype(np.float64), strict=True):
+        p_sum, t_sum = (p + 1e-4) / (p + 1e-4).sum(), t / t.sum()
+        kl.append((t_sum * np.log(t_sum / p_sum)).sum())
+        cc.append(np.corrcoef(p, t)[0, 1])
+    np.testing.assert_allclose(terms["kl"], np.mean(kl), rtol=1e-4)
+    np.testing.assert_allclose(terms["cc"], -np.mean(cc), atol=1e-5)
+    np.testing.assert_allclose(loss, 0.1 * np.mean(kl) - np.mean(cc), rtol=1e-4)
+
+
+def test_perfect_saliency_scores_best():
+    target = np.random.default_rng(1).uniform(0.01, 0.99, (1, 2, 8, 8)).astype(np.float32)
+    target = (target - target.min()) / (target.max() - target.min())
+    logits = np.log(target.clip(1e-6)) - np.log1p(-target.clip(1e-6, 1 - 1e-6))
+    _, terms = saliency_loss(logits.astype(np.float32), target)
+    assert terms["cc"] == pytest.approx(-1, abs=1e-4)
+    assert terms["kl"] == pytest.approx(0, abs=1e-3)  # the 1e-4 under the logarithm remains
+
+
+@pytest.mark.parametrize("preset", ["paper", "release"])
+def test_masked_samples_do_not_count(maps, preset):
+    logits, target = maps
+    want, _ = saliency_loss(logits, target, preset=preset)
+    padded = np.concatenate([logits, 100 * logits[:1]])
+    got, _ = saliency_loss(
+        padded,
+        np.concatenate([target, 1 - target[:1]]),
+        preset=preset,
+        mask=np.array([True, True, False]),
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_maps_without_ground_truth_do_not_count(maps):
+    logits, target = maps
+    target = target.copy()
+    target[1, 2] = 0
+    _, terms = saliency_loss(logits, target)
+    s = squeezed(logits).reshape(6, -1)
+    cc = [np.corrcoef(a, b)[0, 1] for a, b in zip(s[:5], target.reshape(6, -1)[:5], strict=True)]
+    np.testing.assert_allclose(terms["cc"], -np.mean(cc), atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["paper", "release"])
+@pytest.mark.parametrize("logit", [0.0, 3.0, -200.0])
+@pytest.mark.parametrize("target", [0.0, 0.5])
+def test_constant_maps_give_finite_loss_and_gradient(preset, logit, target):
+    x, y = np.full((2, 2, 4, 4), logit, np.float32), np.full((2, 2, 4, 4), target, np.float32)
+    loss, grad = jax.value_and_grad(lambda x: saliency_loss(x, y, preset=preset)[0])(x)
+    assert np.isfinite(grad).all()
+    # Constant against constant: no divergence, no correlation.
+    assert loss == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["paper", "release"])
+def test_descent_on_the_saliency_loss_raises_the_correlation(maps, preset):
+    logits, target = maps
+    step = jax.jit(jax.value_and_grad(lambda x: saliency_loss(x, target, preset=preset)[0]))
+    before, grad = step(logits)
+    x = jnp.asarray(logits)
+    for _ in range(50):
+        x = x - 2.0 * step(x)[1]
+    assert step(x)[0] < before - 0.2
+    assert np.abs(grad).max() > 0
+
+
+@pytest.mark.parametrize("function", [losses.hard_rank, losses.soft_rank])
+def test_ranks_sum_to_those_of_one_to_n(function):
+    x = np.random.default_rng(2).normal(size=9).astype(np.float32)
+    assert float(function(x).sum()) == pytest.approx(45, rel=1e-5)
+    np.testing.assert_allclose(function(np.full(4, 0.3, np.float32)), [2.5] * 4)
+
+
+def test_hard_rank_is_scipys():
+    x = np.array([0.3, -1.0, 0.3, 2.0, 0.3, -1.0], np.float32)
+    np.testing.assert_array_equal(losses.hard_rank(x), stats.rankdata(x))
+
+
+def test_soft_rank_goes_to_the_ranks_and_ignores_scale():
+    x = np.random.default_rng(3).normal(size=8).astype(np.float32)
+    np.testing.assert_allclose(losses.soft_rank(x, 1e-4), stats.rankdata(x), atol=1e-3)
+    np.testing.assert_allclose(losses.soft_rank(5 * x + 2), losses.soft_rank(x), rtol=1e-4)
+    # With a high temperature it is linear: Spearman becomes Pearson.
+    r = losses.soft_rank(x, 1e3)
+    assert np.corrcoef(r, x)[0, 1] == pytest.approx(1, abs=1e-3)
+
+
+def test_soft_spearman_is_near_the_hard_one():
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=64).astype(np.float32)
+    y = (x + rng.normal(size=64)).astype(np.float32)
+    want = stats.spearmanr(x, y).statistic
+    assert losses.spearman(x, y) == pytest.approx(want, abs=1e-5)
+    assert losses.spearman_soft(x, y, 1e-4) == pytest.approx(want, abs=1e-3)
+    assert losses.spearman_soft(x, y) == pytest.approx(want, abs=0.05)
+
+
+def test_gradient_flows_through_the_soft_rank_alone():
+    """The rank term by itself sorts predictions; the release's hard one has no gradient."""
+    rng = np.random.default_rng(5)
+    target = rng.uniform(size=12).astype(np.float32)
+    pred = rng.uniform(size=12).astype(np.float32)
+
+    def term(p, preset):
+        return quality_loss(p, target, preset=preset)[1]["rank"]
+
+    step = jax.jit(jax.grad(term), static_argnums=1)
+    np.testing.assert_array_equal(step(pred, "release"), np.zeros(12))
+    before = losses.spearman(pred, target)
+    p = jnp.asarray(pred)
+    for _ in range(200):
+        p = p - 0.05 * step(p, "paper")
+    assert before < 0.5
+    assert losses.spearman(p, target) > 0.95
+
+
+@pytest.mark.parametrize("preset", ["paper", "release"])
+@pytest.mark.parametrize("size", [1, 4])
+def test_constant_scores_give_finite_loss_and_gradient(preset, size):
+    pred = np.full(size, 0.25, np.float32)
+    target = np.linspace(0, 1, size, dtype=np.float32)
+    loss, grad = jax.value_and_grad(lambda p: quality_loss(p, target, preset=preset)[0])(pred)
+    assert np.isfinite(grad).all()
+    assert loss == pytest.approx(np.abs(pred - target).mean() + 0.1, abs=1e-5)  # ρ = 0
+
+
+def test_unknown_preset_is_refused():
+    x = np.zeros(2, np.float32)
+    with pytest.raises(ValueError, match="preset 'both' is unknown; use one of paper, release"):
+        quality_loss(x, x, preset="both")
+    y = np.zeros((1, 1, 2, 2), np.float32)
+    with pytest.raises(ValueError, match="preset 'both'"):
+        saliency_loss(y, y, preset="both")

@@ -1,0 +1,184 @@
+"""Saliency net: golden numbers of the release, registers, presets, training, bfloat16."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dagr_jax import convert
+from dagr_jax.models.dagr import losses, unet3d
+
+SMALL = {"widths": (4,), "bottleneck": 8, "num_registers": 2, "register_dim": 5}
+
+
+def to_video(x: np.ndarray) -> np.ndarray:
+    """(B, T, C, H, W) → (B, T, H, W, C)."""
+    return np.moveaxis(x, 2, -1)
+
+
+@pytest.fixture(scope="module")
+def net(golden_weights):
+    return convert.from_state_dict(golden_weights("unet_registers"))
+
+
+@pytest.fixture(scope="module")
+def video(golden_data):
+    return to_video(golden_data([7, 1], 2, 8, 3, 40, 56))
+
+
+@pytest.mark.parametrize(
+    ("registers", "count"), [(4, 96_243_333), (0, 96_235_905)], ids=["registers", "plain"]
+)
+def test_parameter_count_at_paper_size(registers, count):
+    model = unet3d.Model(num_registers=registers)
+    video = jax.ShapeDtypeStruct((1, 8, 32, 32, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), video)
+    assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == count
+    assert {x.dtype for x in jax.tree.leaves(shapes)} == {np.dtype("float32")}
+
+
+def test_logits_with_registers(net, video, golden):
+    model, variables = net
+    expected = golden("unet_registers")["logits"][:, 0]
+    logits = jax.jit(model.apply)(variables, video)
+    # Rounding of sums of up to 41,000 float32 products, in another order than PyTorch's.
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * expected.std())
+
+
+def test_logits_without_registers(golden_weights, video, golden):
+    model, variables = convert.from_state_dict(golden_weights("unet_plain"))
+    expected = golden("unet_plain")["logits"][:, 0]
+    logits = jax.jit(model.apply)(variables, video)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * expected.std())
+
+
+def test_register_values_are_the_projected_tokens(net, golden):
+    model, variables = net
+    registers = unet3d.Registers(model.num_registers, model.register_dim)
+    values = registers.apply({"params": variables["params"]["registers"]}, 4)  # (depth, channel)
+    for tokens in golden("unet_registers")["tokens"]:  # (channel, depth), one for each video
+        np.testing.assert_allclose(values.T, tokens, atol=1e-6)
+
+
+def test_training_step(net, video, golden, golden_data, gradient_errors):
+    """Loss, gradient of every parameter and running statistics of one step of the release."""
+    model, variables = net
+    expected = golden("unet_registers")
+    target = golden_data([7, 2], 2, 8, 1, 40, 56)[:, :, 0]
+
+    def loss_fn(params):
+        logits, updates = model.apply(
+            {**variables, "params": params}, video, train=True, mutable=["batch_stats"]
+        )
+        loss, _ = losses.saliency_loss(logits, target, preset="release")
+        return loss, (logits, updates["batch_stats"])
+
+    step = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    (loss, (logits, stats)), grads = step(variables["params"])
+    train_logits = expected["train_logits"][:, 0]
+    np.testing.assert_allclose(logits, train_logits, rtol=0, atol=1e-4 * train_logits.std())
+    np.testing.assert_allclose(loss, expected["train_loss"], rtol=2e-5)
+
+    # Gradients and statistics under PyTorch's names and in its layout.
+    stepped = convert.to_state_dict("unet3d", model, {"params": grads, "batch_stats": stats})
+    for name, want in expected.items():
+        if name.startswith("stat/"):
+            key = name.removeprefix("stat/")
+            np.testing.assert_allclose(stepped[key], want, rtol=1e-4, atol=1e-6, err_msg=key)
+    off = gradient_errors(expected, stepped)
+    assert len(off) > 60
+    # The golden gradients are float32: in float64 those of the first encoder and of the registers,
+    # sums over all positions that nearly cancel, differ from them by up to 9 times 1e-3.
+    assert sorted(off.values())[int(0.9 * len(off))] < 1
+    assert max(off.values()) < 9
+
+
+def test_release_reshapes_where_paper_transposes(fill, golden_data):
+    """`release` on a video equals `paper` on the video with frames and channels mixed by hand."""
+    video = golden_data([0], 1, 4, 16, 16, 3)
+    paper, release = unet3d.Model(**SMALL), unet3d.Model(**SMALL, preset="release")
+    variables = fill(paper, video)
+    mixed = np.moveaxis(np.moveaxis(video, -1, 2).reshape(1, 3, 4, 16, 16), 1, -1)
+    want = jax.jit(paper.apply)(variables, mixed)
+    np.testing.assert_allclose(jax.jit(release.apply)(variables, video), want, atol=1e-5)
+    assert np.abs(want - jax.jit(paper.apply)(variables, video)).max() > 0.01
+
+
+def test_register_channels_come_before_colour_and_change_over_time(fill, golden_data):
+    """Without the registers the same logits need their field given as input channels."""
+    video = golden_data([1], 1, 4, 16, 16, 3)
+    model = unet3d.Model(**SMALL)
+    variables = fill(model, video)
+    values = unet3d.Registers(2, 5).apply({"params": variables["params"]["registers"]}, 4)
+    # 2 tokens over 4 frames: each lasts two frames.
+    np.testing.assert_array_equal(values[0], values[1])
+    np.testing.assert_array_equal(values[2], values[3])
+    assert np.abs(values[0] - values[2]).max() > 0.01
+    # A weight of zero on the first two input channels switches the tokens off.
+    kernel = np.array(variables["params"]["encoder1"]["conv1"]["kernel"])
+    kernel[:, :, :, :2] = 0
+    variables["params"]["encoder1"]["conv1"]["kernel"] = kernel
+    plain = unet3d.Model(**{**SMALL, "num_registers": 0})
+    without = {**variables, "params": {**variables["params"]}}
+    del without["params"]["registers"]
+    without["params"]["encoder1"] = {
+        **variables["params"]["encoder1"],
+        "conv1": {
+            "kernel": kernel[:, :, :, 2:],
+            "bias": variables["params"]["encoder1"]["conv1"]["bias"],
+        },
+    }
+    np.testing.assert_allclose(
+        jax.jit(model.apply)(variables, video), jax.jit(plain.apply)(without, video), atol=1e-5
+    )
+
+
+def test_bfloat16_is_near_float32_and_keeps_float32_parameters(fill, golden_data):
+    video = golden_data([2], 1, 4, 16, 24, 3)
+    model = unet3d.Model(**SMALL)
+    half = unet3d.Model(**SMALL, dtype="bfloat16")
+    variables = fill(model, video)
+    shapes = jax.eval_shape(half.init, jax.random.key(0), video)
+    assert {x.dtype for x in jax.tree.leaves(shapes)} == {np.dtype("float32")}
+    want = jax.jit(model.apply)(variables, video)
+    logits = jax.jit(half.apply)(variables, video)
+    assert logits.dtype == jnp.float32
+    error = np.abs(logits - want).max() / np.std(want)
+    # bfloat16 keeps 8 bits: 0.4 % a rounding, over a dozen layers. Zero would mean it is unused.
+    assert 1e-5 < error < 0.15
+
+
+def test_native_convolution_gives_the_same(fill, golden_data):
+    video = golden_data([3], 1, 3, 8, 8, 3)
+    model = unet3d.Model(**SMALL)
+    variables = fill(model, video)
+    native = jax.jit(unet3d.Model(**SMALL, conv_form="native").apply)(variables, video)
+    np.testing.assert_allclose(jax.jit(model.apply)(variables, video), native, atol=1e-5)
+
+
+@pytest.mark.parametrize("remat", ["norms", "blocks"])
+def test_what_is_computed_again_changes_no_gradient(remat, fill, golden_data):
+    video = golden_data([9], 1, 3, 9, 12, 3)
+    plain = unet3d.Model(widths=(2, 3), bottleneck=4, num_registers=2, register_dim=3)
+    variables = fill(plain, video)
+
+    def gradients(model):
+        def loss(params):
+            logits, _ = model.apply(
+                {**variables, "params": params}, video, train=True, mutable=["batch_stats"]
+            )
+            return jnp.sin(logits).sum()
+
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    # The same sums, perhaps in another order: float32, of 324 pixels.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        gradients(plain.clone(remat=remat)),
+        gradients(plain),
+    )
+
+
+def test_an_unknown_remat_is_refused():
+    with pytest.raises(ValueError, match="remat 'all' is unknown; use one of none, norms, blocks"):
+        unet3d.Model(remat="all").init(jax.random.key(0), np.zeros((1, 1, 8, 8, 3), np.float32))

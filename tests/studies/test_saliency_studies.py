@@ -1,0 +1,167 @@
+"""`dagr report saliency`, `registers` and `strips`: Tables 3 and 5, figure 6."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import silhouette_score
+
+from dagr_jax import cli
+from dagr_jax.report import strips
+from dagr_jax.score import Scorer
+from dagr_jax.stages import StageError, saliency_scores
+from dagr_jax.stages.saliency_scores import Judged
+from dagr_jax.studies import saliency_table
+from dagr_jax.studies.registers import registers_of, without_registers
+from dagr_jax.studies.saliency_table import network_of, records_of
+
+
+def report(capsys, *arguments):
+    """(exit code, stdout, stderr) of `dagr report`."""
+    code = cli.main(["report", *map(str, arguments)])
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def test_table_3_is_what_the_test_stage_measured(tiny_run, capsys):
+    both = (f"A={tiny_run}", f"B={tiny_run / 'saliency'}")
+    common = ("--data", tiny_run / "data", "--bootstrap", 30, "--format", "json", "--published")
+    code, out, _ = report(capsys, "saliency", *both, *common)
+    assert code == 0
+    rows = {row["network"]: row for row in json.loads(out)["rows"] if row["source"] == "measured"}
+    assert list(rows) == ["A", "B", "A - B", "centre_bias", "training_mean"]
+    measured = json.loads((tiny_run / "test" / "metrics.json").read_text())["saliency"]
+    for name in saliency_scores.NAMES:
+        # One batch size here, another there: XLA may sum in another order.
+        assert rows["A"][name]["value"] == pytest.approx(measured[name], rel=1e-4)
+        for side in ("centre_bias", "training_mean"):
+            assert rows[side][name]["value"] == pytest.approx(measured[side][name], rel=1e-9)
+        assert rows["A"][name] == rows["B"][name]  # the same weights in both folders
+        assert rows["A - B"][name] == {"value": 0.0, "low": 0.0, "high": 0.0}
+        assert rows["A"][name]["low"] <= rows["A"][name]["value"] <= rows["A"][name]["high"]
+    paper = [row for row in json.loads(out)["rows"] if row["source"] == "published"]
+    assert [row["nss"]["value"] for row in paper] == [3.683, 2.856, 2.945, 2.72]
+
+
+def test_a_network_averages_over_its_seeds_and_frames_without_fixations_count_for_nothing():
+    contents = ("a", "a", "b", "c")
+    sums = {name: np.array([1.0, 3.0, 2.0, 0.0]) for name in saliency_scores.NAMES}
+    counts = {name: np.array([2, 2, 1, 0]) for name in saliency_scores.NAMES}
+    one = Judged(contents, sums, counts)
+    assert one.means()["nss"] == 6 / 5
+    doubled = Judged(contents, {k: 2 * v for k, v in sums.items()}, counts)
+    row = saliency_table._row("both", [one, doubled], 20)
+    assert row["networks"] == 2 and row["nss"]["value"] == pytest.approx(1.5 * 6 / 5)
+    less = saliency_table._row("one - two", [one], 20, [doubled])
+    assert less["nss"]["value"] == pytest.approx(-6 / 5) and less["nss"]["high"] < 0
+
+
+def test_wrong_sets_and_parts_are_one_line(tiny_run, tmp_path, capsys):
+    call = ("saliency", tiny_run, "--data")
+    code, _, err = report(capsys, *call, tmp_path)
+    assert code == 1 and "no prepared saliency set is here; make one with dagr prepare" in err
+    shutil.copytree(tiny_run / "data", tmp_path / "set")
+    path = tmp_path / "set" / "videos.csv"
+    path.write_text(path.read_text().replace(",test,", ",train,"))
+    code, _, err = report(capsys, *call, tmp_path / "set", "--part", "test")
+    assert code == 1 and "has no part test (it has: train, val); take another, all or uns" in err
+    held = json.loads((tmp_path / "set" / "prepared.json").read_text())
+    held["sampling"]["num_frames"] = 9
+    (tmp_path / "set" / "prepared.json").write_text(json.dumps(held))
+    code, _, err = report(capsys, *call, tmp_path / "set", "--part", "all")
+    assert code == 1 and "9 frames a video" in err and "prepare it anew with --frames 4" in err
+
+
+def test_registers_are_the_same_for_all_videos_and_their_response_is_not(
+    tiny_run, tmp_path, capsys
+):
+    found = registers_of(tiny_run, tiny_run / "data", "all")
+    classes = {video: video[11] for video in records_of(tiny_run / "data", "all", [])[0].videos}
+    assert set(registers_of(tiny_run, tiny_run / "data", "all", classes).classes) == set("01234")
+    with pytest.raises(StageError, match=r"15 videos have no class, 'content008_0.*' first"):
+        registers_of(tiny_run, tiny_run / "data", "unseen", {})
+    assert found.difference == 0 and found.tokens.shape == (2, 2)
+    response, bottleneck = found.clouds
+    assert response.features.shape == (55, 2) and bottleneck.features.shape == (55, 3)
+    assert np.ptp(response.features, axis=0).max() > 1e-4
+    for cloud in found.clouds:
+        x = cloud.features[:, cloud.features.std(axis=0) > 0]
+        x = (x - x.mean(axis=0)) / x.std(axis=0)
+        assert cloud.silhouette == pytest.approx(silhouette_score(x, found.classes))
+        assert cloud.place.shape == (55, 2) and cloud.chance < 1
+    out = tmp_path / "figure6.png"
+    call = ("registers", tiny_run, "--data", tiny_run / "data", "--out", out, "--format", "json")
+    code, text, _ = report(capsys, *call)
+    rows = json.loads(text)
+    assert code == 0 and rows[0]["largest_difference"] == 0
+    assert Image.open(out).size[0] > 1000
+
+
+def test_the_response_is_measured_against_registers_of_nothing(tiny_run):
+    source, left_out = records_of(tiny_run / "data", "unseen", [tiny_run])
+    assert (len(source), left_out) == (15, 40)  # the test part
+    model, variables = network_of(tiny_run, tiny_run / "data", source)
+    frames = source[0]["frames"][None] / np.float32(255)
+    silent = without_registers(variables)
+    _, kept = model.apply(silent, frames, capture_intermediates=True, mutable=["intermediates"])
+    assert float(np.abs(kept["intermediates"]["registers"]["__call__"][0]).max()) == 0
+    assert not np.array_equal(model.apply(variables, frames), model.apply(silent, frames))
+    same = jax.tree.map(
+        np.array_equal, variables["params"]["encoder1"], silent["params"]["encoder1"]
+    )
+    assert all(jax.tree.leaves(same))
+
+
+def test_strips_show_frames_and_the_maps_of_each_model(tiny_run, tmp_path, capsys):
+    clip = sorted((tiny_run / "data" / "videos").glob("*.mp4"))[0]
+    out = tmp_path / "strips.png"
+    two = ("--checkpoint", f"one={tiny_run}", "--checkpoint", f"two={tiny_run / 'vqa'}")
+    assert report(capsys, "strips", clip, *two, "--out", out)[0] == 0
+    scorer = Scorer.from_checkpoint(tiny_run)
+    shown = strips.look(str(clip), {"one": scorer, "two": scorer})
+    labels = [label for label, _ in shown.maps]
+    assert labels == [f"{name}\nscore {scorer.score(clip).score:.1f}" for name in ("one", "two")]
+    np.testing.assert_allclose(shown.maps[0][1], scorer.maps(clip), atol=1e-5)
+    width, height = Image.open(out).size
+    assert width > 900 and height > 150
+    with pytest.raises(SystemExit):
+        report(capsys, "strips", clip, *two[:2], *two[:2], "--out", out)
+    assert "two checkpoints have one name" in capsys.readouterr().err
+    missing = report(capsys, "strips", tmp_path / "no.mp4", *two, "--out", out)
+    assert missing[0] == 1 and "no.mp4" in missing[2]
+    with pytest.raises(SystemExit):
+        report(capsys, "strips", clip, *two, "--out", tmp_path / "a.jpg")
+    assert "the picture is a .png file" in capsys.readouterr().err
+
+
+def test_names_break_behind_underscores():
+    assert strips.in_lines("content099_4_noise_uncompressed.mp4") == (
+        "content099_4_noise_\nuncompressed.mp4"
+    )
+    assert strips.in_lines("short.mp4") == "short.mp4"
+
+
+def test_videos_that_a_network_was_trained_on_are_left_out_or_said(tiny_run, capsys):
+    call = ("saliency", tiny_run, "--data", tiny_run / "data", "--bootstrap", 2)
+    code, out, err = report(capsys, *call, "--format", "json", "--part", "all")
+    assert code == 0 and "40 of these 55 videos were trained or validated on" in err
+    assert {row["videos"] for row in json.loads(out)["rows"]} == {55}
+    code, out, err = report(capsys, *call, "--format", "csv")
+    assert code == 0 and "trained" not in err
+    assert [line.split(",")[2] for line in out.splitlines()] == ["videos", "15", "15", "15"]
+
+
+def test_a_network_that_nothing_trained_is_refused(tiny_run, monkeypatch):
+    real = saliency_table.load_variables
+
+    def untrained(path):
+        variables, meta = real(path)
+        return variables, {**meta, "model_args": {**meta["model_args"], "alpha": 0.0}}
+
+    monkeypatch.setattr(saliency_table, "load_variables", untrained)
+    source, _ = records_of(tiny_run / "data", "unseen", [tiny_run])
+    with pytest.raises(StageError, match="its alpha is 0, so that its saliency network was never"):
+        network_of(tiny_run, tiny_run / "data", source)
