@@ -19,6 +19,7 @@ class Sizes:
         matrix: Rows of the matrix product that tells the peak.
         copied: Bytes of the array that is copied.
         forms: Of the saliency network's convolutions (`conv_form`), most important first.
+        golden: Types in which the golden numbers are checked; a CPU is slow in bfloat16.
         saliency_gflop: GFLOP without which one window cannot be computed (docs/performance.md);
             None where that is not known.
         rounds: Timed rounds.
@@ -36,6 +37,7 @@ class Sizes:
     matrix: int
     copied: int
     forms: tuple[str, ...]
+    golden: tuple[str, ...]
     saliency_gflop: float | None
     rounds: int
     sample_s: float
@@ -54,6 +56,7 @@ PAPER = Sizes(
     matrix=8192,
     copied=1 << 30,
     forms=("native", "taps", "winograd", "mixed"),
+    golden=("float32", "bfloat16", "tf32"),
     saliency_gflop=1380.0,
     rounds=7,
     sample_s=0.05,
@@ -78,6 +81,7 @@ SMALL = Sizes(
     matrix=128,
     copied=1 << 16,
     forms=("winograd",),
+    golden=("float32",),
     saliency_gflop=None,
     rounds=2,
     sample_s=0.0,
