@@ -1,15 +1,17 @@
 """The tables of models and data sets: name → module path, imported on use.
 
-A new model or data set is one file and one line here; loop, loader, scorer and tests read the
-tables. The keys are the names that configs and the command line use.
+A new model or data set of this package is one line here. Other packages add theirs by the
+entry-point groups `dagr_jax.models` and `dagr_jax.datasets`. The keys are the names that
+configurations and the command line use.
 """
 
 import importlib
+from importlib import metadata
 from types import ModuleType
+from typing import Any
 
+# Name → module that holds CONTRACT, a `models.contract.Contract`.
 MODELS: dict[str, str] = {
-    "unet3d": "dagr_jax.models.dagr.unet3d",
-    "vqa": "dagr_jax.models.dagr.quality_net",
     "dagr": "dagr_jax.models.dagr",
 }
 
@@ -32,23 +34,53 @@ class UnknownName(ValueError):
     """A name that is not in a table; the message lists those that are."""
 
 
-def model_module(name: str) -> ModuleType:
-    """Returns the module of a model: it holds ``Model``, a Flax module of plain-data fields.
+def models() -> dict[str, str]:
+    """Name → module of all models, those of other packages too."""
+    return _all(MODELS, "dagr_jax.models")
+
+
+def datasets() -> dict[str, str]:
+    """Name → module of all data sets, those of other packages too."""
+    return _all(DATASETS, "dagr_jax.datasets")
+
+
+def contract(name: str) -> Any:
+    """The `models.contract.Contract` of a model.
 
     Raises:
-      UnknownName: the name is not in `MODELS`.
+        UnknownName: No model has that name.
     """
-    if name not in MODELS:
-        raise UnknownName(f"unknown model {name!r}; available: {', '.join(MODELS)}")
-    return importlib.import_module(MODELS[name])
+    return _module(name, models(), "model").CONTRACT
+
+
+def contract_of(name: str) -> Any:
+    """The contract of a model, or of the model that a network belongs to.
+
+    Raises:
+        UnknownName: Neither has that name.
+    """
+    if name not in models():
+        for model in models():
+            if name in contract(model).networks:
+                return contract(model)
+    return contract(name)
 
 
 def dataset_module(name: str) -> ModuleType:
-    """Returns the module of a data set.
+    """The module of a data set.
 
     Raises:
-      UnknownName: the name is not in `DATASETS`.
+        UnknownName: No data set has that name.
     """
-    if name not in DATASETS:
-        raise UnknownName(f"unknown data set {name!r}; available: {', '.join(DATASETS)}")
-    return importlib.import_module(DATASETS[name])
+    return _module(name, datasets(), "data set")
+
+
+def _all(own: dict[str, str], group: str) -> dict[str, str]:
+    """The own table and the entry points of a group; an own name cannot be taken."""
+    return {point.name: point.value for point in metadata.entry_points(group=group)} | own
+
+
+def _module(name: str, table: dict[str, str], what: str) -> ModuleType:
+    if name not in table:
+        raise UnknownName(f"unknown {what} {name!r}; available: {', '.join(table)}")
+    return importlib.import_module(table[name])

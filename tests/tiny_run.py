@@ -1,48 +1,7 @@
-"""The main job at toy size: the same configuration file, everything in it made small."""
+"""The main job at toy size, as a file that the program takes as its --config."""
 
-from ml_collections import config_dict
+from dagr_jax.models.dagr.config import shrink, tiny_config
 
-from dagr_jax.configs import vqa
+__all__ = ["get_config", "shrink", "tiny_config"]
 
-
-def tiny_config() -> config_dict.ConfigDict:
-    """`configs/vqa.py` with eleven contents, frames of 32 × 48 and nets of a few channels."""
-    config = shrink(vqa.get_config())
-    config.dataset.args.update({"contents": (6, 2, 3), "frames": 10, "fixations": 4})
-    return config
-
-
-def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
-    """Frames of 32 × 48, nets of a few channels and a few steps."""
-    with config.unlocked():
-        config.sampling.update({"num_frames": 4, "size": (32, 48)})
-        config.model.args.saliency_size = (16, 24)
-        config.model.args.saliency.conv_form = "native"  # which compiles the fastest
-        config.model.args.saliency.update(
-            {"widths": (2,), "bottleneck": 3, "num_registers": 2, "register_dim": 3}
-        )
-        config.model.args.vqa.update(
-            {
-                "stage_sizes": (1,),
-                "width": 2,
-                "num_layers": 1,
-                "num_heads": 2,
-                "mlp_dim": 8,
-                "projection_dim": 8,
-                "regressor": (8, 4),
-            }
-        )
-        for section, steps in ((config.saliency, 4), (config.vqa, 6)):
-            section.update({"steps": steps, "batch_size": 8, "eval_every": 2, "log_every": 1})
-            section.optim.warmup_steps = 1
-        config.vqa.frames = 2
-        config.vqa.augment.crop = (24, 40)
-        # Evaluation pads: its batches need not divide over the devices.
-        config.maps.batch_size = 3
-        config.test.update({"batch_size": 4, "bootstrap": 50})
-        config.workers = 0
-    return config.lock()
-
-
-# So that the program takes this file as its --config.
 get_config = tiny_config

@@ -16,6 +16,7 @@ from dagr_jax.models import dagr
 from dagr_jax.runtime.machine import machine
 from dagr_jax.train.checkpoints import write_variables
 from dagr_jax.train.meta import make_meta
+from dagr_jax.video.inputs import InputSpec, Resize, Stream
 
 # The networks of the embedded recipe, whose arithmetic is nothing beside starting a process.
 FRAMES, SIZE = 8, (224, 398)
@@ -90,9 +91,8 @@ def _meta() -> dict[str, Any]:
         preset="paper",
         dataset="none",
         mos_range=(0.0, 1.0),
-        sampling={"num_frames": FRAMES, "rule": "linspace"},
-        resize={"size": SIZE, "antialias": False},
-        maps={"window": 0, "choice": "matched"},
+        inputs=InputSpec({"frames": Stream("linspace", FRAMES, Resize(SIZE))}).to_json(),
+        settings={"window": 0, "choice": "matched", "outside": False},
         config_digest="",
         worker_count=0,
     )

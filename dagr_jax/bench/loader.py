@@ -14,10 +14,10 @@ from dagr_jax.data import loader
 from dagr_jax.data.prepare import (
     WHOLE,
     Frames,
-    Maps,
     Quality,
     open_records,
     pack,
+    pack_stream,
     write_shard,
 )
 from dagr_jax.runtime.machine import machine
@@ -48,7 +48,7 @@ def measure(
         home = Path(folder)
         _write_set(home, videos)
         maps = open_records(home, "maps", "train")
-        source = loader.QualitySource(home, np.arange(videos), (1.0, 5.0), maps)
+        source = loader.QualitySource(home, np.arange(videos), (1.0, 5.0), {"maps": maps})
         batches = loader.train_iterator(source, batch_size=batch_size, seed=0, workers=workers)
         waits = []
         with contextlib.closing(batches):
@@ -84,7 +84,10 @@ def _write_set(home: Path, videos: int) -> None:
         size = {"height": np.int32(1080), "width": np.int32(1920)}
         names = {"video": f"{i}.mp4", "content": str(i)}
         maps = frames.mean(-1).astype(np.uint8)
-        write_shard(shards[-1], {**names, **label, **rates, **size, "frames": frames, "maps": maps})
+        record = {**names, **label, **rates, **size, "frames": frames, "entries": maps}
+        write_shard(shards[-1], record)
+            shards[-1], {**names, **label, **rates, **size, "frames": frames, "entries": maps}
+        )
     for kind in (Quality, Frames):
         pack(kind, home, {WHOLE: shards})
-    pack(Maps, home, {"train": shards})
+    pack_stream(home, "maps", {"train": shards})

@@ -98,11 +98,11 @@ def _on_devices(count: int, rounds: int) -> list[float]:
 def weak_scaling(count: int, rounds: int) -> list[float]:
     """Seconds of each round of a batch with one video for each device."""
     mesh = make_mesh(jax.devices()[:count])
-    model = dagr.Model(**SMALL)
+    model: Any = dagr.Model(**SMALL)
     variables = replicate(random_variables(model, jnp.zeros((1, 2, 32, 32, 3))), mesh)
     frames = np.random.default_rng(0).integers(0, 256, (count, *SMALL_VIDEO, 3), np.uint8)
     batch = put_batch({"frames": frames}, mesh)
-    predict = jit_predict(lambda v, batch: model.apply(v, batch["frames"]), mesh)
+    predict = jit_predict(lambda v, batch: model.apply(v, batch["frames"]).score, mesh)
     return alternate({"": lambda: jax.block_until_ready(predict(variables, batch))}, rounds)[""]
 
 

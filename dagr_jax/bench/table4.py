@@ -127,6 +127,10 @@ def read_plainly(path: Path, length: int, count: int, size: tuple[int, int]) -> 
     return resize_bilinear(frames, size, antialias=False)
 
 
+def _score(model: Any, variables: Any, inputs: Mapping[str, Any]) -> Any:
+    return model.apply(variables, inputs).score
+
+
 def _random_clip(path: Path, frames: int, size: tuple[int, int]) -> np.ndarray:
     rng = np.random.default_rng(int(path.stem))
     return rng.integers(0, 256, (frames, *size, 3), np.uint8)
@@ -142,8 +146,8 @@ def _our_side(
 ) -> Callable[[Path], float]:
     model = dagr.Model(**args, dtype=dtype)
     there = jax.device_put(variables)
-    maps_of = jax.jit(lambda v, frames: model.apply(v, frames, method="maps"))
-    score_of = jax.jit(lambda v, frames, maps: model.apply(v, frames, maps, method="score"))
+    maps_of = jax.jit(lambda v, frames: dagr.saliency_maps(model, v, frames))
+    score_of = jax.jit(lambda v, frames, maps: _score(model, v, {"frames": frames, "maps": maps}))
 
     def timed(part: str, run: Callable[..., Any], *inputs: Any) -> Any:
         begin = time.perf_counter()

@@ -19,9 +19,11 @@ from dagr_jax.bench.sides import (
 from dagr_jax.bench.timing import alternate, ratios, row
 from dagr_jax.models import dagr
 from dagr_jax.models.dagr import unet3d
+from dagr_jax.models.dagr.tasks import QualityTask, SaliencyTask
 from dagr_jax.runtime.machine import machine
 from dagr_jax.train.mesh import jit_train_step, make_mesh, put_batch, replicate
-from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
+from dagr_jax.train.state import create_state
+from dagr_jax.train.steps import make_train_step
 
 # Videos, frames, height, width of a step.
 SALIENCY = (1, 8, 224, 398)
@@ -88,8 +90,8 @@ def _quality_sides(
 ) -> tuple[dict[str, Side], dict[str, Side]]:
     models = {dtype: dagr.Model(None, args, dtype=dtype) for dtype in tried}
     model = models["float32"]
-    frames = jnp.zeros((1, 2, 32, 32, 3))
-    variables = random_variables(model, frames, jnp.zeros((1, 2, 32, 32)), method="score")
+    example = {"frames": jnp.zeros((1, 2, 32, 32, 3)), "maps": jnp.zeros((1, 2, 32, 32))}
+    variables = random_variables(model, example)
     batch = _batch(QUALITY)
     tasks = {dtype: QualityTask(model) for dtype, model in models.items()}
     ours = {dtype: _our_side(task, variables, batch, dtype) for dtype, task in tasks.items()}
@@ -137,7 +139,7 @@ def _batch(shape: tuple[int, int, int, int]) -> dict[str, np.ndarray]:
 def _our_side(task: Any, variables: Any, batch: Mapping[str, np.ndarray], dtype: str) -> Side:
     mesh = make_mesh(jax.devices()[:1])
     tx = optax.adam(RATE)
-    state = replicate(task.init_state(variables, tx), mesh)
+    state = replicate(create_state(variables, tx, task.trained), mesh)
     there = put_batch(batch, mesh)
     step = jit_train_step(make_train_step(task.loss, tx), mesh)
     key = replicate(jax.random.key(0), mesh)

@@ -62,8 +62,8 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error("convert: a checkpoint that scores needs --vqa too; one network alone is IN")
     if arguments.window < 0 or not arguments.mos_range[0] < arguments.mos_range[1]:
         parser.error("convert: --window must be 0 or more, and --mos-range ascend")
-    from dagr_jax.registry import model_module
-    from dagr_jax.train import exchange
+    from dagr_jax.convert import exchange
+    from dagr_jax.convert.state_dict import torch_network
 
     try:
         if arguments.to_torch:
@@ -72,19 +72,23 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             return 0
         if pair:
             use = exchange.Use(
-                alpha=arguments.alpha,
-                window=arguments.window,
-                choice=arguments.maps,
+                options={
+                    "alpha": arguments.alpha,
+                    "window": arguments.window,
+                    "choice": arguments.maps,
+                },
                 dataset=arguments.dataset,
                 mos_range=tuple(arguments.mos_range),
             )
-            networks = exchange.import_dagr(arguments.saliency, arguments.vqa, use, arguments.out)
+            given = {"saliency": arguments.saliency, "vqa": arguments.vqa}
+            sources = {part: path for part, path in given.items() if path}
+            networks = exchange.import_model(sources, use, arguments.out)
         else:
             network = exchange.import_network(arguments.source, arguments.out)
             networks = {network.name: network}
     except (ValueError, OSError) as error:
         print(f"dagr: {error}", file=sys.stderr)
         return 1
-    described = [model_module(n.name).describe(n.model) for n in networks.values()]
+    described = [torch_network(n.name).describe(n.model) for n in networks.values()]
     print(f"{arguments.out}: {' and '.join(described)}, preset 'release'")
     return 0

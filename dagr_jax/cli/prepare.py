@@ -54,22 +54,20 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error("prepare: --frames, --size and --map-size must be at least 1")
     from dagr_jax.registry import dataset_module
     from dagr_jax.stages.prepare import prepare_set
+    from dagr_jax.video.inputs import Resize, Stream
 
     args = {
         "source": arguments.source,
         "labels": arguments.labels,
         "max_failures": arguments.max_failures,
     }
-    sampling = {
-        "num_frames": arguments.frames,
-        "rule": arguments.rule,
-        "size": list(arguments.size),
-    }
+    height, width = arguments.size
+    stream = Stream(arguments.rule, arguments.frames, Resize((height, width)))
     try:
         if not hasattr(dataset_module(arguments.dataset), "DATASET"):
             parser.error(f"prepare: {arguments.dataset} is made by the prepare stage of its config")
         dataset = {"name": arguments.dataset, "args": args}
-        print(prepare_set(Path(arguments.out), dataset, sampling, arguments.map_size))
+        print(prepare_set(Path(arguments.out), dataset, stream, arguments.map_size))
     except (ValueError, OSError) as error:
         print(f"dagr: {error}", file=sys.stderr)
         return 1

@@ -98,7 +98,7 @@ def _add_part(command: argparse.ArgumentParser) -> None:
 def _saliency(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from dagr_jax.report import agreement
     from dagr_jax.runtime.compile_cache import keep_compiled
-    from dagr_jax.stages.saliency_scores import NAMES
+    from dagr_jax.stages.gaze import NAMES
     from dagr_jax.studies.saliency_table import saliency_rows
 
     check(arguments, parser)

@@ -76,7 +76,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         return 1
     feed = Feed(
         arguments.source,
-        scorer.look,
+        scorer.inputs,
         arguments.window,
         waiting=arguments.waiting,
         every=arguments.every,

@@ -6,7 +6,6 @@ spatial-only and temporal-only quality nets. Sizes are read from the arrays.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
@@ -14,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dagr_jax import registry
 from dagr_jax.convert import layers
 from dagr_jax.convert.layers import StateDictError
 from dagr_jax.layers.torch_names import Arrays
-from dagr_jax.registry import MODELS, model_module
+from dagr_jax.models.contract import TorchNetwork
 
 # Where training scripts put the state_dict in what they save.
 CONTAINERS = ("model_state_dict", "state_dict")
@@ -28,7 +28,7 @@ class Network:
     """A converted network.
 
     Attributes:
-      name: of the model, in `registry.MODELS`.
+      name: of the network (`TorchNetwork.name`).
       model: the Flax module.
       variables: {'params', 'batch_stats'}, float32; without 'batch_stats' where there are none.
       counters: PyTorch's 'num_batches_tracked', so that the way back is exact.
@@ -66,17 +66,17 @@ def from_state_dict(arrays: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any
 def read_network(arrays: Mapping[str, Any]) -> Network:
     """As `from_state_dict`, with all that is found."""
     stripped = strip(arrays)
-    name, module = _recognise(stripped)
-    model = module.of_torch(stripped)
+    network = _recognise(stripped)
+    model = network.model(stripped)
     video = jax.ShapeDtypeStruct((1, 2, 32, 32, 3), jnp.float32)
     try:
         template = jax.eval_shape(model.init, jax.random.key(0), video)
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise StateDictError(f"the sizes in the state_dict fit no network: {error}") from error
     variables, counters = layers.to_flax(
-        module.torch_layers(model), template, stripped, module.describe(model)
+        network.torch_layers(model), template, stripped, network.describe(model)
     )
-    return Network(name, model, variables, counters)
+    return Network(network.name, model, variables, counters)
 
 
 def to_state_dict(
@@ -88,12 +88,12 @@ def to_state_dict(
     """The inverse of `from_state_dict`, to the bit, under the release's key names.
 
     Args:
-      name: of the model, in `registry.MODELS`.
+      name: of the network (`TorchNetwork.name`).
       model: `unet3d.Model` or `quality_net.Model`.
       variables: {'params', 'batch_stats'}.
       counters: 'num_batches_tracked' by key; None writes 0 for every BatchNorm.
     """
-    return layers.to_torch(model_module(name).torch_layers(model), variables, counters)
+    return layers.to_torch(torch_network(name).torch_layers(model), variables, counters)
 
 
 def strip(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -119,14 +119,23 @@ def strip(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return stripped
 
 
-def _recognise(arrays: Arrays) -> tuple[str, ModuleType]:
-    """Name and module of the model that the keys are of."""
-    modules = {name: model_module(name) for name in MODELS}
-    known = {name: module for name, module in modules.items() if hasattr(module, "TORCH_KEYS")}
-    for name, module in known.items():
-        if any(key.startswith(module.TORCH_KEYS) for key in arrays):
-            return name, module
-    wanted = ", ".join(f"{key}*" for module in known.values() for key in module.TORCH_KEYS)
+def torch_networks() -> dict[str, TorchNetwork]:
+    """Name → network, of all models, whose PyTorch weights are known."""
+    return {one.name: one for name in registry.models() for one in registry.contract(name).torch}
+
+
+def torch_network(name: str) -> TorchNetwork:
+    """A network by its name."""
+    return torch_networks()[name]
+
+
+def _recognise(arrays: Arrays) -> TorchNetwork:
+    """The network that the keys belong to."""
+    known = torch_networks().values()
+    for network in known:
+        if any(key.startswith(network.keys) for key in arrays):
+            return network
+    wanted = ", ".join(f"{key}*" for network in known for key in network.keys)
     some = ", ".join(list(arrays)[:3]) or "no key at all"
     raise StateDictError(
         f"the state_dict is none of the known networks: it has none of {wanted} but {some}"

@@ -26,7 +26,6 @@ from dagr_jax.data.prepare import (
     Frames,
     Quality,
     Saliency,
-    Sampling,
     pack,
     quality_record,
     worker_pool,
@@ -36,6 +35,7 @@ from dagr_jax.data.rated import RatedSet, Source
 from dagr_jax.data.records import Clip, Listed, file_digest, write_list
 from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.video.decode import VideoError
+from dagr_jax.video.inputs import Stream
 
 T = TypeVar("T", Source, GazeVideo)
 
@@ -70,7 +70,7 @@ def collect(
     *,
     source: Path,
     label_files: Sequence[Path],
-    sampling: Sampling,
+    stream: Stream,
     workers: int,
     max_failures: int | None = None,
 ) -> Collected:
@@ -81,7 +81,7 @@ def collect(
         folder: To fill; `shards/` in it is what an earlier call with the same arguments decoded.
         source: Folder of the videos.
         label_files: Official label files, or lists; at least one.
-        sampling: Which frames of a video are stored, and at which size.
+        stream: Which frames of a video are stored, and at which size.
         workers: Processes that decode.
         max_failures: Videos that may be missing, unreadable, too short or there twice; None: one
             in a hundred.
@@ -93,7 +93,7 @@ def collect(
     found = [video for path in label_files for video in dataset.sources(source, path)]
     shards = folder / "shards"
     shards.mkdir(parents=True, exist_ok=True)
-    work = functools.partial(_sample, sampling=sampling)
+    work = functools.partial(_sample, stream=stream)
     reasons = _decode_all(found, _unusable(found), work, shards, workers)
     used, failed = _finish(folder, found, reasons, max_failures, (Frames, Quality))
     scores = [v.mos for v in used]
@@ -106,7 +106,7 @@ def collect_gaze(
     folder: Path,
     *,
     source: Path,
-    sampling: Sampling,
+    stream: Stream,
     map_size: tuple[int, int],
     workers: int,
     max_failures: int | None = None,
@@ -116,7 +116,7 @@ def collect_gaze(
     Args:
         dataset: How its videos are found.
         map_size: (h, w) of the stored frames and maps.
-        folder, source, sampling, workers, max_failures: As in `collect`.
+        folder, source, stream, workers, max_failures: As in `collect`.
 
     Raises:
         CollectError: As in `collect`, or no video is there.
@@ -126,7 +126,7 @@ def collect_gaze(
         raise CollectError(f"{source}: no video of {dataset.title} with gaze is in it")
     shards = folder / "shards"
     shards.mkdir(parents=True, exist_ok=True)
-    work = functools.partial(_sample_gaze, sampling=sampling, map_size=map_size)
+    work = functools.partial(_sample_gaze, stream=stream, map_size=map_size)
     reasons = _decode_all(found, [""] * len(found), work, shards, workers)
     used, failed = _finish(folder, found, reasons, max_failures, (Saliency,))
     return Collected(len(found), len(used), None, failed)
@@ -179,19 +179,19 @@ def _unusable(found: Sequence[Source]) -> list[str]:
     return reasons
 
 
-def _sample(video: Source, shard: Path, *, sampling: Sampling) -> str:
+def _sample(video: Source, shard: Path, *, stream: Stream) -> str:
     """Writes the shard of a rated video; returns why it cannot, or ""."""
     path = video.path
     assert path is not None
     clip = Clip(video.video, video.content, video.mos)
-    return _write(shard, path, lambda: quality_record(path, clip, sampling))
+    return _write(shard, path, lambda: quality_record(path, clip, stream))
 
 
 def _sample_gaze(
-    video: GazeVideo, shard: Path, *, sampling: Sampling, map_size: tuple[int, int]
+    video: GazeVideo, shard: Path, *, stream: Stream, map_size: tuple[int, int]
 ) -> str:
     """Writes the shard of a video with gaze; returns why it cannot, or ""."""
-    return _write(shard, video.frames, lambda: gaze_record(video, sampling, map_size))
+    return _write(shard, video.frames, lambda: gaze_record(video, stream, map_size))
 
 
 def _write(shard: Path, file: os.PathLike[str], read: Callable[[], dict[str, Any]]) -> str:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dagr_jax.data.prepare import Sampling
 from dagr_jax.video.decode import VideoError, decode_frames, probe
+from dagr_jax.video.inputs import Stream
 from dagr_jax.video.pictures import pictures, read_picture
 from dagr_jax.video.resize import resize_bilinear
 
@@ -102,7 +102,7 @@ class GazeSet:
     find: Callable[[Path], list[GazeVideo]]
 
 
-def gaze_record(video: GazeVideo, sampling: Sampling, map_size: tuple[int, int]) -> dict[str, Any]:
+def gaze_record(video: GazeVideo, stream: Stream, map_size: tuple[int, int]) -> dict[str, Any]:
     """Samples a video and its maps into what `prepare.Saliency` holds of it.
 
     A video and its maps may differ by some frames at the end: what both have is sampled.
@@ -124,13 +124,14 @@ def gaze_record(video: GazeVideo, sampling: Sampling, map_size: tuple[int, int])
     length = min(count, video.gaze.length(fps))
     if not length:
         raise VideoError(video.frames, "has no frames with gaze", "unpack it again")
-    chosen = sampling.indices(length)
+    chosen = stream.indices(length)
+    size = stream.resize.size
+    assert size is not None  # a prepared set holds frames of one size
     if shown:
-        frames = np.stack(
-            [resize_bilinear(read_picture(shown[i], "RGB"), sampling.size) for i in chosen.tolist()]
-        )
+        read = [read_picture(shown[i], "RGB") for i in chosen.tolist()]
+        frames = np.stack([resize_bilinear(one, size) for one in read])
     else:
-        frames = decode_frames(video.frames, chosen, sampling.size)
+        frames = decode_frames(video.frames, chosen, size)
     maps, fixations = video.gaze.read(chosen, (shape[0], shape[1]), fps, map_size)
     return {
         "video": video.video,

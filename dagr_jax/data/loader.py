@@ -3,7 +3,7 @@
 import functools
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ import numpy as np
 from absl import flags
 
 from dagr_jax.data.prepare import begin_worker, open_records
+from dagr_jax.video.inputs import Crops
 
 Batch = dict[str, np.ndarray]
 
@@ -30,7 +31,9 @@ class FrameSource(Source, Protocol):
 
     num_frames: int
 
-    def read(self, index: int, chosen: np.ndarray) -> Batch: ...
+    def read(
+        self, index: int, chosen: np.ndarray, rng: np.random.Generator | None = None
+    ) -> Batch: ...
 
 
 class Rows(Sequence[Any]):
@@ -47,23 +50,26 @@ class Rows(Sequence[Any]):
 
 
 class QualitySource:
-    """Videos of a quality set with the saliency maps that belong to them.
+    """Videos of a quality set, with the cached streams that belong to them.
 
-    Items: `frames` (T, H, W, 3) uint8; `maps` (T, h, w) uint8, 255 for the most salient (absent
-    without maps); `target` float32 in [0, 1], the MOS on the set's range; `index` int32.
+    Items: the stored frames (T, H, W, 3) uint8 under the name of their stream, with crops
+    (count, T, h, w, 3); each cached stream (T, …) under its name; `target` float32 in [0, 1], the
+    MOS on the set's range; `index` int32.
 
     Args:
-        folder: Of the prepared set.
+        folder: Folder of the prepared set.
         rows: (N,) numbers of its records, one a video, in the order of the items.
         mos_range: (lowest, highest) MOS of the set.
-        maps: `prepare.Maps` records of these videos, in this order; None for none.
+        streams: Name → records of a cached stream of these videos, in this order.
+        name: Name of the stream whose frames are stored.
+        crops: Cut out of the stored frames; None for whole frames.
 
     Attributes:
         facts: Label and file facts of each video (`prepare.Quality`), in the order of the items.
         num_frames: T.
 
     Raises:
-        ValueError: Frames or maps are not those of these videos.
+        ValueError: Frames or streams are not those of these videos.
     """
 
     def __init__(
@@ -71,10 +77,12 @@ class QualitySource:
         folder: Path,
         rows: np.ndarray,
         mos_range: tuple[float, float],
-        maps: Sequence[dict[str, Any]] | None = None,
+        streams: Mapping[str, Sequence[dict[str, Any]]] | None = None,
+        name: str = "frames",
+        crops: Crops | None = None,
     ):
         everything = open_records(folder, "quality")
-        self._rows = rows
+        self._rows, self._name, self._crops = rows, name, crops
         self.facts = Rows(everything, rows)
         self._frames = open_records(folder, "frames")
         self.num_frames, remainder = divmod(len(self._frames), len(everything))
@@ -83,13 +91,14 @@ class QualitySource:
                 f"{folder}: {len(self._frames)} frames do not divide over "
                 f"{len(everything)} videos; delete the folder and run the prepare stage again"
             )
-        self._maps = maps
+        self._streams = dict(streams or {})
         self._low, self._high = mos_range
-        if maps is not None and len(maps) != len(rows):
-            raise ValueError(
-                f"{len(maps)} saliency maps for {len(rows)} videos of {folder}; delete the maps "
-                "folder and run the maps stage again"
-            )
+        for stream, records in self._streams.items():
+            if len(records) != len(rows):
+                raise ValueError(
+                    f"{len(records)} records of {stream} for {len(rows)} videos of {folder}; "
+                    f"delete the folder {stream} and run the stage {stream} again"
+                )
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -97,24 +106,31 @@ class QualitySource:
     def __getitem__(self, index: int) -> Batch:
         return self.read(index, np.arange(self.num_frames))
 
-    def read(self, index: int, chosen: np.ndarray) -> Batch:
-        """An item that holds the chosen ones of its frames; no other frame is read."""
+    def read(self, index: int, chosen: np.ndarray, rng: np.random.Generator | None = None) -> Batch:
+        """An item that holds some of its frames; no other frame is read.
+
+        Args:
+            index: Number of the item.
+            chosen: Numbers of its frames.
+            rng: Draws the places of crops, for training; None: the places of an evaluation.
+        """
         fact = self.facts[index]
         first = int(self._rows[index]) * self.num_frames
+        frames = np.stack([self._frames[first + t]["frame"] for t in chosen.tolist()])
         item: dict[str, Any] = {
-            "frames": np.stack([self._frames[first + t]["frame"] for t in chosen.tolist()]),
+            self._name: frames if self._crops is None else self._crops.apply(frames, rng),
             "target": np.float32((fact["mos"] - self._low) / (self._high - self._low)),
             "index": np.int32(index),
         }
-        if self._maps is not None:
-            saliency = self._maps[index]
-            if saliency["video"] != fact["video"]:
+        for name, records in self._streams.items():
+            record = records[index]
+            if record["video"] != fact["video"]:
                 raise ValueError(
-                    f"saliency maps of {saliency['video'].decode()!r} stand where those of "
-                    f"{fact['video'].decode()!r} belong; delete the maps folder and run the "
-                    "maps stage again"
+                    f"{name} of {record['video'].decode()!r} stand where those of "
+                    f"{fact['video'].decode()!r} belong; delete the folder {name} and run the "
+                    f"stage {name} again"
                 )
-            item["maps"] = saliency["maps"][chosen]
+            item[name] = record["entries"][chosen]
         return item
 
 
@@ -186,6 +202,7 @@ def train_iterator(
     seed: int,
     workers: int,
     frames: int = 0,
+    random_crops: bool = False,
     share: tuple[int, int] = (0, 1),
 ) -> grain.DatasetIterator:
     """Endless batches in a fresh order every epoch, of which the remainder is dropped.
@@ -197,6 +214,7 @@ def train_iterator(
         workers: Processes that read and decode; 0 reads in threads of this process.
         frames: How many frames of a video are used, with their maps: each epoch another random
             subset, in its order. 0 uses all; another number wants a `FrameSource`.
+        random_crops: Whether the places of crops are drawn, for each record and epoch.
         share: (number of this process, number of processes): of each batch this slice is read and
             given. The order and the frames are those of a process that reads all.
 
@@ -217,10 +235,11 @@ def train_iterator(
     own = _own(batch_size, share)
     drawn = grain.MapDataset.range(len(source)).shuffle(seed=seed)
     read: Callable[..., Batch] = source.__getitem__
-    if frames:
+    if frames or random_crops:
         if not isinstance(source, FrameSource):
             raise TypeError(f"frames={frames}: a {type(source).__name__} has only whole records")
-        drawn = drawn.random_map(_frame_chooser(source, frames), seed=seed)
+        chooser = _frame_chooser(source, frames or source.num_frames, random_crops)
+        drawn = drawn.random_map(chooser, seed=seed)
         read = functools.partial(_read_chosen, source)
     if share != (0, 1):
         drawn = _Share(drawn, batch_size, share)
@@ -259,21 +278,26 @@ def _own(batch_size: int, share: tuple[int, int]) -> int:
     return own
 
 
+Drawn = tuple[int, np.ndarray, int | None]  # record, its frames, seed of its crops
+
+
 def _frame_chooser(
-    source: FrameSource, frames: int
-) -> Callable[[int, np.random.Generator], tuple[int, np.ndarray]]:
+    source: FrameSource, frames: int, crops: bool
+) -> Callable[[int, np.random.Generator], Drawn]:
     stored = source.num_frames
     if frames > stored:
         raise ValueError(f"frames={frames} exceeds the {stored} frames of a record")
 
-    def choose(index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-        return index, np.sort(rng.choice(stored, frames, replace=False))
+    def choose(index: int, rng: np.random.Generator) -> Drawn:
+        chosen = np.sort(rng.choice(stored, frames, replace=False))
+        return index, chosen, int(rng.integers(2**32)) if crops else None
 
     return choose
 
 
-def _read_chosen(source: FrameSource, drawn: tuple[int, np.ndarray]) -> Batch:
-    return source.read(*drawn)
+def _read_chosen(source: FrameSource, drawn: Drawn) -> Batch:
+    index, chosen, seed = drawn
+    return source.read(index, chosen, None if seed is None else np.random.default_rng(seed))
 
 
 def eval_batches(

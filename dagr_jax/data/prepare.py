@@ -6,7 +6,6 @@ all. A TFDS build is one process that starts over when killed, so it only packs 
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import functools
 import io
 import multiprocessing
@@ -24,9 +23,9 @@ import tensorflow_datasets as tfds
 
 from dagr_jax.data.records import Clip
 from dagr_jax.runtime.atomic import atomic_file
-from dagr_jax.video.decode import read_clip
+from dagr_jax.video.decode import read_stream
+from dagr_jax.video.inputs import Stream
 from dagr_jax.video.resize import resize_bilinear
-from dagr_jax.video.sampling import sample_indices
 
 Shards = Mapping[str, Sequence[Path]]
 
@@ -37,33 +36,14 @@ WHOLE = "whole"
 _VIDEOS_PER_FILE = 128
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """Which frames of a video are used, and at which size.
-
-    Attributes:
-        num_frames: Frames a video.
-        rule: "linspace" or "segments" (`video.sampling`).
-        size: (height, width) they are resized to, bilinear without antialiasing.
-    """
-
-    num_frames: int
-    rule: str
-    size: tuple[int, int]
-
-    def indices(self, length: int) -> np.ndarray:
-        """Ranks, in presentation order, of the frames chosen from a video of `length` frames."""
-        return sample_indices(length, self.num_frames, self.rule)
-
-
-def quality_record(path: os.PathLike[str], clip: Clip, sampling: Sampling) -> dict[str, Any]:
+def quality_record(path: os.PathLike[str], clip: Clip, stream: Stream) -> dict[str, Any]:
     """Decodes a video into what `Quality` and `Frames` hold of it.
 
     Returns:
         A dict with `frames` (T, H, W, 3) uint8, the label and the facts of the file that the
         trivial predictors use.
     """
-    frames, info = read_clip(path, sampling.num_frames, sampling.rule, sampling.size)
+    frames, info = read_stream(path, stream)
     return {
         "video": clip.video,
         "content": clip.content,
@@ -138,8 +118,8 @@ class _Packed(tfds.core.ShardBasedBuilder):
 
     def __init__(self, *, shards: Shards, folder: Path):
         self._shards = shards
-        first = read_shard(next(path for paths in shards.values() for path in paths))
-        self._features = self._describe({key: value.shape for key, value in first.items()})
+        self._first = read_shard(next(path for paths in shards.values() for path in paths))
+        self._features = self._describe({k: value.shape for k, value in self._first.items()})
         super().__init__(data_dir=str(folder), file_format="array_record")
 
     def _describe(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -228,18 +208,29 @@ class Saliency(_Packed):
         return super()._records({**shard, "frames": frames})
 
 
-class Maps(_Packed):
-    """Predicted saliency maps of a quality set, in the order of its records."""
+class CachedRecords(_Packed):
+    """The entries of a cached stream of a quality set, in the order of its records."""
 
     def _describe(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-        return {"video": tfds.features.Text(), "maps": _pixels(shapes["maps"])}
+        entries = self._first["entries"]
+        if entries.dtype == np.uint8:
+            return {"video": tfds.features.Text(), "entries": _pixels(entries.shape)}
+        tensor = tfds.features.Tensor(shape=entries.shape, dtype=entries.dtype, encoding="bytes")
+        return {"video": tfds.features.Text(), "entries": tensor}
+
+
+def pack_stream(folder: Path, name: str, shards: Shards) -> None:
+    """Packs the shards of a cached stream into `folder/<name>/1.0.0`, see `pack`."""
+    with tfds.core.registered.skip_registration():
+        builder = type("CachedRecords", (CachedRecords,), {"name": name})
+    pack(builder, folder, shards)
 
 
 def pack(builder: type[_Packed], folder: Path, shards: Shards) -> None:
     """Packs shards into `folder/<builder's name>/1.0.0`.
 
     Args:
-        builder: `Quality`, `Frames`, `Saliency` or `Maps`.
+        builder: `Quality`, `Frames`, `Saliency` or a class of `CachedRecords`.
         folder: Folder of the prepared set.
         shards: Split → shards, in the order that the records shall have.
     """
@@ -260,8 +251,8 @@ def open_records(folder: Path, kind: str, split: str = WHOLE) -> Sequence[dict[s
 
     Args:
         folder: Folder of the prepared set.
-        kind: "quality", "frames", "saliency" or "maps".
-        split: Of the set `maps` the part, "train", "val" or "test".
+        kind: "quality", "frames", "saliency", or the name of a cached stream.
+        split: Of a cached stream the part, "train", "val" or "test".
 
     Raises:
         FileNotFoundError: There is no such set in the folder.

@@ -23,7 +23,6 @@ from dagr_jax.data.prepare import (
     Frames,
     Quality,
     Saliency,
-    Sampling,
     pack,
     quality_record,
     worker_pool,
@@ -32,6 +31,7 @@ from dagr_jax.data.prepare import (
 from dagr_jax.data.records import Clip, Listed, file_digest, write_list
 from dagr_jax.video.decode import decode_frames
 from dagr_jax.video.encode import write_video
+from dagr_jax.video.inputs import Stream
 
 MOS_RANGE = (1.0, 5.0)
 DISCLAIMER = "Labels are GMSD against the pristine clip, mapped to 1-5. They are not human opinion."
@@ -100,7 +100,7 @@ def _deliver(path: Path, frames: np.ndarray, distortion: Distortion, fps: int) -
 
 
 def _make_content(
-    corpus: Corpus, content: int, folder: Path, sampling: Sampling, map_size: tuple
+    corpus: Corpus, content: int, folder: Path, stream: Stream, map_size: tuple
 ) -> list[dict[str, str]]:
     """Renders a content and writes its five clips and their shards; returns the label rows."""
     rng = np.random.default_rng([corpus.seed, content])
@@ -128,12 +128,12 @@ def _make_content(
         ]
         mos = mos_from_gmsd(float(np.mean(scores)), repeated_fraction(shown))
         clip = Clip(name, f"content{content:03d}", round(mos, 6))
-        indices = sampling.indices(corpus.frames)
+        indices = stream.indices(corpus.frames)
         maps = np.stack([density[shown[i]] for i in indices])
         write_shard(
             folder / "shards" / f"{name}.npz",
             {
-                **quality_record(path, clip, sampling),
+                **quality_record(path, clip, stream),
                 "maps": (maps / maps.max((1, 2), keepdims=True) * 255 + 0.5).astype(np.uint8),
                 "fixations": np.stack([fixated[shown[i]] for i in indices]),
             },
@@ -157,7 +157,7 @@ def _make_content(
 def prepare(
     folder: Path,
     *,
-    sampling: Sampling,
+    stream: Stream,
     map_size: tuple[int, int],
     workers: int,
     seed: int,
@@ -173,7 +173,7 @@ def prepare(
 
     Args:
         folder: Empty folder to fill.
-        sampling: Which frames of a clip are stored, and at which size.
+        stream: Which frames of a clip are stored, and at which size.
         map_size: (h, w) of the stored gaze maps and of the saliency set's frames.
         workers: Number of processes.
         seed, contents, frames, fixations, distortions, patches: See `Corpus`.
@@ -184,7 +184,7 @@ def prepare(
         (folder / name).mkdir()
     numbers = range(sum(corpus.contents))
     with worker_pool(workers) as pool:
-        made = [pool.submit(_make_content, corpus, c, folder, sampling, map_size) for c in numbers]
+        made = [pool.submit(_make_content, corpus, c, folder, stream, map_size) for c in numbers]
         progress = tqdm(
             concurrent.futures.as_completed(made),
             total=len(made),
@@ -200,8 +200,8 @@ def prepare(
         kinds = (Frames, Saliency, Quality)
         for packed in [pool.submit(pack, kind, folder, shards) for kind in kinds]:
             packed.result()
-    with open(folder / "labels.csv", "w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(labels[0]))
+    with open(folder / "labels.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(labels[0]))
         writer.writeheader()
         writer.writerows(labels)
     digests = [file_digest(folder / "videos" / row["video"]) for row in labels]

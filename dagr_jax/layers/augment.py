@@ -9,7 +9,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Integer, Num
+from jaxtyping import Array, Float, Integer, Num
 
 # ITU-R BT.601 luma, the grey of PIL and torchvision.
 LUMA = (0.299, 0.587, 0.114)
@@ -29,6 +29,11 @@ class Augment:
     flip: bool = False
     jitter: float = 0.0
     crop: tuple[int, int] | None = None
+
+
+def to_unit(x: Num[Array, "..."]) -> Float[Array, "..."]:
+    """[0, 255] → [0, 1] in the default float type (float64 under jax_enable_x64)."""
+    return x.astype(jnp.result_type(float)) / 255
 
 
 def record_keys(key: jax.Array, index: Integer[Array, " b"]) -> jax.Array:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dagr_jax.report.tables import printable
 from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.score import Result, Scorer
+from dagr_jax.score.maps import maps_over_time
 from dagr_jax.video.transcode import transcode
 
 _SHEET_WIDTH, _GAP = 320, 8
@@ -52,7 +53,7 @@ def write_overlay(scorer: Scorer, result: Result, folder: Path, name: str) -> tu
         The .mp4 and the .png.
 
     Raises:
-        ValueError: The checkpoint has no saliency network, or the file is gone.
+        ValueError: The score of the checkpoint uses no map, or the file is gone.
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,8 +65,8 @@ def write_overlay(scorer: Scorer, result: Result, folder: Path, name: str) -> tu
     wanted = set(np.linspace(0, result.total_frames - 1, 8).astype(int).tolist())
 
     def pictures() -> Iterator[tuple[float, np.ndarray]]:
-        for number, (seconds, frame, saliency) in enumerate(scorer.maps_over_time(result.file)):
-            hot = heat(frame, saliency)
+        for number, (seconds, frame, maps) in enumerate(maps_over_time(scorer, result.file)):
+            hot = heat(frame, next(iter(maps.values())))
             if number in wanted:
                 tiles.append((seconds, _small(frame), _small(hot)))
             yield seconds, _labelled(hot, _score_at(result, seconds))

@@ -109,7 +109,12 @@ function makeHeads() {
 let now = null; // the file that is shown
 let sheet = null; // its maps, as one picture
 const video = $("video"), heat = $("heat"), chart = $("chart");
-const colours = data.colours.match(/.{6}/g).map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+let chosen = ""; // the name of the map that is shown
+const colours = {};
+for (const [name, { colours: hexes }] of Object.entries(data.maps)) {
+  colours[name] = hexes.match(/.{6}/g).map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+}
+const titled = (name) => name[0].toUpperCase() + name.slice(1);
 const lengthOf = () => now.row.duration || video.duration || 0;
 const partAt = (seconds) => {
   const parts = partsOf(now.row);
@@ -132,21 +137,31 @@ function open(file, number) {
   $("unplayed").hidden = true;
   video.src = file.link;
   heat.hidden = true;
-  for (const label of document.querySelectorAll(".saliency")) label.hidden = !file.maps;
-  if (file.maps) {
-    const picture = new Image();
-    picture.onload = () => {
-      if (now !== file) return;
-      sheet = picture;
-      drawHeat();
-    };
-    picture.src = file.maps.sheet;
-  }
+  const names = Object.keys(file.maps);
+  for (const label of document.querySelectorAll(".maps")) label.hidden = !names.length;
+  $("choose").hidden = names.length < 2;
+  $("map").replaceChildren(...names.map((name) => element("option", { value: name }, titled(name))));
+  if (names.length) choose(names.includes(chosen) ? chosen : names[0]);
   showFacts(row);
   $("caption").textContent = row.segments.length
     ? "Score of each part over time, dashed of the whole; a click or the arrow keys go there"
     : "Score over time: one part (--segments gives more)";
   drawChart();
+}
+
+function choose(name) {
+  chosen = name;
+  sheet = null;
+  $("map").value = name;
+  $("mapname").textContent = titled(name);
+  $("mapname").title = data.maps[name]?.meaning || "";
+  const file = now, picture = new Image();
+  picture.onload = () => {
+    if (now !== file || chosen !== name) return;
+    sheet = picture;
+    drawHeat();
+  };
+  picture.src = file.maps[name].sheet;
 }
 
 function close() {
@@ -170,7 +185,7 @@ function showFacts(row) {
     ["HDR", row.hdr && `${row.hdr}, scored as if it were SDR`],
     ["Rotation", row.rotation && `${row.rotation}°`],
     ["Damaged", row.damaged && `${row.damaged} packets or frames`],
-    ["Saliency", now.maps && `of ${now.maps.seconds.length} frames, blended between them`],
+    ...Object.entries(now.maps).map(([name, map]) => [titled(name), `of ${map.seconds.length} frames, blended between them`]),
     ["Player", now.proxy && "shows a copy as H.264"],
     ["Looked at", `${row.frames} frames${row.segments.length ? " of each part" : ""}`],
     ["Took", `${row.seconds} s`],
@@ -192,7 +207,7 @@ function pictureBox() {
 function drawHeat() {
   heat.hidden = !(now && sheet && $("shown").checked);
   if (heat.hidden) return;
-  const { width, height, columns, seconds } = now.maps;
+  const { width, height, columns, seconds } = now.maps[chosen];
   const [left, top, w, h] = pictureBox();
   Object.assign(heat.style, { left: `${left}px`, top: `${top}px`, width: `${w}px`, height: `${h}px` });
   if (heat.width !== width) heat.width = width;
@@ -211,9 +226,10 @@ function drawHeat() {
   put(next);
   const pixels = pen.getImageData(0, 0, width, height);
   const strength = Number($("strength").value) / 100;
+  const palette = colours[chosen];
   for (let i = 0; i < pixels.data.length; i += 4) {
     const level = pixels.data[i];
-    const [r, g, b] = colours[level];
+    const [r, g, b] = palette[level];
     pixels.data[i] = r;
     pixels.data[i + 1] = g;
     pixels.data[i + 2] = b;
@@ -310,12 +326,13 @@ video.addEventListener("error", () => {
 new ResizeObserver(() => { drawChart(); drawHeat(); }).observe(chart);
 new ResizeObserver(drawHeat).observe(video);
 $("shown").addEventListener("change", drawHeat);
+$("map").addEventListener("change", () => choose($("map").value));
 $("strength").addEventListener("input", drawHeat);
 $("full").addEventListener("click", () => (document.fullscreenElement ? document.exitFullscreen() : $("screen").requestFullscreen()));
 $("filter").addEventListener("input", fillList);
 document.addEventListener("keydown", (event) => {
   if (!now || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=search]")) return;
-  if (event.key === "s" && now.maps) $("shown").click();
+  if (event.key === "s" && chosen in now.maps) $("shown").click();
   if (event.key === "f") $("full").click();
   if (event.key === " " && event.target === document.body) {
     event.preventDefault();

@@ -1,4 +1,4 @@
-"""One HTML file that shows scored videos: player, saliency, quality over time, facts, a table."""
+"""One HTML file that shows scored videos: player, maps, quality over time, facts, a table."""
 
 import base64
 import errno
@@ -22,6 +22,7 @@ from dagr_jax import __version__
 from dagr_jax.report.tables import defined
 from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.score import Result, Scorer
+from dagr_jax.score.maps import looks
 from dagr_jax.video.clip import ClipPlan
 from dagr_jax.video.decode import timed_frames
 from dagr_jax.video.files import OF_PAGE
@@ -72,7 +73,7 @@ class Page:
             raise FileExistsError(errno.EEXIST, problem, str(self._copies))
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Adds a video, which is looked at once more for its saliency.
+        """Adds a video, which is read once more for its maps.
 
         Args:
             row: Of a Result or a Failure.
@@ -98,7 +99,7 @@ class Page:
                 "link": _relative(link, self._path.parent),
                 "proxy": proxy,
                 "thumb": seen.thumbnail,
-                "maps": seen.sheet(),
+                "maps": seen.sheets(),
             }
         )
 
@@ -120,7 +121,10 @@ class Page:
             "title": title,
             "model": f"{told['model']}, preset {told['preset']}, step {told['step']}, checkpoint "
             f"{self._scorer.digest}, trained on {told['dataset']} (MOS {low:g}\N{EN DASH}{high:g})",
-            "colours": _colours(),
+            "maps": {
+                name: {"meaning": facts.meaning, "colours": _colours(facts.colours)}
+                for name, facts in self._scorer.contract.facts.maps.items()
+            },
             "files": self._files,
         }
         style, script = _asset("page.css"), _asset("page.js")
@@ -145,13 +149,12 @@ class _Seen:
 
     def __init__(self) -> None:
         self.thumbnail = ""
-        self._seconds: list[float] = []
-        self._maps: list[np.ndarray] = []
+        self._maps: dict[str, list[tuple[float, np.ndarray]]] = {}
 
     @classmethod
     def of(cls, scorer: Scorer, result: Result, segments: float, limits: Limits | None) -> "_Seen":
         seen, taken, stride = cls(), 0, 1
-        for message in scorer.looks(result.file, segments=segments, limits=limits):
+        for message in looks(scorer, result.file, segments=segments, limits=limits):
             if isinstance(message, ClipPlan):  # what came before does not count
                 seen, taken = cls(), 0
                 total = len(message.bounds) * result.frames
@@ -160,32 +163,36 @@ class _Seen:
             if not seen.thumbnail:
                 middle = message.frames[len(message.frames) // 2]
                 seen.thumbnail = _thumbnail(middle, result.width / result.height)
+            count = len(message.seconds)
             for number, seconds in enumerate(message.seconds.tolist()):
-                if message.maps is not None and taken % stride == 0:
-                    seen._seconds.append(round(seconds, 3))
-                    seen._maps.append(_small(message.maps[number]))
+                if taken % stride == 0:
+                    for name, maps in message.maps.items():  # perhaps fewer than frames
+                        own = _small(maps[number * len(maps) // count])
+                        seen._maps.setdefault(name, []).append((round(seconds, 3), own))
                 taken += 1
         return seen
 
-    def sheet(self) -> dict[str, Any] | None:
-        """The maps as one picture, row after row, and when each is of; None if there are none."""
-        if not self._maps:
-            return None
-        order = np.argsort(self._seconds, kind="stable")
-        maps = np.stack([self._maps[i] for i in order])
-        count, height, width = maps.shape
-        columns = math.ceil(math.sqrt(count))
-        lines = math.ceil(count / columns)
-        sheet = np.zeros((lines, columns, height, width), np.uint8)
-        sheet.reshape(-1, height, width)[:count] = maps
-        picture = sheet.transpose(0, 2, 1, 3).reshape(lines * height, columns * width)
-        return {
-            "sheet": _data_url(Image.fromarray(picture), quality=85),
-            "columns": columns,
-            "width": width,
-            "height": height,
-            "seconds": [self._seconds[i] for i in order],
-        }
+    def sheets(self) -> dict[str, dict[str, Any]]:
+        """The maps of each name as one picture, row after row, and when each is shown."""
+        return {name: _sheet(maps) for name, maps in self._maps.items()}
+
+
+def _sheet(timed: list[tuple[float, np.ndarray]]) -> dict[str, Any]:
+    order = np.argsort([seconds for seconds, _ in timed], kind="stable").tolist()
+    maps = np.stack([timed[i][1] for i in order])
+    count, height, width = maps.shape
+    columns = math.ceil(math.sqrt(count))
+    lines = math.ceil(count / columns)
+    sheet = np.zeros((lines, columns, height, width), np.uint8)
+    sheet.reshape(-1, height, width)[:count] = maps
+    picture = sheet.transpose(0, 2, 1, 3).reshape(lines * height, columns * width)
+    return {
+        "sheet": _data_url(Image.fromarray(picture), quality=85),
+        "columns": columns,
+        "width": width,
+        "height": height,
+        "seconds": [timed[i][0] for i in order],
+    }
 
 
 def plays(result: Result) -> bool:
@@ -223,9 +230,9 @@ def _data_url(picture: Image.Image, quality: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _colours() -> str:
-    """256 colours of the heat map, six hexadecimal digits each."""
-    return matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3].tobytes().hex()
+def _colours(name: str) -> str:
+    """256 colours of a colour map of matplotlib, six hexadecimal digits each."""
+    return matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3].tobytes().hex()
 
 
 def _relative(path: str, folder: Path) -> str:

@@ -71,25 +71,26 @@ def overview(
     path: Path,
     *,
     frames: Sequence[np.ndarray],
-    maps: Sequence[np.ndarray] | None,
+    maps: Sequence[Mapping[str, np.ndarray]],
     chosen: Sequence[int],
     mos: np.ndarray,
     predictions: np.ndarray,
     srcc: Mapping[str, float],
     dataset: str,
 ) -> None:
-    """Draws frames, their saliency overlays and the scatter of predictions.
+    """Draws frames, overlays of the first map that the model gives, and the scatter.
 
     Args:
         path: PNG to write.
         frames: For each chosen video (T, H, W, 3) uint8.
-        maps: For each chosen video (T, h, w) in [0, 1]; None where the model has none.
+        maps: For each chosen video name → (T, h, w) in [0, 1]; {} where its score uses none.
         chosen: Their rows in `mos` and `predictions`.
         mos: (N,) MOS of the test videos.
         predictions: (N,) predicted MOS.
         srcc: "value", "low" and "high" of the rank correlation.
         dataset: Name of the data set.
     """
+    name = next(iter(maps[0]), "") if maps else ""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 3.7), layout="constrained")
         panels: Any = figure.subfigures(1, 2, width_ratios=[1.45, 1])
@@ -99,11 +100,12 @@ def overview(
             moments = (len(video) // 4, 3 * len(video) // 4)
             for k, t in enumerate(moments):
                 axes[row, 2 * k].imshow(video[t])
-                if maps is not None:
-                    axes[row, 2 * k + 1].imshow(overlay(video[t], maps[row][t]))
+                if name:
+                    own = maps[row][name]  # a model may give fewer maps than frames
+                    axes[row, 2 * k + 1].imshow(overlay(video[t], own[t * len(own) // len(video)]))
                 if row == 0:
                     axes[row, 2 * k].set_title(f"frame {t + 1} of {len(video)}", fontsize=9)
-                    axes[row, 2 * k + 1].set_title("saliency", fontsize=9)
+                    axes[row, 2 * k + 1].set_title(name, fontsize=9)
             label = f"MOS {mos[i]:.2f}\npredicted {predictions[i]:.2f}"
             axes[row, 0].set_ylabel(
                 label, rotation=0, ha="right", va="center", fontsize=9, labelpad=8

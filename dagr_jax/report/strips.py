@@ -14,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from dagr_jax.report.plots import STYLE, overlay, save, show_pictures_alone
 from dagr_jax.report.tables import printable
 from dagr_jax.score import Scorer
-from dagr_jax.score.results import Seen
+from dagr_jax.score.maps import Seen, looks
 
 _COLUMNS = 4
 
@@ -44,15 +44,16 @@ def look(clip: str, scorers: Mapping[str, Scorer]) -> Shown:
     frames, maps, scores = None, [], []
     for name, scorer in scorers.items():
         # The last: where a file's index was wrong, what came before does not count.
-        *_, seen = (one for one in scorer.looks(clip) if isinstance(one, Seen))
+        *_, seen = (one for one in looks(scorer, clip) if isinstance(one, Seen))
         if frames is not None and not np.array_equal(frames, seen.frames):
             raise ValueError(f"{clip}: the checkpoints see other frames; draw one at a time")
         frames = seen.frames
         score = f"score {scorer.score(clip).score:.1f}"
-        if seen.maps is None or not scorer.model.alpha:  # a network that nothing has trained
+        if not seen.maps:
             scores.append(score if len(scorers) == 1 else f"{name}: {score}")
-        else:
-            maps.append((f"{in_lines(name)}\n{score}", seen.maps))
+        for title, own in seen.maps.items():
+            several = f" {title}" if len(seen.maps) > 1 else ""
+            maps.append((f"{in_lines(name)}{several}\n{score}", own))
     assert frames is not None  # there is a checkpoint
     return Shown("\n".join([in_lines(printable(Path(clip).name)), *scores]), frames, maps)
 

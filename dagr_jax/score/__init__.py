@@ -7,13 +7,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dagr_jax.score.maps import MapPlan
     from dagr_jax.score.results import Failure, Result, Segment
     from dagr_jax.score.scorer import Scorer
 else:
     _HOMES = {
         "Failure": "results",
-        "MapPlan": "maps",
         "Result": "results",
         "Scorer": "scorer",
         "Segment": "results",
@@ -25,4 +23,4 @@ else:
         raise AttributeError(f"module 'dagr_jax.score' has no attribute {name!r}")
 
 
-__all__ = ["Failure", "MapPlan", "Result", "Scorer", "Segment"]
+__all__ = ["Failure", "Result", "Scorer", "Segment"]

@@ -54,7 +54,7 @@ def watch(scorer: Scorer, feed: Feed) -> Iterator[LiveScore | Again]:
 
     Args:
         scorer: With a saliency network of its own.
-        feed: Of what `scorer.look` sees.
+        feed: With the `inputs` of the scorer.
 
     Yields:
         A LiveScore for each window that is not dropped, and what the feed says of its connections.
@@ -65,16 +65,16 @@ def watch(scorer: Scorer, feed: Feed) -> Iterator[LiveScore | Again]:
     """
     low, high = scorer.meta["mos_range"]
     # What it takes to compile is over before anything comes that would have to wait.
-    look = scorer.look
-    nothing = np.zeros((look.num_frames, *look.size, 3), np.uint8)
-    for clip in clips_of(nothing, look, ClipPlan(((0, look.num_frames),), 0.0)):
-        scorer.predict(clip)
+    spec = scorer.inputs
+    length = max(max(stream.frames, stream.window) for stream in spec.streams.values()) or 1
+    nothing = np.zeros((length, 64, 64, 3), np.uint8)
+    scorer.predict(clips_of(nothing, spec, ClipPlan(((0, length),), 0.0)))
     digest = scorer.digest
     for item in feed:
         if isinstance(item, Again):
             yield item
             continue
-        prediction = scorer.predict(item.clip)
+        prediction = scorer.predict(item.pictures)
         when = datetime.datetime.fromtimestamp(item.arrived, datetime.UTC)
         yield LiveScore(
             source=feed.source,

@@ -1,5 +1,6 @@
-"""The model side of scoring: clips in, predictions out."""
+"""The model side of scoring: pictures in, outputs out."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -11,10 +12,26 @@ from typing import Any
 import jax
 import numpy as np
 
+from dagr_jax import registry
 from dagr_jax.data.map_folder import read_maps
-from dagr_jax.registry import model_module
-from dagr_jax.score.maps import MapPlan
-from dagr_jax.video.clip import Clip, Look
+from dagr_jax.models.contract import CachedStream, Contract, Outputs
+from dagr_jax.video.clip import Clip, Piece
+from dagr_jax.video.inputs import InputSpec
+from dagr_jax.video.sampling import map_indices
+
+
+@dataclasses.dataclass
+class Ready:
+    """What the model needs of a clip.
+
+    Attributes:
+        start, length: The frames of the video that the clip stands for.
+        inputs: Name → array of each stream and cached stream, without the batch axis.
+    """
+
+    start: int
+    length: int
+    inputs: dict[str, np.ndarray]
 
 
 class Predictor:
@@ -22,39 +39,34 @@ class Predictor:
 
     Args:
         variables: {"params", "batch_stats"} of a complete model.
-        meta: What the checkpoint says of itself (`train.meta.make_meta`).
+        meta: Metadata of the checkpoint (`train.meta.make_meta`).
 
     Attributes:
-        look: Which frames of a clip the model sees.
+        contract: Of the model.
+        model: The Flax module.
+        inputs: Which pictures of a video the model sees.
+        streams: The cached streams that a score needs.
         variables: As given.
-        plan: How their saliency maps are made.
-        whole: Whether the model makes the score of the frames alone, or else of maps too.
     """
 
     def __init__(self, variables: Mapping[str, Any], meta: Mapping[str, Any]):
         self._meta = meta
         self.variables = variables
-        self.model = model_module(meta["model"]).Model(**meta["model_args"])
-        self.plan = plan = MapPlan.from_meta(meta)
-        alpha = meta["model_args"]["alpha"]
-        self.whole = plan.plain or not alpha
-        sampling, size = meta["sampling"], tuple(meta["resize"]["size"])
-        # Where nobody looks at a window's map, it need not be read.
-        windows = plan.window if alpha and not plan.outside else 0
-        self.look = Look(
-            sampling["num_frames"], sampling["rule"], size, windows, plan.choice, plan.antialias
-        )
+        self.contract: Contract = registry.contract(meta["model"])
+        self.model = self.contract.build(meta["model_args"])
+        self.inputs = InputSpec.from_json(meta["inputs"])
+        self.streams = tuple(self.contract.streams(self.model, self.inputs, meta["settings"]))
         self._programs: dict[int, jax.stages.Compiled] = {}
-        self._maps = jax.jit(lambda v, frames: self.model.apply(v, frames, method="maps"))
-        self._score = jax.jit(
-            lambda v, frames, maps: self.model.apply(v, frames, maps, method="score")
-        )
+        self._apply = jax.jit(self.model.apply)
+        self._compute = {stream.name: jax.jit(stream.compute) for stream in self.streams}
+        # Entries of cached streams whose pieces have come, by clip and name.
+        self._entries: dict[tuple[int, int, str], list[tuple[np.ndarray, np.ndarray]]] = {}
 
     @functools.cached_property
     def digest(self) -> str:
-        """Twelve digits that stand for the weights and how they are used."""
+        """Twelve digits that stand for the weights and for all settings that a score depends on."""
         found = hashlib.blake2b(digest_size=6)
-        used = ("model", "model_args", "preset", "mos_range", "sampling", "resize", "maps")
+        used = ("model", "model_args", "preset", "mos_range", "inputs", "settings")
         told = {name: self._meta[name] for name in used}
         found.update(json.dumps(told, sort_keys=True).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
@@ -62,69 +74,130 @@ class Predictor:
             found.update(np.ascontiguousarray(leaf).view(np.uint8).data)
         return found.hexdigest()
 
+    @property
+    def outside(self) -> CachedStream | None:
+        """The stream that another model makes; None where there is none."""
+        return next((stream for stream in self.streams if stream.outside), None)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model makes all of its cached streams itself, from frames of one shape."""
+        fixed = all(stream.fixed for stream in self.inputs.streams.values())
+        return fixed and all(stream.inline for stream in self.streams)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that the first stream takes of a clip."""
+        return next(iter(self.inputs.streams.values())).frames
+
     def program(self, batch_size: int) -> jax.stages.Compiled:
-        """The whole model, compiled for the frames of so many clips."""
+        """The whole model, compiled for so many clips; `whole` models alone."""
         if batch_size not in self._programs:
-            shape = (batch_size, self.look.num_frames, *self.look.size, 3)
-            frames = jax.ShapeDtypeStruct(shape, np.uint8)
-            lowered = jax.jit(self.model.apply).lower(self.variables, frames)
+            shapes = {}
+            for name, stream in self.inputs.streams.items():
+                size = stream.resize.size
+                assert size is not None  # a fixed stream has one
+                shape: tuple[int, ...] = (batch_size, stream.frames, *size, 3)
+                if stream.crops:
+                    count = len(stream.crops.corners(*size))
+                    window = stream.crops.window(*size)
+                    shape = (batch_size, count, stream.frames, *window, 3)
+                shapes[name] = jax.ShapeDtypeStruct(shape, np.uint8)
+            lowered = self._apply.lower(self.variables, shapes)
             self._programs[batch_size] = lowered.compile()
         return self._programs[batch_size]
 
-    def maps_for(self, clip: Clip, folder: str | os.PathLike[str] | None) -> np.ndarray | None:
-        """The maps that go with a clip's frames, (n, h, w); None if the model makes them itself.
+    def take(self, piece: Piece) -> None:
+        """Computes the entries of the cached streams of a piece, and keeps them for its clip."""
+        for stream in self.streams:
+            if stream.of == piece.stream:
+                entries = self.entries(stream, piece.frames)
+                key = piece.start, piece.length, stream.name
+                self._entries.setdefault(key, []).append((piece.places, entries))
+
+    def forget(self) -> None:
+        """Drops entries of clips that never became complete."""
+        self._entries.clear()
+
+    def entries(self, stream: CachedStream, frames: np.ndarray) -> np.ndarray:
+        """Entries of a cached stream for frames of one video, one for each frame.
 
         Args:
-            clip: Of a video.
-            folder: Of the maps of another model, for a plan that wants these.
+            stream: One of `streams`.
+            frames: (t, height, width, 3) uint8, or with crops (count, t, height, width, 3).
+
+        Returns:
+            (t, …) as `stream.compute` gives them.
+        """
+        return np.asarray(self._compute[stream.name](self.variables, {stream.of: frames[None]})[0])
+
+    def ready(self, clip: Clip, folder: str | os.PathLike[str] | None = None) -> Ready:
+        """A clip with the cached streams that the model does not make itself.
+
+        Args:
+            clip: Of a video; the pieces of its streams were taken before.
+            folder: Of the maps of another model, for a model that was trained with these.
 
         Raises:
             VideoError: A map cannot be read.
         """
-        if self.whole:
-            return None
-        if folder is None:
-            return self.own_maps(clip)
-        args = self._meta["model_args"]
-        size = tuple(args["saliency_size"] or self.look.size)
-        chosen = self.look.frames(clip.length)
-        choice, preset = self.plan.choice, self._meta["preset"]
-        return read_maps(Path(folder), chosen, clip.length, choice, size, preset)
+        inputs = dict(clip.inputs)
+        for stream in self.streams:
+            if not stream.inline:
+                inputs[stream.name] = self.cached(stream, clip, folder)
+        return Ready(clip.start, clip.length, inputs)
 
-    def own_maps(self, clip: Clip) -> np.ndarray:
-        """The maps that the saliency net makes for a clip's frames, (n, h, w) in [0, 1]."""
-
-        if not self.look.window:
-            return self.plan.of_sampled(self.window_maps(clip.frames))
-        maps = np.concatenate([self.window_maps(window) for window in clip.windows])
-        return maps[self.look.windows(clip.length)[1]]
-
-    def window_maps(self, frames: np.ndarray) -> np.ndarray:
-        """The saliency net's map of each frame of one window.
-
-        Args:
-            frames: (n, height, width, 3) uint8 of the size that the model sees.
-
-        Returns:
-            (n, h, w) float32 in [0, 1].
-        """
-        return np.asarray(self._maps(self.variables, frames[None])[0])
-
-    def predict(
-        self, frames: Sequence[np.ndarray], maps: Sequence[np.ndarray | None], batch_size: int
+    def cached(
+        self, stream: CachedStream, clip: Clip, folder: str | os.PathLike[str] | None = None
     ) -> np.ndarray:
-        """Predictions on the [0, 1] scale, (b,).
+        """The entries of a cached stream that go with the frames of a clip, (n, …)."""
+        source = self.inputs.streams[stream.of]
+        if stream.outside:
+            assert folder is not None  # `Scorer` asks for it
+            chosen = self.inputs.indices(stream.of, clip.length)
+            preset = "release" if stream.release else "paper"
+            return read_maps(Path(folder), chosen, clip.length, stream.choice, stream.size, preset)
+        if source.chunk:
+            found = self._entries.pop((clip.start, clip.length, stream.name))
+            places = np.concatenate([place for place, _ in found])
+            entries = np.concatenate([entry for _, entry in found])[np.argsort(places)]
+            if source.window:
+                return entries[self.inputs.windows(stream.of, clip.length)[1]]
+            return entries
+        entries = self.entries(stream, clip.inputs[stream.of])
+        return entries[map_indices(np.arange(len(entries)), len(entries), stream.choice)]
+
+    def predict(self, clips: Sequence[Ready], batch_size: int) -> list[Outputs]:
+        """What the model gives for each of some clips, without the batch axis.
 
         Args:
-            frames: (n, height, width, 3) uint8 of each of b clips.
-            maps: (n, h, w) of each, as `maps_for` gives them.
-            batch_size: At least b; the last clip fills the batch up.
+            clips: At most `batch_size`; the last one fills the batch up.
+            batch_size: Clips that the device takes at once.
         """
-        rows = np.minimum(np.arange(batch_size), len(frames) - 1)
-        pictures = np.stack([frames[row] for row in rows])
-        if self.whole:
-            found = self.program(batch_size)(self.variables, pictures)
-        else:
-            chosen = np.stack([np.asarray(maps[row]) for row in rows])
-            found = self._score(self.variables, pictures, chosen)
-        return np.asarray(found)[: len(frames)]
+        rows = np.minimum(np.arange(batch_size), len(clips) - 1).tolist()
+        batch = self._stacked([clips[row].inputs for row in rows])
+        program = self.program(batch_size) if self.whole else self._apply
+        outputs = jax.device_get(program(self.variables, batch))
+        return [jax.tree.map(lambda x, i=i: x[i], outputs) for i in range(len(clips))]
+
+    def _stacked(self, inputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """A batch; streams that are masked are filled up with zeros to the longest clip."""
+        batch = {}
+        for name in inputs[0]:
+            arrays = [one[name] for one in inputs]
+            cached = next((s for s in self.streams if s.name == name), None)
+            stream = self.inputs.streams[cached.of if cached else name]
+            if stream.mask:
+                axis = 1 if stream.crops and cached is None else 0
+                lengths = [array.shape[axis] for array in arrays]
+                longest = max(*lengths, 0 if cached else stream.frames)
+                arrays = [_padded(array, longest, axis) for array in arrays]
+                batch[f"{name}_mask"] = np.arange(longest) < np.array(lengths)[:, None]
+            batch[name] = np.stack(arrays)
+        return batch
+
+
+def _padded(array: np.ndarray, length: int, axis: int) -> np.ndarray:
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, length - array.shape[axis])
+    return np.pad(array, widths)

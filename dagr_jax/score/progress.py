@@ -4,9 +4,8 @@ import dataclasses
 import os
 import time
 
-import numpy as np
-
-from dagr_jax.video.clip import Clip, ClipPlan
+from dagr_jax.score.predictor import Ready
+from dagr_jax.video.clip import ClipPlan
 from dagr_jax.video.reading import VideoInfo
 
 
@@ -34,8 +33,7 @@ class PendingClip:
     """A clip that is not scored yet."""
 
     video: PendingVideo
-    clip: Clip
-    maps: np.ndarray | None
+    clip: Ready
 
 
 def forget(one: PendingVideo, pending: list[PendingClip]) -> None:

@@ -3,9 +3,7 @@
 import dataclasses
 import html
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,31 +131,3 @@ class Failure:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain data."""
         return dataclasses.asdict(self)
-
-
-class TimedMap(NamedTuple):
-    """A frame of a video with its saliency map.
-
-    Attributes:
-        seconds: When it is shown.
-        frame: (height, width, 3) uint8 RGB, as large as it is shown.
-        map: (h, w) in [0, 1], as large as the model makes it.
-    """
-
-    seconds: float
-    frame: np.ndarray
-    map: np.ndarray
-
-
-class Seen(NamedTuple):
-    """What a score of a segment looked at.
-
-    Attributes:
-        seconds: (n,) when each frame is shown, as if the rate did not vary within the segment.
-        frames: (n, height, width, 3) uint8 RGB, as the model sees them.
-        maps: (n, h, w) in [0, 1], or None for a checkpoint without a saliency network.
-    """
-
-    seconds: np.ndarray
-    frames: np.ndarray
-    maps: np.ndarray | None

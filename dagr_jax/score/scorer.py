@@ -14,16 +14,16 @@ from typing import IO, Any, TypeGuard, cast
 
 import numpy as np
 
+from dagr_jax.models.contract import Contract, Outputs
 from dagr_jax.score.predictor import Predictor
 from dagr_jax.score.progress import PendingClip, PendingVideo, forget
-from dagr_jax.score.results import Failure, Result, Seen, Segment, TimedMap
+from dagr_jax.score.results import Failure, Result, Segment
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.meta import CheckpointError
-from dagr_jax.video.clip import Clip, ClipPlan, Look, clips_of, plan_clips, read_clips
-from dagr_jax.video.decode import timed_frames
+from dagr_jax.video.clip import Clip, ClipPlan, Piece, clips_of, plan_clips, read_clips
+from dagr_jax.video.inputs import InputSpec
 from dagr_jax.video.readers import Message, Readers
 from dagr_jax.video.reading import VideoInfo
-from dagr_jax.video.resize import resize_bilinear
 from dagr_jax.video.stream import Limits, VideoError
 
 Folder = str | os.PathLike[str]
@@ -76,22 +76,47 @@ class Scorer:
         return self._predictor.digest
 
     @property
-    def look(self) -> Look:
-        """Which frames of a clip the model sees, and how large."""
-        return self._predictor.look
+    def inputs(self) -> InputSpec:
+        """Which pictures of a clip the model sees."""
+        return self._predictor.inputs
 
-    def predict(self, clip: Clip) -> float:
-        """The prediction for a clip on the checkpoint's [0, 1] scale.
+    @property
+    def contract(self) -> Contract:
+        """The contract of the model."""
+        return self._predictor.contract
+
+    @property
+    def outside(self) -> bool:
+        """Whether the checkpoint was trained with maps that another model made."""
+        return self._predictor.outside is not None
+
+    def predict(self, pictures: Iterable[Piece | Clip]) -> float:
+        """The prediction for one clip on the checkpoint's [0, 1] scale.
 
         Args:
-            clip: As `look` wants it.
+            pictures: The pieces of its streams, if there are any, and the clip, by `inputs`.
 
         Raises:
-            ValueError: The checkpoint was trained with saliency maps of another model.
+            ValueError: The checkpoint was trained with maps of another model.
+        """
+        return float(self.outputs(pictures).score)
+
+    def outputs(self, pictures: Iterable[Piece | Clip]) -> Outputs:
+        """What the model gives for one clip, without the batch axis.
+
+        Args:
+            pictures: The pieces of its streams, if there are any, and the clip, by `inputs`.
+
+        Raises:
+            ValueError: The checkpoint was trained with maps of another model.
         """
         self._check(PendingVideo("clip", None), 0.0)
-        maps = self._predictor.maps_for(clip, None)
-        return float(self._predictor.predict([clip.frames], [maps], 1)[0])
+        for one in pictures:
+            if isinstance(one, Piece):
+                self._predictor.take(one)
+            else:
+                return self._predictor.predict([self._predictor.ready(one)], 1)[0]
+        raise ValueError("the pictures hold no clip; give those of a whole clip")
 
     def score(
         self,
@@ -168,80 +193,37 @@ class Scorer:
         self._predict(pending, batch_size)
         yield from map(self._row, under_way)
 
-    def maps(self, video: Video) -> np.ndarray:
-        """Saliency maps, (T, h, w) in [0, 1], of the frames that `score` would look at.
+    def maps(self, video: Video) -> dict[str, np.ndarray]:
+        """The maps that the score of a video uses.
 
         Args:
             video: As in `score`.
 
+        Returns:
+            Name → (T, h, w) in [0, 1] of each map of the model; {} where the score uses none.
+
         Raises:
-            ValueError: As `score`, or the checkpoint has no saliency network.
+            ValueError: As `score`.
         """
+        found: list[Piece | Clip] = []
         with self._messages(video, 0.0, None) as messages:
-            *_, clip = (message for message in messages if isinstance(message, Clip))
-        return self._predictor.own_maps(clip)
-
-    def looks(
-        self,
-        video: str | os.PathLike[str],
-        *,
-        segments: float = 0.0,
-        limits: Limits | None = None,
-    ) -> Iterator[ClipPlan | Seen]:
-        """The frames that `score` looks at in each segment, with their saliency maps.
-
-        Args:
-            video, segments, limits: As in `score`. Without segments the video is the only one.
-
-        Yields:
-            A ClipPlan, and what is seen of each segment of it as soon as it is read; another plan
-            where what came before does not count.
-
-        Raises:
-            VideoError: The file cannot be read.
-        """
-        look, plan = self._predictor.look, ClipPlan((), 0.0)
-        for message in read_clips(video, look, segments, limits):
-            if isinstance(message, ClipPlan):
-                first = int(bool(segments))
-                plan = ClipPlan(message.bounds[first:], message.fps, message.shown[first:])
-                yield plan
-            elif isinstance(message, Clip) and (message.start, message.length) in plan.bounds:
-                begin, end = plan.shown[plan.bounds.index((message.start, message.length))]
-                share = look.frames(message.length) / message.length
-                maps = None if self._predictor.plan.outside else self._predictor.own_maps(message)
-                yield Seen(begin + share * (end - begin), message.frames, maps)
-
-    def maps_over_time(self, video: str | os.PathLike[str]) -> Iterator[TimedMap]:
-        """The saliency map of every frame of a file, in consecutive windows.
-
-        Windows are of as many frames as a score looks at, or of the checkpoint's own length; the
-        last one is filled up with the last frame. Memory holds one window.
-
-        Raises:
-            ValueError: As `score`, or the checkpoint has no saliency network.
-        """
-        if self._predictor.plan.outside:
-            raise ValueError("the checkpoint has no saliency network, so there is nothing to show")
-        look = self._predictor.look
-        frames = timed_frames(video)
-        while window := list(itertools.islice(frames, look.window or look.num_frames)):
-            shown = [resize_bilinear(f, look.size, antialias=look.antialias) for _, f in window]
-            fill = [shown[-1]] * ((look.window or look.num_frames) - len(shown))
-            maps = self._predictor.window_maps(np.stack([*shown, *fill]))
-            for (seconds, frame), one in zip(window, maps, strict=False):
-                yield TimedMap(seconds, frame, one)
+            for message in messages:
+                if isinstance(message, ClipPlan):
+                    found.clear()
+                elif isinstance(message, Piece | Clip):
+                    found.append(message)
+        outputs = self.outputs(found)
+        return {name: np.asarray(m, np.float32) for name, m in outputs.maps.items()}
 
     def _check(self, one: PendingVideo, segments: float) -> None:
-        outside = self._predictor.plan.outside
-        if outside != (one.folder is not None):
+        if self.outside != (one.folder is not None):
             raise ValueError(
                 f"{one.name or 'frames'}: the checkpoint was trained with saliency maps of another "
                 "model; give its folder of maps"
-                if outside
+                if self.outside
                 else f"{one.folder}: the checkpoint makes its own saliency maps; leave these out"
             )
-        if segments and outside:
+        if segments and self.outside:
             raise ValueError("segments want maps of their own; score without them")
 
     def _opened(
@@ -258,7 +240,7 @@ class Scorer:
             return
         ours, theirs = itertools.tee(videos)
         paths = (os.fspath(video) for video in theirs if _is_path(video))
-        read = readers.read(paths, self._predictor.look, segments, limits)
+        read = readers.read(paths, self._predictor.inputs, segments, limits)
         for video in ours:
             if not _is_path(video):
                 yield video, self._messages(video, segments, limits)
@@ -271,18 +253,18 @@ class Scorer:
         self, video: Video, segments: float, limits: Limits | None
     ) -> Iterator[Iterable[Message]]:
         """What is read of a video by this process."""
-        look = self._predictor.look
+        spec = self._predictor.inputs
         if isinstance(video, np.ndarray):
             yield self._of_frames(video, segments)
         elif _is_path(video):
-            yield read_clips(video, look, segments, limits)
+            yield read_clips(video, spec, segments, limits)
         else:
             # FFmpeg reads a file more than once, which not every file object allows.
             with tempfile.NamedTemporaryFile(suffix=".video") as copy:
                 shutil.copyfileobj(cast(IO[bytes], video), copy)
                 copy.flush()
                 try:
-                    yield read_clips(copy.name, look, segments, limits)
+                    yield read_clips(copy.name, spec, segments, limits)
                 except VideoError as error:
                     name = _name_of(video) or "file object"
                     raise VideoError(name, error.problem, error.mend) from None
@@ -294,14 +276,14 @@ class Scorer:
             )
         plan = plan_clips("frames", len(frames), 0.0, segments)
         yield plan
-        yield from clips_of(frames, self._predictor.look, plan)
+        yield from clips_of(frames, self._predictor.inputs, plan)
         yield VideoInfo.of_frames(*frames.shape[:3])
 
     def _take(
         self,
         one: PendingVideo,
         messages: Iterable[Message],
-        pending: list[PendingClip],
+        waiting: list[PendingClip],
         batch_size: int,
     ) -> None:
         """Takes what is read of a video, and scores clips whenever they make a batch."""
@@ -309,25 +291,31 @@ class Scorer:
             match message:
                 case ClipPlan():
                     one.plan = message
-                    forget(one, pending)
+                    forget(one, waiting)
+                    self._predictor.forget()
                     if self._predictor.whole:  # while the clips are decoded
                         self._predictor.program(batch_size)
+                case Piece():
+                    self._predictor.take(message)
                 case Clip():
-                    maps = self._predictor.maps_for(message, one.folder)
-                    pending.append(PendingClip(one, message, maps))
-                    if len(pending) == batch_size:
-                        self._predict(pending, batch_size)
+                    ready = self._predictor.ready(message, one.folder)
+                    waiting.append(PendingClip(one, ready))
+                    if len(waiting) == batch_size:
+                        self._predict(waiting, batch_size)
                 case VideoInfo():
                     one.info = message
 
-    def _predict(self, pending: list[PendingClip], batch_size: int) -> None:
+    def _predict(self, waiting: list[PendingClip], batch_size: int) -> None:
         """Scores the clips that wait, at most a batch."""
-        if pending:
-            clips, maps = [one.clip for one in pending], [one.maps for one in pending]
-            found = self._predictor.predict([clip.frames for clip in clips], maps, batch_size)
-            for one, value in zip(pending, found.tolist(), strict=True):
-                one.video.predictions[one.clip.start, one.clip.length] = value
-            pending.clear()
+        if waiting:
+            found = self._predictor.predict([one.clip for one in waiting], batch_size)
+            for one, outputs in zip(waiting, found, strict=True):
+                one.video.predictions[one.clip.start, one.clip.length] = float(outputs.score)
+            waiting.clear()
+
+    def _first_stream(self, length: int) -> np.ndarray:
+        """Frames that the first stream takes of a video."""
+        return next(iter(self.inputs.streams.values())).indices(length)
 
     def _row(self, one: PendingVideo) -> Result | Failure:
         return Failure(one.name, one.failure) if one.failure else self._result(one)
@@ -350,7 +338,7 @@ class Scorer:
             dataset=self.meta["dataset"],
             worst=min(segments, key=lambda segment: segment.score, default=None),
             segments=segments,
-            frames=self._predictor.look.num_frames,
+            frames=len(self._first_stream(one.info.num_frames)),
             total_frames=facts.pop("num_frames"),
             duration=round(facts.pop("duration"), 3),
             fps=round(facts.pop("fps"), 3),

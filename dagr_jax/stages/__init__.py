@@ -1,9 +1,11 @@
-"""The stages of a run: prepare → saliency → maps → vqa → test → report.
+"""The stages of a run: prepare ▸ the stages of the model ▸ test ▸ report.
 
 Each takes the run and leaves one artifact in its workdir, complete or absent; a stage whose
-artifact is there is not repeated.
+artifact is there is not repeated. The training stages and cached streams are those of the model's
+contract; `training` and `cached` run them all.
 """
 
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -11,48 +13,78 @@ from pathlib import Path
 
 from ml_collections import config_dict
 
-from dagr_jax.registry import dataset_module, model_module
+from dagr_jax import registry
+from dagr_jax.models.contract import CachedStream, TrainStage
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.energy import Meter
+from dagr_jax.stages.artifacts import StageError, claim, digest, plain, write_json
+from dagr_jax.stages.cached import stream_stage
+from dagr_jax.stages.console import say
 from dagr_jax.stages.evaluate import test_stage
 from dagr_jax.stages.folds import ALL, run_folds
 from dagr_jax.stages.prepare import has_gaze, prepare_set
-from dagr_jax.stages.quality import vqa_stage
 from dagr_jax.stages.report import note_time, report_stage
-from dagr_jax.stages.run import Run, StageError, claim, digest, plain, say, write_json
-from dagr_jax.stages.saliency import maps_stage, no_gaze, saliency_stage
+from dagr_jax.stages.run import Run
+from dagr_jax.stages.split import write_parts
 from dagr_jax.stages.sweep import is_sweep, run_sweep
+from dagr_jax.stages.training import no_gaze, train_stage
 
-__all__ = ["STAGES", "Run", "StageError", "run_stages"]
+__all__ = ["Run", "StageError", "run_stages", "stages_of"]
+
+# A stage: what it makes, None where the model needs it not.
+StageFn = Callable[[Run], Path | None]
 
 
 def prepare_stage(run: Run) -> Path:
     """Makes or decodes the data set, `data/`, and splits it, `split.csv`."""
-    chosen = run.config
-
-    def prepare() -> None:
-        prepare_set(
-            run.data,
-            plain(chosen.dataset),
-            plain(chosen.sampling),
-            run.saliency_size,
-        )
-
-    distributed.first(prepare, makes=run.data)
-    if chosen.split.fold != ALL:
+    distributed.first(lambda: _prepare(run), makes=run.data)
+    if run.config.split.fold != ALL:
+        _write_splits(run)
         parts = ", ".join(f"{len(numbers)} {part}" for part, numbers in run.rows.items())
         say(f"split: {parts}")
     return run.data
 
 
-STAGES: dict[str, Callable[[Run], Path | None]] = {
-    "prepare": prepare_stage,
-    "saliency": saliency_stage,
-    "maps": maps_stage,
-    "vqa": vqa_stage,
-    "test": test_stage,
-    "report": report_stage,
-}
+def _prepare(run: Run) -> None:
+    chosen = plain(run.config.dataset)
+    prepare_set(run.data, chosen, run.stored[1], run.map_size)
+
+
+def _write_splits(run: Run) -> None:
+    """Writes `split.csv`, and for each gaze set of its own `<stage>_split.csv`."""
+
+    def write() -> None:
+        write_parts(run.workdir / "split.csv", run.data, run.parts)
+        for stage in run.stages.values():
+            if isinstance(stage, TrainStage) and stage.records == "gaze":
+                data = run.gaze_data(stage)
+                if data is not None and data != run.data:
+                    path = run.workdir / f"{stage.name}_split.csv"
+                    write_parts(path, data, run.gaze_parts(stage))
+
+    distributed.first(write)
+
+
+def stages_of(run: Run) -> dict[str, StageFn]:
+    """All stages of a run by name, in their order.
+
+    Stages that the configuration names and the model does not need have nothing to make.
+    """
+    found: dict[str, StageFn] = {"prepare": prepare_stage}
+    known = run.contract.default_config("synthetic").stages
+    for name in [*known, *run.stages]:
+        if name not in ("prepare", "test", "report"):
+            stage = run.stages.get(name)
+            found[name] = functools.partial(_model_stage, stage=stage)
+    return {**found, "test": test_stage, "report": report_stage}
+
+
+def _model_stage(run: Run, stage: TrainStage | CachedStream | None) -> Path | None:
+    if stage is None:
+        return None
+    if isinstance(stage, CachedStream):
+        return stream_stage(run, stage)
+    return train_stage(run, stage)
 
 
 def run_stages(
@@ -67,7 +99,7 @@ def run_stages(
         workdir: Folder of all artifacts; made if missing. A second run with the same
             configuration goes on where the first stopped. With `config.split.fold` −1 it holds a
             workdir for each fold.
-        names: Stages of `STAGES`; none named: those of `config.stages`. Of a sweep
+        names: Names of stages (`stages_of`); none named: those of `config.stages`. Of a sweep
             (`configs/ablation.py`): names of its runs.
 
     Raises:
@@ -76,17 +108,19 @@ def run_stages(
     if is_sweep(config):
         say(str(run_sweep(config, Path(workdir), run_stages, names)))
         return
-    unknown = [name for name in names if name not in STAGES]
-    if unknown:
-        raise StageError(f"unknown stage {', '.join(unknown)}; one of {', '.join(STAGES)}")
     # Names that do not exist end here, before anything is written.
-    dataset_module(config.dataset.name)
-    model_module(config.model.name)
+    registry.dataset_module(config.dataset.name)
+    registry.contract(config.model.name)
     run = Run(config, Path(workdir))
+    stages = stages_of(run)
+    if unknown := [name for name in names if name not in stages]:
+        raise StageError(f"unknown stage {', '.join(unknown)}; one of {', '.join(stages)}")
     chosen = names or config.stages
-    gaze = config.saliency.data_dir or config.saliency.init or has_gaze(config.dataset.name)
-    if "saliency" in chosen and run.uses_saliency and not gaze:
-        raise no_gaze(config.dataset.name)  # before hours of decoding
+    for name, stage in run.stages.items():
+        if name in chosen and isinstance(stage, TrainStage) and stage.records == "gaze":
+            section = config[name]
+            if not (section.data_dir or section.init or has_gaze(config.dataset.name)):
+                raise no_gaze(config.dataset.name, stage)  # before hours of decoding
     home = run.workdir / "config.json"
     asked = digest([plain(config), list(chosen)])
 
@@ -107,11 +141,13 @@ def run_stages(
         _timed("prepare", prepare_stage, run)
         say(str(run_folds(run, lambda c, home: run_stages(c, home, names))))
         return
-    for name in [stage for stage in STAGES if stage in chosen]:
-        _timed(name, STAGES[name], run)
+    if "prepare" not in chosen and run.data.exists():
+        _write_splits(run)
+    for name in [stage for stage in stages if stage in chosen]:
+        _timed(name, stages[name], run)
 
 
-def _timed(name: str, stage: Callable[[Run], Path | None], run: Run) -> None:
+def _timed(name: str, stage: StageFn, run: Run) -> None:
     begin, finished, meter = time.perf_counter(), False, Meter()
     try:
         with meter:

@@ -1,41 +1,38 @@
 """Stage `test`, and a checkpoint on other data sets: what it is worth on unseen contents."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 from ml_collections import config_dict
 
-from dagr_jax import __version__
+from dagr_jax import __version__, registry
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
+from dagr_jax.layers.augment import to_unit
 from dagr_jax.metrics import baselines
+from dagr_jax.models.contract import Outputs
 from dagr_jax.report import plots, tables
 from dagr_jax.report.agreement import FITTED, METRICS, agreement
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.atomic import atomic_folder
+from dagr_jax.stages.artifacts import StageError, digest, plain, read_json, write_json
+from dagr_jax.stages.cached import write_stream
+from dagr_jax.stages.console import progress
+from dagr_jax.stages.gaze import gaze_report, maps_of_test
 from dagr_jax.stages.prepare import check_source, prepare_set
-from dagr_jax.stages.quality import gather, quality_source, to_mos
-from dagr_jax.stages.run import (
-    Run,
-    StageError,
-    digest,
-    plain,
-    progress,
-    read_json,
-    unseen,
-    write_json,
-)
-from dagr_jax.stages.saliency import write_maps
-from dagr_jax.stages.saliency_scores import maps_of_test, saliency_report
-from dagr_jax.stages.weights import trained
+from dagr_jax.stages.quality import gather, quality_source, source_of, to_mos
+from dagr_jax.stages.run import Run, stored_stream
+from dagr_jax.stages.split import unseen
+from dagr_jax.stages.start import trained
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables
-from dagr_jax.train.steps import QualityTask
+from dagr_jax.video.inputs import InputSpec
 
 
 def test_stage(run: Run) -> Path:
@@ -62,7 +59,7 @@ def prepare_other(run: Run, name: str) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         dataset = {"name": chosen.name, "args": plain(chosen.args)}
         check_source(folder, dataset, f"config.test.others.{name}")
-        prepare_set(folder, dataset, plain(run.config.sampling), run.saliency_size)
+        prepare_set(folder, dataset, run.stored[1], None)
 
     distributed.first(prepare, makes=folder)
     return folder
@@ -74,19 +71,22 @@ def _test(run: Run, folder: Path) -> None:
             f"{run.workdir / 'split.csv'}: nothing tests; leave the stage test out, or take "
             "another config.split"
         )
-    variables = meshes.put_whole(trained(run, "vqa"), run.mesh)
+    variables = meshes.put_whole(trained(run, run.last), run.mesh)
     result: dict[str, Any] = {"dataset": run.config.dataset.name}
-    maps = None
-    if run.config.test.extras and run.uses_saliency and run.saliency_data is not None:
-        maps = maps_of_test(run, variables["params"], variables["batch_stats"])
+    predicted: dict[str, list[np.ndarray]] = {}
+    gazes = [stage for stage in run.gaze_stages if run.gaze_data(stage) is not None]
+    for stage in gazes if run.config.test.extras else ():
+        predicted[stage.name] = maps_of_test(run, stage, variables)
 
     def more(source: loader.QualitySource) -> dict[str, Any]:
         found: dict[str, Any] = {}
         if run.config.test.extras:
-            training = quality_source(run, "train")
-            found["baselines"] = baselines.evaluate(whole_records(source), whole_records(training))
-        if maps is not None:
-            found["saliency"] = saliency_report(run, maps)
+            training, name = quality_source(run, "train"), run.stored[0]
+            both = whole_records(source, name), whole_records(training, name)
+            found["baselines"] = baselines.evaluate(*both)
+        for stage in gazes:
+            if stage.name in predicted:
+                found[stage.name] = gaze_report(run, stage, predicted[stage.name])
         return {**found, "config_digest": digest(plain(run.config))}
 
     with atomic_folder(folder) as partial:
@@ -144,7 +144,9 @@ def _evaluate(
     }
 
     def more(source: loader.QualitySource) -> dict[str, Any]:
-        return {"baselines": baselines.evaluate(whole_records(source))} if how.extras else {}
+        if not how.extras:
+            return {}
+        return {"baselines": baselines.evaluate(whole_records(source, run.stored[0]))}
 
     with atomic_folder(folder) as partial:
         _judge(run, variables, rows, partial, result, more)
@@ -173,34 +175,39 @@ def _run_of(
     if not prepared.is_file():
         raise StageError(f"{data}: no prepared set is here; make one with dagr prepare")
     held = read_json(prepared)
-    wanted = {**meta["sampling"], "size": meta["resize"]["size"]}
-    if held["sampling"] != wanted:
-        height, width = wanted["size"]
-        raise StageError(
-            f"{data}: was prepared as {held['sampling']} and the checkpoint wants {wanted}; "
-            f"prepare it with --frames {wanted['num_frames']} --rule {wanted['rule']} "
-            f"--size {height} {width}"
+    contract, inputs = registry.contract(meta["model"]), InputSpec.from_json(meta["inputs"])
+    wanted = plain(dataclasses.asdict(stored_stream(inputs)[1]))
+    if held["stream"] != wanted:
+        height, width = wanted["resize"]["size"]
+        differing = ", ".join(
+            f"{name} {held['stream'].get(name)} instead of {value}"
+            for name, value in wanted.items()
+            if held["stream"].get(name) != value
         )
-    plan = {"outside": False, **meta["maps"]}
-    if plan.pop("outside") != bool(maps):
         raise StageError(
-            "the checkpoint was trained with saliency maps of another model; name the folder of "
-            "this set's with --maps"
+            f"{data}: was not prepared as the checkpoint needs it ({differing}); prepare it with "
+            f"--frames {wanted['frames']} --rule {wanted['rule']} --size {height} {width}"
+        )
+    model = contract.build(meta["model_args"])
+    settings = {**meta["settings"], "folder": maps, "batch_size": how.batch_size}
+    streams = tuple(contract.streams(model, inputs, settings))
+    if any(stream.outside for stream in streams) != bool(maps):
+        raise StageError(
+            "the checkpoint was trained with maps of another model; name the folder of the maps of "
+            "this set with --maps"
             if not maps
-            else f"{maps}: the checkpoint makes its own saliency maps; leave --maps out"
+            else f"{maps}: the checkpoint makes its own maps; leave --maps out"
         )
     config = config_dict.ConfigDict(
         {
             "preset": meta["preset"],
             "dataset": {"name": held["dataset"]["name"]},
             "data_dir": str(data),
-            "sampling": wanted,
             "model": {"name": meta["model"], "args": dict(meta["model_args"])},
-            "maps": {**plan, "folder": maps, "batch_size": how.batch_size},
             "test": how,
         }
     )
-    return Run(config, folder)
+    return Run(config, folder).of_checkpoint(inputs, model, streams)
 
 
 def _judge(
@@ -221,19 +228,16 @@ def _judge(
         result: What stands first in `metrics.json`.
         more: From the videos, what stands last; process 0 asks.
     """
-    source = loader.QualitySource(run.data, rows, run.mos_range)
-    stored = None
-    if run.uses_maps and not run.map_plan.plain:
-        stored = partial / "maps"
+    source = source_of(run, rows)
+    stored = partial / "streams"
+    made = [stream for stream in run.streams if not stream.inline]
+    if made:
         distributed.first(stored.mkdir, makes=stored)
-        write_maps(run, variables, stored, {"test": source})
-        source = loader.QualitySource(
-            run.data, rows, run.mos_range, open_records(stored, "maps", "test")
-        )
-    task = QualityTask(run.model, run.config.preset)
-    predict = meshes.jit_predict(
-        lambda v, b: task.predict(v, b) if stored else task.predict_frames(v, b["frames"]), run.mesh
-    )
+        for stream in made:
+            write_stream(run, stream, variables, stored, {"test": source})
+        records = {stream.name: open_records(stored, stream.name, "test") for stream in made}
+        source = source_of(run, rows, records)
+    predict = meshes.jit_predict(lambda v, batch: _outputs(run, v, batch).score, run.mesh)
     batches = run.predict(predict, variables, source, run.config.test.batch_size)
     with progress(len(source), "test: scoring", "video") as bar:
 
@@ -243,9 +247,17 @@ def _judge(
                 yield index, values
 
         predictions = to_mos(gather(counted(), len(source)), run.mos_range)
-    distributed.first(
-        lambda: _report(run, variables, source, predictions, stored, partial, result, more)
-    )
+    distributed.first(lambda: _report(run, variables, source, predictions, partial, result, more))
+
+
+def _outputs(run: Run, variables: Mapping[str, Any], batch: Mapping[str, Any]) -> Outputs:
+    """What the model gives for a batch of records; it makes inline streams that are missing."""
+    names = {run.stored[0], *(stream.name for stream in run.streams)}
+    given = {name: value for name, value in batch.items() if name in names}
+    for stream in run.streams:
+        if stream.quantized and stream.name in given:
+            given[stream.name] = to_unit(given[stream.name])
+    return cast(Outputs, run.model.apply(variables, given))
 
 
 def _report(
@@ -253,7 +265,6 @@ def _report(
     variables: Mapping[str, Any],
     source: loader.QualitySource,
     predictions: np.ndarray,
-    stored: Path | None,
     partial: Path,
     result: dict[str, Any],
     more: Callable[[loader.QualitySource], dict[str, Any]],
@@ -262,7 +273,6 @@ def _report(
 
     Args:
         predictions: Of each record of `source`, on the MOS scale.
-        stored: Folder of the maps that were made for this, to delete; None where there are none.
     """
     clips = list(source.facts)
     first, predictions = per_video(clips, predictions)
@@ -283,16 +293,12 @@ def _report(
     write_json(partial / "metrics.json", result)
     chosen = plots.spread(mos)
     items = [source[int(first[i])] for i in chosen]
-    maps = None
-    if stored:
-        maps = [item["maps"] / 255.0 for item in items]
-        # They were needed for the scores alone.
-        shutil.rmtree(stored)
-    else:
-        maps = maps_of_frames(run, variables, [item["frames"] for item in items])
+    maps = maps_of_items(run, variables, items)
+    # Streams were needed for the scores alone.
+    shutil.rmtree(partial / "streams", ignore_errors=True)
     plots.overview(
         partial / "overview.png",
-        frames=[item["frames"] for item in items],
+        frames=[shown_frames(item[run.stored[0]]) for item in items],
         maps=maps,
         chosen=chosen,
         mos=mos,
@@ -302,19 +308,30 @@ def _report(
     )
 
 
-def maps_of_frames(
-    run: Run, variables: Mapping[str, Any], clips: Sequence[np.ndarray]
-) -> list[np.ndarray] | None:
-    """Maps (T, h, w) in [0, 1] of clips, each its frames (T, H, W, 3) uint8.
+def maps_of_items(
+    run: Run, variables: Mapping[str, Any], items: Sequence[Mapping[str, np.ndarray]]
+) -> list[dict[str, np.ndarray]]:
+    """The maps that the scores of some records use: name → (T, h, w) in [0, 1] of each.
 
-    None without a saliency network, or where the maps are of windows over every frame.
+    {} for a model whose score uses none, and for records that lack a stream which the model does
+    not make itself.
     """
-    if not run.uses_saliency or run.map_plan.window:
-        return None
+    names = {stream.name for stream in run.streams if not stream.inline}
+    if not items or not names <= items[0].keys():
+        return [{} for _ in items]
     here = jax.device_get(variables)  # what spans hosts only all of them can compute with
-    look = jax.jit(lambda v, frames: run.model.apply(v, frames, method="maps"))
-    found = [np.asarray(look(here, frames[None])[0]) for frames in clips]
-    return [run.map_plan.of_sampled(maps) for maps in found]
+    look = jax.jit(lambda v, batch: _outputs(run, v, batch).maps)
+    skipped = ("target", "index")
+    found = []
+    for item in items:
+        batch = {name: value[None] for name, value in item.items() if name not in skipped}
+        found.append({name: np.asarray(maps[0]) for name, maps in look(here, batch).items()})
+    return found
+
+
+def shown_frames(frames: np.ndarray) -> np.ndarray:
+    """Frames (T, H, W, 3) to show; of several crops the first."""
+    return frames[0] if frames.ndim == 5 else frames
 
 
 def per_video(
@@ -345,7 +362,7 @@ def per_video(
     return first, np.bincount(video_of, predictions) / np.bincount(video_of)
 
 
-def whole_records(source: loader.QualitySource) -> Iterator[dict[str, Any]]:
-    """Frames and facts of each video, one after the other."""
+def whole_records(source: loader.QualitySource, name: str) -> Iterator[dict[str, Any]]:
+    """Frames and facts of each video, one after the other; `name` is that of the frames."""
     for index, fact in enumerate(source.facts):
-        yield {**fact, "frames": source[index]["frames"]}
+        yield {**fact, "frames": shown_frames(source[index][name])}

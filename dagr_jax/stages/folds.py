@@ -11,9 +11,11 @@ from ml_collections import config_dict
 from dagr_jax.report import figures
 from dagr_jax.report.agreement import FITTED, METRICS
 from dagr_jax.runtime import distributed
+from dagr_jax.stages.artifacts import StageError, read_json, write_json
+from dagr_jax.stages.console import say
 from dagr_jax.stages.evaluate import prepare_other
-from dagr_jax.stages.run import Run, StageError, read_json, say, write_json
-from dagr_jax.stages.saliency import saliency_stage
+from dagr_jax.stages.run import Run
+from dagr_jax.stages.training import train_stage
 
 ALL = -1  # config.split.fold
 
@@ -21,8 +23,8 @@ ALL = -1  # config.split.fold
 def run_folds(run: Run, run_one: Callable[[config_dict.ConfigDict, Path], None]) -> Path:
     """Runs every fold in a workdir of its own, `fold0`, `fold1`, …, and sums them up.
 
-    The prepared set is shared. So is the saliency network, unless it is trained on the very set
-    that is split, where a fold's test contents would otherwise have taught it.
+    The prepared set is shared. So are the stages that learn from a gaze set of their own: a network
+    that learns from the set that is split would otherwise have seen the test contents of a fold.
 
     Args:
         run: Of all folds; its set is prepared.
@@ -42,9 +44,9 @@ def run_folds(run: Run, run_one: Callable[[config_dict.ConfigDict, Path], None])
             f"config.split.fold={ALL} asks for all folds, and the protocol {split.protocol} has "
             "one; take kfold or repeated"
         )
-    shared = run.uses_saliency and run.saliency_data != run.data
-    if shared:
-        saliency_stage(run)
+    shared = [stage for stage in run.gaze_stages if run.gaze_data(stage) != run.data]
+    for stage in shared:
+        train_stage(run, stage)
     others = {name: str(prepare_other(run, name)) for name in run.config.test.others}
     homes = [run.workdir / f"fold{k}" for k in range(split.folds)]
     for k, home in enumerate(homes):
@@ -54,8 +56,9 @@ def run_folds(run: Run, run_one: Callable[[config_dict.ConfigDict, Path], None])
             config.data_dir = str(run.data)
             for name, folder in others.items():
                 config.test.others[name].data_dir = folder
-            if shared:
-                config.saliency.update({"init": str(run.workdir), "steps": 0, "epochs": 0})
+            for stage in shared:
+                before = str(run.workdir / stage.name)
+                config[stage.name].update({"init": before, "steps": 0, "epochs": 0})
         say(f"[fold {k} of {split.folds}] {home}")
         run_one(config, home)
     path = run.workdir / "folds.json"

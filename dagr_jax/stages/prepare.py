@@ -1,5 +1,6 @@
 """Stage `prepare`: from a data set's name to its records."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,13 +11,13 @@ from typing import Any
 
 from dagr_jax.data.decode_set import Collected, collect, collect_gaze
 from dagr_jax.data.gaze import GazeSet
-from dagr_jax.data.prepare import Sampling
 from dagr_jax.data.rated import RatedSet
 from dagr_jax.registry import dataset_module
-from dagr_jax.stages.run import StageError, claim, write_json
+from dagr_jax.stages.artifacts import StageError, claim, plain, write_json
+from dagr_jax.video.inputs import Stream
 
 # Of what a prepared set looks like inside; a set of another one is refused.
-_FORMAT = 2
+_FORMAT = 3
 
 # Arguments that say where a data set is, not what.
 _WHERE = ("source", "labels", "max_failures")
@@ -25,8 +26,8 @@ _WHERE = ("source", "labels", "max_failures")
 def prepare_set(
     folder: Path,
     dataset: Mapping[str, Any],
-    sampling: Mapping[str, Any],
-    map_size: Sequence[int],
+    stream: Stream,
+    map_size: Sequence[int] | None,
 ) -> Path:
     """Makes or decodes a data set: its records, `dataset.json` and `prepared.json`.
 
@@ -36,8 +37,8 @@ def prepare_set(
     Args:
         folder: Of the prepared set; nothing is done where it is there and holds what is asked for.
         dataset: `name` in `registry.DATASETS`, and its `args` as in `configs/vqa.py`.
-        sampling: `num_frames`, `rule` and `size`.
-        map_size: (h, w) of gaze maps, where the set has any.
+        stream: Which frames of a video are stored, and how they are resized.
+        map_size: (h, w) of gaze maps, where the set has any; None for a model without gaze.
 
     Raises:
         StageError: The folder holds something else, or an argument is missing.
@@ -52,8 +53,8 @@ def prepare_set(
     wanted = {
         "format": _FORMAT,
         "dataset": {"name": dataset["name"], "args": args},
-        "sampling": dict(sampling),
-        "map_size": list(map_size) if has_gaze(dataset["name"]) else None,
+        "stream": plain(dataclasses.asdict(stream)),
+        "map_size": list(map_size) if map_size and has_gaze(dataset["name"]) else None,
     }
     if folder.exists():
         claim(folder / "prepared.json", wanted, "a prepared set")
@@ -66,16 +67,18 @@ def prepare_set(
     if not begun.exists() or json.loads(begun.read_text()) != same:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    chosen = Sampling(sampling["num_frames"], sampling["rule"], tuple(sampling["size"]))
+    if map_size is None:  # a set of gaze is stored all the same, as large as the frames
+        assert stream.resize.size is not None
+        map_size = stream.resize.size
     workers = os.cpu_count() or 1
     if hasattr(module, "DATASET"):
         write_json(begun, same)
-        facts = _collect(module.DATASET, partial, chosen, map_size, workers, args)
+        facts = _collect(module.DATASET, partial, stream, map_size, workers, args)
         begun.unlink()
     else:
         module.prepare(
             partial,
-            sampling=chosen,
+            stream=stream,
             map_size=(map_size[0], map_size[1]),
             workers=workers,
             **args,
@@ -106,7 +109,7 @@ def check_source(folder: Path, dataset: Mapping[str, Any], field: str) -> None:
 def _collect(
     dataset: RatedSet | GazeSet,
     folder: Path,
-    sampling: Sampling,
+    stream: Stream,
     map_size: Sequence[int],
     workers: int,
     args: Mapping[str, Any],
@@ -115,7 +118,7 @@ def _collect(
     source, failures = Path(args["source"]), args["max_failures"]
     common: dict[str, Any] = {
         "source": source,
-        "sampling": sampling,
+        "stream": stream,
         "workers": workers,
         "max_failures": None if failures < 0 else failures,
     }

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 
 from dagr_jax import __version__
+from dagr_jax.models.contract import TrainStage
 from dagr_jax.report.run_page import Outcome, RunFacts, run_page
 from dagr_jax.report.strips import Shown, in_lines
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.runtime.machine import machine
-from dagr_jax.stages.evaluate import maps_of_frames
+from dagr_jax.stages.artifacts import plain, read_json
+from dagr_jax.stages.evaluate import maps_of_items, shown_frames
 from dagr_jax.stages.quality import quality_source
-from dagr_jax.stages.run import Run, plain, read_json
-from dagr_jax.stages.weights import trained
+from dagr_jax.stages.run import Run
+from dagr_jax.stages.start import trained
 
 # How many clips the page shows of the worst predictions, and of the best.
 _CLIPS = 3
@@ -42,7 +44,11 @@ def report_stage(run: Run) -> Path:
             # Of the stage that was made last: the page may be drawn elsewhere.
             environment=lines[-1]["environment"] if lines else _environment(),
             stages=times(run.workdir),
-            logs={name: _read(run.workdir / name / "log.jsonl") for name in ("saliency", "vqa")},
+            logs={
+                name: _read(run.workdir / name / "log.jsonl")
+                for name, stage in run.stages.items()
+                if isinstance(stage, TrainStage)
+            },
             tested=tested,
         )
         with atomic_file(path) as partial:
@@ -125,12 +131,13 @@ def _tested(run: Run) -> Outcome:
     order = np.argsort(-np.abs(predictions - mos), kind="stable")
     worst, best = order[:_CLIPS], order[::-1][:_CLIPS]
     chosen = [*worst.tolist(), *best.tolist()]
-    frames = [source[numbers[i]]["frames"] for i in chosen]
-    maps = maps_of_frames(run, trained(run, "vqa"), frames)
+    items = [source[numbers[i]] for i in chosen]
+    frames = [shown_frames(item[run.stored[0]]) for item in items]
+    maps = maps_of_items(run, trained(run, run.last), items)
 
     def shown(place: int) -> Shown:
         i = chosen[place]
-        own = [] if maps is None else [("saliency", maps[place])]
+        own = list(maps[place].items())
         told = f"{in_lines(rows[i]['video'])}\npredicted {predictions[i]:.2f}\nMOS {mos[i]:.2f}"
         return Shown(told, frames[place], own)
 

@@ -19,13 +19,16 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
+from dagr_jax import registry
 from dagr_jax.report import figures
 from dagr_jax.report.agreement import FITTED, METRICS
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.compile_cache import keep_compiled
+from dagr_jax.stages.artifacts import StageError, claim, digest, plain, read_json, write_json
+from dagr_jax.stages.console import say
 from dagr_jax.stages.folds import ALL
 from dagr_jax.stages.prepare import check_source, prepare_set
-from dagr_jax.stages.run import Run, StageError, claim, digest, plain, read_json, say, write_json
+from dagr_jax.stages.run import Run
 from dagr_jax.train.loop import TrainingError
 
 RunStages = Callable[[config_dict.ConfigDict, Path], None]
@@ -162,7 +165,7 @@ def _begin(config: config_dict.ConfigDict, workdir: Path) -> None:
         for field, (folder, dataset) in wanted.items():
             check_source(folder, dataset, f"config.{field}")
         for folder, dataset in wanted.values():
-            prepare_set(folder, dataset, plain(base.sampling), run.saliency_size)
+            prepare_set(folder, dataset, run.stored[1], run.map_size)
 
 
 def _set_of(config: config_dict.ConfigDict, workdir: Path, name: str) -> Path:
@@ -182,9 +185,11 @@ def _check_made(config: config_dict.ConfigDict, workdir: Path) -> None:
 
 def _wanted(config: config_dict.ConfigDict) -> list[str]:
     """The saliency sets that some run takes."""
-    own = [config.base.saliency.data_dir]
-    own += [changes.get("saliency", {}).get("data_dir", "") for changes in config.runs.values()]
-    return [name for name in config.saliency_sets if name in own]
+    found = set()
+    for name in [stage.name for stage in Run(config.base, Path()).gaze_stages]:
+        found.add(config.base[name].data_dir)
+        found |= {changes.get(name, {}).get("data_dir", "") for changes in config.runs.values()}
+    return [name for name in config.saliency_sets if name in found]
 
 
 def member_config(
@@ -202,8 +207,9 @@ def member_config(
         raise StageError(f"config.runs.{member.name}: {error.args[0]}") from error
     made.seed = member.seed
     made.data_dir = str(Run(config.base, workdir).data)
-    if made.saliency.data_dir in config.saliency_sets:
-        made.saliency.data_dir = str(_set_of(config, workdir, made.saliency.data_dir))
+    for name in [stage.name for stage in Run(made, workdir).gaze_stages]:
+        if made[name].data_dir in config.saliency_sets:
+            made[name].data_dir = str(_set_of(config, workdir, made[name].data_dir))
     return made
 
 
@@ -213,11 +219,12 @@ def _resolved(
     """The configuration of one run, that of its saliency network's run (None: it has none of its
     own to train), and that run's workdir."""
     made = member_config(config, workdir, member)
-    if not (Run(made, member.home).uses_saliency and (made.saliency.steps or made.saliency.epochs)):
+    contract = registry.contract(made.model.name)
+    shared = contract.shared_run(config.base, made)
+    if shared is None:
         return made, None, workdir
-    shared = _saliency_config(config.base, made)
-    home = workdir / "saliency" / f"seed{member.seed}-{digest(plain(shared))}"
-    made.saliency.update({"init": str(home), "steps": 0, "epochs": 0})
+    home = workdir / "shared" / f"seed{member.seed}-{digest(plain(shared))}"
+    contract.adopt(made, str(home))
     return made, shared, home
 
 
@@ -236,26 +243,6 @@ def _make(
         found = read_json(tested)
         row |= {name: found[name]["value"] for name in METRICS + FITTED}
     write_json(member.result, row)
-
-
-def _saliency_config(
-    base: config_dict.ConfigDict, made: config_dict.ConfigDict
-) -> config_dict.ConfigDict:
-    """The run that makes the saliency network and the maps of a member.
-
-    It takes of the member what the network depends on, and the rest of the base, so that members
-    which differ in nothing else come to the same run. A member that takes other maps than the base
-    makes its own.
-    """
-    shared = copy.deepcopy(base)
-    for name in ("seed", "preset", "data_dir", "saliency", "split", "sampling"):
-        shared[name] = copy.deepcopy(made[name])
-    for name in ("preset", "dtype", "saliency_size", "saliency"):
-        shared.model.args[name] = copy.deepcopy(made.model.args[name])
-    shared.model.args.alpha = base.model.args.alpha or 0.5  # 0 would need no network
-    shared.vqa.train_saliency = False
-    shared.stages = ("prepare", "saliency", "maps")
-    return shared
 
 
 def summarise(workdir: Path) -> Path:

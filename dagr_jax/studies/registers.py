@@ -19,7 +19,7 @@ from sklearn.metrics import silhouette_score
 
 from dagr_jax.models.dagr import unet3d
 from dagr_jax.report.registers_figure import Cloud, Registers
-from dagr_jax.stages.run import StageError
+from dagr_jax.stages.artifacts import StageError
 from dagr_jax.studies.saliency_table import network_of, records_of
 
 # Shuffled labels whose silhouettes say what chance gives.

@@ -12,10 +12,12 @@ from dagr_jax.data.prepare import has_records
 from dagr_jax.data.records import read_list
 from dagr_jax.metrics import agreement
 from dagr_jax.models.dagr import unet3d
-from dagr_jax.stages.run import StageError, progress, read_json, say, unseen
-from dagr_jax.stages.saliency_scores import NAMES, Judged, ignorant, judge, ratio
+from dagr_jax.models.dagr.tasks import SaliencyTask
+from dagr_jax.stages.artifacts import StageError, read_json
+from dagr_jax.stages.console import progress, say
+from dagr_jax.stages.gaze import NAMES, Judged, ignorant, judge, ratio
+from dagr_jax.stages.split import unseen
 from dagr_jax.train.checkpoints import load_variables
-from dagr_jax.train.steps import SaliencyTask
 
 
 def saliency_rows(
@@ -133,11 +135,12 @@ def network_of(
             )
         size = args["saliency_size"]
         args = {"preset": args["preset"], "dtype": args["dtype"], **args["saliency"]}
-    held, wanted = read_json(data / "prepared.json")["sampling"], meta["sampling"]
-    if held["num_frames"] != wanted["num_frames"]:
+    held = read_json(data / "prepared.json")["stream"]["frames"]
+    wanted = meta["inputs"]["frames"]["frames"]
+    if held != wanted:
         raise StageError(
-            f"{data}: was prepared with {held['num_frames']} frames a video, and {path} wants "
-            f"{wanted['num_frames']}; prepare it anew with --frames {wanted['num_frames']}"
+            f"{data}: was prepared with {held} frames a video, and {path} wants {wanted}; prepare "
+            f"it anew with --frames {wanted}"
         )
     here = source[0]["maps"].shape[1:]
     if size is not None and tuple(size) != here:

@@ -22,6 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from dagr_jax import registry
 from dagr_jax.train.mesh import fresh_copy
 from dagr_jax.train.meta import (
     BY_SRCC,
@@ -256,7 +257,8 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
     Reads no optimizer state and needs no config: parameters and running statistics alone.
 
     Args:
-      path: a workdir (its `vqa/` is taken; `saliency/` where there is none), or a stage folder.
+      path: a stage folder, or a workdir: of its stages the one that made the complete model is
+        taken, or else the last one that has a checkpoint.
 
     Returns:
       ({'params', 'batch_stats'} on the default device, meta); meta as `make_meta` gives it, and
@@ -267,17 +269,14 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
       CheckpointError: no complete checkpoint there, or one that cannot be read.
     """
     _silence_orbax()
-    given = Path(path).resolve()
-    for folder in (given / "vqa", given, given / "saliency"):
-        if best_step(folder) is not None:
-            break
-    else:
+    where = _checkpoint_of(Path(path).resolve())
+    if where is None:
         raise CheckpointError(
-            f"{path}: no complete checkpoint in it, its vqa/ or its saliency/; "
-            "name the workdir of a finished run, or one of these folders"
+            f"{path}: no complete checkpoint in it or in the folder of a stage in it; name the "
+            "workdir of a finished run, or the folder of a stage"
         )
-    where = folder / str(best_step(folder))
     meta = read_meta(where)
+    meta = registry.contract_of(meta["model"]).upgrade(meta)
     try:
         # The shardings on disk name the devices of the run that wrote; here is this host's.
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -291,6 +290,19 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
         raise
     except READ_ERRORS as error:
         raise unreadable(where, error) from error
+
+
+def _checkpoint_of(given: Path) -> Path | None:
+    """The best step of a stage folder, or of the stage of a workdir that is worth the most."""
+    if (step := best_step(given)) is not None:
+        return given / str(step)
+    found = []
+    for folder in sorted(given.iterdir()) if given.is_dir() else ():
+        if (step := best_step(folder)) is not None:
+            where = folder / str(step)
+            complete = read_meta(where)["mos_range"] is not None
+            found.append((complete, where.stat().st_mtime_ns, where))
+    return max(found)[2] if found else None
 
 
 def _silence_orbax() -> None:

@@ -15,12 +15,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from dagr_jax.models.contract import Task
 from dagr_jax.train import mesh as mesh_lib
 from dagr_jax.train.checkpoints import Checkpoints
 from dagr_jax.train.log import RunLog
 from dagr_jax.train.meta import BY_SRCC, Best, finite_or_none
 from dagr_jax.train.state import OptimConfig, TrainState, make_optimizer, make_schedule
-from dagr_jax.train.steps import Task, make_train_step
+from dagr_jax.train.steps import make_train_step
 
 Evaluate = Callable[[TrainState], Mapping[str, float]]
 Pictures = Callable[[TrainState], Mapping[str, np.ndarray]]
@@ -82,8 +83,8 @@ def fit(
       name: stage; its checkpoints and log.jsonl lie in `workdir/name`.
       task: loss and what is trained.
       config: see StageConfig.
-      state: at step 0, from `task.init_state(variables, make_optimizer(config.optim,
-        config.steps, config.epoch_steps))`; not consumed.
+      state: at step 0, from `create_state(variables, make_optimizer(config.optim, config.steps,
+        config.epoch_steps), task.trained)`; not consumed.
       train_iter: an endless Grain iterator of host batches (dicts with 'index'). Moved to the
         checkpoint's position on resume.
       evaluate: state → validation metrics, which must hold the one that `best` names; None: none.

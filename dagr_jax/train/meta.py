@@ -32,24 +32,21 @@ def make_meta(
     preset: str,
     dataset: str,
     mos_range: tuple[float, float] | None,
-    sampling: Mapping[str, Any],
-    resize: Mapping[str, Any],
-    maps: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    settings: Mapping[str, Any],
     config_digest: str,
     worker_count: int,
 ) -> dict[str, Any]:
     """What a checkpoint says of itself, as JSON.
 
     Args:
-      model: name in registry.MODELS.
-      model_args: fields of that `Model`: `Model(**model_args)` builds it again.
+      model: name in registry.models(), or of one network of such a model (`Contract.networks`).
+      model_args: fields that build it again.
       preset: 'paper' or 'release'.
       dataset: name in registry.DATASETS.
       mos_range: (lowest, highest) MOS, the ends of the [0, 1] scale; None for a saliency stage.
-      sampling: how frames are chosen, e.g. {'num_frames': 8, 'rule': 'linspace'}.
-      resize: how they are resized, e.g. {'size': [224, 398], 'antialias': False}.
-      maps: how saliency maps come to the frames, e.g. {'window': 0, 'choice': 'matched'}
-        (`score.MapPlan`).
+      inputs: which pictures of a video the model sees (`InputSpec.to_json`).
+      settings: plain data besides these that a score depends on (`Contract.settings`).
       config_digest: digest of the stage's config; another digest is refused on resume.
       worker_count: Grain worker processes; the iterator's state depends on it.
     """
@@ -59,9 +56,8 @@ def make_meta(
         "preset": preset,
         "dataset": dataset,
         "mos_range": None if mos_range is None else list(mos_range),
-        "sampling": dict(sampling),
-        "resize": dict(resize),
-        "maps": dict(maps),
+        "inputs": dict(inputs),
+        "settings": dict(settings),
         "config_digest": config_digest,
         "worker_count": worker_count,
         "version": __version__,

@@ -1,43 +1,19 @@
-"""The two tasks, and the pure train step they share.
+"""The pure train step that all training stages share.
 
-A task says what is trained, what the loss of a batch is, and what the model predicts. A step is a
-pure function of (state, batch, key); `mesh.jit_train_step` compiles it.
+A step is a pure function of (state, batch, key); `mesh.jit_train_step` compiles it.
 
 Imports jax, flax, optax and the layers below alone.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Protocol, cast
+from collections.abc import Callable
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Num
 
-from dagr_jax.layers.augment import Augment, augment_batch
-from dagr_jax.models import dagr
-from dagr_jax.models.dagr.losses import quality_loss, saliency_loss
-from dagr_jax.train.state import TrainState, Tree, create_state
+from dagr_jax.models.contract import Batch, Metrics, Tree
+from dagr_jax.train.state import TrainState
 
-Batch = Mapping[str, jax.Array]
-Metrics = dict[str, jax.Array]
 LossFn = Callable[[dict[str, Tree], Batch, jax.Array], tuple[jax.Array, tuple[Tree, Metrics]]]
-
-
-class Task(Protocol):
-    """What `loop.fit` needs to know of a task."""
-
-    def init_state(
-        self, variables: Mapping[str, Tree], tx: optax.GradientTransformation
-    ) -> TrainState: ...
-
-    def loss(
-        self, variables: dict[str, Tree], batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Tree, Metrics]]: ...
-
-    def predict(self, variables: Mapping[str, Tree], batch: Batch) -> jax.Array: ...
 
 
 def make_train_step(
@@ -76,151 +52,3 @@ def make_train_step(
         return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
 
     return step
-
-
-def to_unit(x: Num[Array, "..."]) -> Float[Array, "..."]:
-    """[0, 255] → [0, 1] in the default float type (float64 under jax_enable_x64)."""
-    return x.astype(jnp.result_type(float)) / 255
-
-
-@dataclasses.dataclass(frozen=True)
-class SaliencyTask:
-    """Pretraining of the saliency network (REFERENCE.md §2). All of it is trained.
-
-    Batch: frames uint8 (B,T,H,W,3), maps uint8 (B,T,H,W) ground-truth density, index int32 (B,).
-
-    Attributes:
-      model: models.dagr.unet3d.Model.
-      preset: 'paper' or 'release', the loss's arithmetic.
-      gamma: weight of the KL term.
-      augment: frames and maps are augmented together.
-    """
-
-    model: nn.Module
-    preset: str = "paper"
-    gamma: float = 0.01
-    augment: Augment = Augment()
-
-    def init_state(
-        self, variables: Mapping[str, Tree], tx: optax.GradientTransformation
-    ) -> TrainState:
-        """A state at step 0 that trains every parameter."""
-        return create_state(variables, tx)
-
-    def loss(
-        self, variables: dict[str, Tree], batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
-        """Loss of one batch in training mode → (loss, (batch_stats, {'kl', 'cc'}))."""
-        augment_key, dropout_key = jax.random.split(key)
-        frames, maps = augment_batch(
-            augment_key, batch["index"], batch["frames"], batch["maps"], self.augment
-        )
-        logits, new = self.model.apply(
-            variables,
-            to_unit(frames),
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
-        )
-        assert maps is not None  # they are in the batch
-        loss, parts = saliency_loss(logits, to_unit(maps), preset=self.preset, gamma=self.gamma)
-        return loss, (new.get("batch_stats", {}), parts)
-
-    def predict(self, variables: Mapping[str, Tree], batch: Batch) -> Float[Array, "b t h w"]:
-        """Saliency maps of a batch, each min-max normalised to [0, 1] on its own."""
-        logits = self.model.apply(variables, to_unit(batch["frames"]), train=False)
-        return dagr.normalize_maps(cast(jax.Array, logits))
-
-
-@dataclasses.dataclass(frozen=True)
-class QualityTask:
-    """Training of the quality model on frames and *stored* saliency maps (REFERENCE.md §3).
-
-    Only the submodule 'vqa' is trained; the saliency network stays as it is and travels along in
-    `TrainState.frozen`, so that every checkpoint is a complete DAGR. With `train_saliency` it is
-    trained too, through the fused frames, its batch statistics as they are; it sees whole frames,
-    all of them, before they are augmented. The rank term of the loss couples the whole global batch
-    (with accumulation: the micro-batch).
-
-    Batch: frames uint8 (B,T,H,W,3), maps uint8 (B,T,h,w) (may lack when the model has no saliency
-    network), target float32 (B,) in [0,1], index int32 (B,).
-
-    Attributes:
-      model: models.dagr.Model.
-      preset: 'paper' or 'release', the loss's arithmetic.
-      weight: weight of the rank term.
-      augment: frames and maps are augmented together, one draw a video.
-      train_saliency: the batch needs no maps then.
-
-    Raises:
-      ValueError: `train_saliency` of the preset 'release', whose maps are rounded to 8 bits: no
-        gradient passes.
-    """
-
-    model: nn.Module
-    preset: str = "paper"
-    weight: float = 0.1
-    augment: Augment = Augment()
-    train_saliency: bool = False
-
-    def __post_init__(self) -> None:
-        if self.train_saliency and self.preset == "release":
-            raise ValueError(
-                "train_saliency: the preset release rounds the maps, which no gradient passes; "
-                "take the preset paper, or leave the saliency network as it is"
-            )
-
-    def init_state(
-        self, variables: Mapping[str, Tree], tx: optax.GradientTransformation
-    ) -> TrainState:
-        """A state at step 0 that trains params['vqa'] (and the saliency net), freezes the rest."""
-        trained = ("vqa", "saliency") if self.train_saliency else ("vqa",)
-        return create_state(variables, tx, train_only=trained)
-
-    def loss(
-        self, variables: dict[str, Tree], batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
-        """Loss of one batch in training mode → (loss, (batch_stats, {'l1', 'rank'}))."""
-        augment_key, dropout_key = jax.random.split(key)
-        stored = batch.get("maps")
-        if self.train_saliency:
-            looked = self.model.apply(variables, batch["frames"], method="maps")
-            stored = 255 * cast(jax.Array, looked)  # as stored ones are
-        frames, maps = augment_batch(
-            augment_key, batch["index"], batch["frames"], stored, self.augment
-        )
-        scores, new = self.model.apply(
-            variables,
-            frames,
-            None if maps is None else to_unit(maps),
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
-            method="score",
-        )
-        loss, parts = quality_loss(scores, batch["target"], preset=self.preset, weight=self.weight)
-        stats = {**variables["batch_stats"], **new.get("batch_stats", {})}
-        return loss, (stats, parts)
-
-    def predict(self, variables: Mapping[str, Tree], batch: Batch) -> Float[Array, " b"]:
-        """Scores of a batch from its stored maps, on the [0, 1] scale of the target, unclipped.
-
-        With `train_saliency` there are none, and the saliency network makes them.
-        """
-        if self.train_saliency:
-            return self.predict_frames(variables, batch["frames"])
-        maps = batch.get("maps")
-        scores = self.model.apply(
-            variables,
-            batch["frames"],
-            None if maps is None else to_unit(maps),
-            train=False,
-            method="score",
-        )
-        return cast(jax.Array, scores)
-
-    def predict_frames(
-        self, variables: Mapping[str, Tree], frames: Num[Array, "b t h w 3"]
-    ) -> Float[Array, " b"]:
-        """Scores from frames alone: the saliency network runs too."""
-        return cast(jax.Array, self.model.apply(variables, frames, train=False))

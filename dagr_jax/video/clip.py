@@ -1,50 +1,34 @@
-"""What a model looks at in a video: a few frames of the whole of it, and of each segment."""
+"""What a model sees of a video: the frames of its streams, of the whole and of each segment."""
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from av.video.frame import VideoFrame
 
 from dagr_jax.video.index import read_packets
+from dagr_jax.video.inputs import InputSpec, Resize
 from dagr_jax.video.reading import PacketMismatch, Reading, VideoInfo, by_packets, in_full
-from dagr_jax.video.resize import resize_bilinear
-from dagr_jax.video.sampling import map_indices, sample_indices, windows_of
-from dagr_jax.video.stream import Limits, Size, VideoError, picture
+from dagr_jax.video.stream import Limits, VideoError, picture
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-    """Which frames of a clip a model sees, and how large.
+class Piece:
+    """Some frames of a stream that comes in pieces.
 
     Attributes:
-        num_frames: Frames that are scored.
-        rule: How they are chosen (`video.sampling.sample_indices`).
-        size: (height, width) that they are resized to.
-        window: 0, or the length of the consecutive windows that the saliency net sees besides, of
-            which those are read whose maps count.
-        choice: Which maps count (`video.sampling.map_indices`).
-        antialias: How the frames of the windows are resized.
+        start, length: The frames of the video that the clip of the stream stands for.
+        stream: Name of the stream.
+        places: (k,) int64: which entries of `InputSpec.indices` these are, flattened.
+        frames: (k, height, width, 3) uint8 RGB; with crops (count, k, height, width, 3).
     """
 
-    num_frames: int
-    rule: str
-    size: Size
-    window: int = 0
-    choice: str = "matched"
-    antialias: bool = False
-
-    def frames(self, length: int) -> np.ndarray:
-        """Indices of the frames of a clip of that length, (num_frames,)."""
-        return sample_indices(length, self.num_frames, self.rule)
-
-    def windows(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """The windows' frames (k, window), and where in them the maps are (num_frames,)."""
-        if not self.window:
-            return np.zeros((0, 0), np.int64), np.zeros(0, np.int64)
-        chosen = map_indices(self.frames(length), length, self.choice)
-        return windows_of(chosen, length, self.window)
+    start: int
+    length: int
+    stream: str
+    places: np.ndarray
+    frames: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +37,13 @@ class Clip:
 
     Attributes:
         start, length: The frames of the video that it stands for.
-        frames: (num_frames, height, width, 3) uint8 RGB.
-        windows: (k, window, height, width, 3) uint8 RGB; none for a `Look` without windows.
+        inputs: Name → (n, height, width, 3) uint8 RGB of each stream that does not come in pieces;
+            with crops (count, n, height, width, 3). The pieces of the others came before.
     """
 
     start: int
     length: int
-    frames: np.ndarray
-    windows: np.ndarray
+    inputs: Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +54,14 @@ class ClipPlan:
         bounds: (start, length) of each: of the whole video, and then of its segments.
         fps: Frames per second, 0 where unknown.
         shown: (begin, end) in seconds of each, from the first frame on; 0 where unknown.
+        path: Name of the video, for errors.
         different: The bounds, those that are alike once.
     """
 
     bounds: tuple[tuple[int, int], ...]
     fps: float
     shown: tuple[tuple[float, float], ...] = ()
+    path: str = ""
 
     @property
     def different(self) -> tuple[tuple[int, int], ...]:
@@ -114,25 +99,29 @@ def plan_clips(
         begins = [number / fps if fps else 0.0 for number in range(length)]
     begins.append(begins[-1] + (1 / fps if fps else 0.0))  # when the last frame ends
     shown = tuple((begins[start], begins[start + count]) for start, count in bounds)
-    return ClipPlan(tuple(bounds), fps, shown)
+    return ClipPlan(tuple(bounds), fps, shown, os.fspath(path))
 
 
 def read_clips(
-    path: str | os.PathLike[str], look: Look, seconds: float = 0.0, limits: Limits | None = None
-) -> Iterator[ClipPlan | Clip | VideoInfo]:
+    path: str | os.PathLike[str],
+    spec: InputSpec,
+    seconds: float = 0.0,
+    limits: Limits | None = None,
+) -> Iterator[ClipPlan | Piece | Clip | VideoInfo]:
     """Reads a file once, or twice where its packets do not tell its frames apart.
 
-    Memory is bounded by two clips, whatever the length of the video.
+    Memory is bounded by two clips, of streams in pieces by two pieces, whatever the length of the
+    video.
 
     Args:
         path: Video file.
-        look: Which frames, how large.
+        spec: Which frames, how large.
         seconds: Of a segment; 0 for none.
         limits: Beyond which nothing is read.
 
     Yields:
-        A ClipPlan; the clips as they are complete; the file's VideoInfo. A second plan begins
-        again: decoding gave other frames than the file had promised.
+        A ClipPlan; pieces and clips as they are complete; the file's VideoInfo. A second plan
+        begins again: decoding gave other frames than the file had promised.
 
     Raises:
         VideoError: The file cannot be decoded, or segments are asked for and it has no times.
@@ -141,7 +130,7 @@ def read_clips(
     if limits is not None and packets.fps:
         limits.check_seconds(path, packets.count / packets.fps)
     plan = plan_clips(path, max(packets.count, 1), packets.fps, seconds, packets.seconds)
-    assembler = ClipAssembler(plan, look)
+    assembler = ClipAssembler(plan, spec)
     yield plan
     reading = Reading(path)
     if packets.tell:
@@ -164,21 +153,16 @@ def read_clips(
         rank_of = np.argsort(reading.order()).tolist()
         again = zip(rank_of, in_full(Reading(path), limits), strict=False)
         yield plan
-        yield from ClipAssembler(plan, look).clips(again)
+        yield from ClipAssembler(plan, spec).clips(again)
     yield reading.info()
 
 
-def clips_of(frames: np.ndarray, look: Look, plan: ClipPlan) -> Iterator[Clip]:
-    """The clips of frames in memory, (T, H, W, 3) uint8 RGB."""
-    for start, length in plan.different:
-        shown = frames[start : start + length]
-        windows = shown[look.windows(length)[0]]
-        yield Clip(
-            start,
-            length,
-            resize_bilinear(shown[look.frames(length)], look.size),
-            resize_bilinear(windows, look.size, antialias=look.antialias),
-        )
+def clips_of(
+    frames: Sequence[np.ndarray] | np.ndarray, spec: InputSpec, plan: ClipPlan
+) -> Iterator[Piece | Clip]:
+    """The pieces and clips of frames in memory, (T, H, W, 3) uint8 RGB."""
+    assembler = ClipAssembler(plan, spec)
+    yield from assembler.assemble((rank, frames[rank]) for rank in sorted(assembler.ranks))
 
 
 def _in_order(reading: Reading, count: int) -> bool:
@@ -186,55 +170,93 @@ def _in_order(reading: Reading, count: int) -> bool:
     return len(reading.times) == count and bool((np.diff(reading.order()) == 1).all())
 
 
-class ClipAssembler:
-    """The frames that clips want, and the clips as they become complete.
+@dataclasses.dataclass
+class _Unit:
+    """Entries of a stream that are given out together.
 
     Attributes:
-        ranks: Of all of these frames.
+        number: Of the clip in the plan.
+        stream: Name of the stream.
+        first: Number of the first entry.
+        ranks: Frame of each entry.
+        missing: Frames that have not come.
+        kept: Rank → the prepared frame.
     """
 
-    def __init__(self, plan: ClipPlan, look: Look):
-        self._plan, self._look = plan, look
-        self._parts = []  # of each clip, ((n,) ranks of frames, (k, window) ranks of windows)
-        self._takers: dict[int, list[int]] = {}  # rank → numbers of the clips that want it
+    number: int
+    stream: str
+    first: int
+    ranks: list[int]
+    missing: int
+    kept: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+class ClipAssembler:
+    """The frames that the clips of a plan want, and the clips as they become complete.
+
+    Attributes:
+        ranks: All of these frames.
+    """
+
+    def __init__(self, plan: ClipPlan, spec: InputSpec):
+        self._plan, self._spec = plan, spec
+        self._takers: dict[int, list[_Unit]] = {}  # rank → what wants it
+        self._open = [0] * len(plan.different)  # of each clip, units that are not complete
         for number, (start, length) in enumerate(plan.different):
-            parts = start + look.frames(length), start + look.windows(length)[0]
-            self._parts.append(parts)
-            for rank in {*parts[0].tolist(), *parts[1].reshape(-1).tolist()}:
-                self._takers.setdefault(rank, []).append(number)
+            for name, stream in spec.streams.items():
+                ranks = (start + spec.indices(name, length)).reshape(-1).tolist()
+                size = stream.chunk or len(ranks)
+                for first in range(0, len(ranks), size):
+                    own = ranks[first : first + size]
+                    unit = _Unit(number, name, first, own, len(set(own)))
+                    self._open[number] += 1
+                    for rank in set(own):
+                        self._takers.setdefault(rank, []).append(unit)
         self.ranks = self._takers.keys()
 
-    def clips(self, found: Iterable[tuple[int, VideoFrame]]) -> Iterator[Clip]:
-        """Clips of (rank, frame); a clip whose frames do not all come is left out."""
-        kept: list[dict[int, tuple[np.ndarray, ...]]] = [{} for _ in self._parts]
-        missing = [0] * len(self._parts)
-        for numbers in self._takers.values():
-            for number in numbers:
-                missing[number] += 1
+    def clips(self, found: Iterable[tuple[int, VideoFrame]]) -> Iterator[Piece | Clip]:
+        """Pieces and clips of decoded (rank, frame); those that lack a frame are left out."""
+        wanted = ((rank, frame) for rank, frame in found if rank in self._takers)
+        # Converted here, so that a frame that nobody wants is not.
+        yield from self.assemble((rank, picture(frame, None, False)) for rank, frame in wanted)
+
+    def assemble(self, found: Iterable[tuple[int, np.ndarray]]) -> Iterator[Piece | Clip]:
+        """Pieces and clips of (rank, (height, width, 3) uint8 RGB)."""
+        inputs: list[dict[str, np.ndarray]] = [{} for _ in self._open]
         for rank, frame in found:
-            numbers = self._takers.get(rank, [])
-            if numbers:
-                shot = self._shots(frame)
-            for number in numbers:
-                kept[number][rank] = shot
-                if len(kept[number]) == missing[number]:
-                    yield self._clip(number, kept[number])
-                    kept[number] = {}
+            resized: dict[Resize, np.ndarray] = {}
+            for unit in self._takers.get(rank, []):
+                if rank in unit.kept:
+                    continue
+                stream = self._spec.streams[unit.stream]
+                if stream.resize not in resized:
+                    resized[stream.resize] = stream.resize.apply(frame)
+                shot = resized[stream.resize]
+                unit.kept[rank] = stream.crops.apply(shot[None]) if stream.crops else shot
+                unit.missing -= 1
+                if not unit.missing:
+                    yield from self._complete(unit, inputs[unit.number])
 
-    def _shots(self, frame: VideoFrame) -> tuple[np.ndarray, ...]:
-        """A frame as it is scored and, with windows, as the saliency net sees it."""
-        look = self._look
-        shots = (picture(frame, look.size, False),)
-        if look.window and look.antialias:
-            return (*shots, picture(frame, look.size, True))
-        return shots
-
-    def _clip(self, number: int, kept: dict[int, tuple[np.ndarray, ...]]) -> Clip:
-        frames, windows = self._parts[number]
-        height, width = self._look.size
-        pictures = [kept[rank][-1] for rank in windows.reshape(-1).tolist()]
-        return Clip(
-            *self._plan.different[number],
-            np.stack([kept[rank][0] for rank in frames.tolist()]),
-            np.array(pictures, np.uint8).reshape(*windows.shape, height, width, 3),
-        )
+    def _complete(self, unit: _Unit, inputs: dict[str, np.ndarray]) -> Iterator[Piece | Clip]:
+        """What a unit gives once all of its frames are there."""
+        stream, bound = self._spec.streams[unit.stream], self._plan.different[unit.number]
+        shots = [unit.kept[rank] for rank in unit.ranks]
+        unit.kept = {}
+        shapes = {shot.shape for shot in shots}
+        if len(shapes) > 1:
+            raise VideoError(
+                self._plan.path,
+                f"its frames have {len(shapes)} sizes",
+                "re-encode it at one size; this model sees frames at their own size",
+            )
+        frames = np.concatenate(shots, axis=1) if stream.crops else np.stack(shots)
+        if stream.chunk:
+            places = unit.first + np.arange(len(unit.ranks))
+            yield Piece(*bound, unit.stream, places, frames)
+        else:
+            inputs[unit.stream] = frames
+        self._open[unit.number] -= 1
+        if not self._open[unit.number]:
+            names = [name for name in self._spec.streams if name in inputs]
+            yield Clip(*bound, {name: inputs[name] for name in names})
+            inputs.clear()

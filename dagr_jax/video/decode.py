@@ -26,6 +26,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from dagr_jax.video.index import Packets, read_packets
+from dagr_jax.video.inputs import Resize, Stream
 from dagr_jax.video.reading import PacketMismatch, Reading, VideoInfo, by_packets, in_full
 from dagr_jax.video.sampling import sample_indices
 from dagr_jax.video.stream import Size, VideoError, decoded, open_stream, picture
@@ -43,7 +44,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
     Raises:
         VideoError: the file is missing, empty, no video, or nothing in it decodes.
     """
-    return _read(path, frozenset(), None).info()
+    return _read(path, frozenset()).info()
 
 
 def decode_frames(
@@ -65,7 +66,7 @@ def decode_frames(
         VideoError: as `probe`, an index beyond the file's frames, or frames of several sizes with
             size None.
     """
-    return _decode(path, choose, size, antialias)[0]
+    return _decode(path, choose, Resize(size, antialias=antialias))[0]
 
 
 def read_clip(
@@ -85,7 +86,20 @@ def read_clip(
         VideoError: as `decode_frames`.
         ValueError: unknown rule, or n below 1.
     """
-    return _decode(path, lambda length: sample_indices(length, n, rule), size, antialias)
+    resize = Resize(size, antialias=antialias)
+    return _decode(path, lambda length: sample_indices(length, n, rule), resize)
+
+
+def read_stream(path: str | os.PathLike, stream: Stream) -> tuple[np.ndarray, VideoInfo]:
+    """The resized frames that a stream takes of a whole file, before they are cropped.
+
+    Returns:
+        Frames (n, height, width, 3) uint8 RGB, and the VideoInfo.
+
+    Raises:
+        VideoError: As `decode_frames`.
+    """
+    return _decode(path, stream.indices, stream.resize)
 
 
 def iter_frames(
@@ -118,7 +132,7 @@ def timed_frames(
     Raises:
         VideoError: as `decode_frames`, at the first step.
     """
-    run = _read(path, frozenset(), None)
+    run = _read(path, frozenset())
     order, times = run.order(), run.seconds()
     if np.array_equal(order, np.arange(len(order))):
         with open_stream(path) as (container, stream):
@@ -128,32 +142,33 @@ def timed_frames(
         return
     for start in range(0, len(order), _ITER_CHUNK):
         chunk = order[start : start + _ITER_CHUNK]
-        pictures = _read(path, frozenset(chunk.tolist()), size, antialias).pictures
+        resize = Resize(size, antialias=antialias)
+        pictures = _read(path, frozenset(chunk.tolist()), resize).pictures
         for time, position in zip(times[start:], chunk.tolist(), strict=False):
             yield time, pictures[position]
 
 
 def _decode(
-    path: str | os.PathLike, choose: Choice, size: Size | None, antialias: bool
+    path: str | os.PathLike, choose: Choice, resize: Resize
 ) -> tuple[np.ndarray, VideoInfo]:
-    """Frames and info; the work of `decode_frames` and `read_clip`."""
+    """Frames and info; the work of `decode_frames`, `read_clip` and `read_stream`."""
     packets = read_packets(path)
     if packets.tell:
         ranks = _ranks(choose, packets.count)
         _refuse_outside(path, ranks, packets.count)
-        run = _read_chosen(path, packets, frozenset(ranks.tolist()), size, antialias)
+        run = _read_chosen(path, packets, frozenset(ranks.tolist()), resize)
         if run is not None:
-            return _stack(path, [run.pictures[rank] for rank in ranks.tolist()], run, size)
+            return _stack(path, [run.pictures[rank] for rank in ranks.tolist()], run, resize)
     # Ranks are certain only after the last frame. So guess from the packets, keep what the guess
     # asks for, and read again in the rare case that it was wrong.
     wanted = frozenset(_ranks(choose, packets.count).tolist())
-    run = _read(path, wanted, size, antialias)
+    run = _read(path, wanted, resize)
     ranks = _ranks(choose, len(run.times))
     _refuse_outside(path, ranks, len(run.times))
     positions = run.order()[ranks].tolist()
     if not run.pictures.keys() >= set(positions):
-        run = _read(path, frozenset(positions), size, antialias)
-    return _stack(path, [run.pictures[position] for position in positions], run, size)
+        run = _read(path, frozenset(positions), resize)
+    return _stack(path, [run.pictures[position] for position in positions], run, resize)
 
 
 def _refuse_outside(path: str | os.PathLike, ranks: np.ndarray, count: int) -> None:
@@ -167,12 +182,12 @@ def _refuse_outside(path: str | os.PathLike, ranks: np.ndarray, count: int) -> N
 
 
 def _stack(
-    path: str | os.PathLike, pictures: Sequence[np.ndarray], run: Reading, size: Size | None
+    path: str | os.PathLike, pictures: Sequence[np.ndarray], run: Reading, resize: Resize
 ) -> tuple[np.ndarray, VideoInfo]:
     shapes = {chosen.shape for chosen in pictures}
     if len(shapes) > 1:
         raise VideoError(path, f"its frames have {len(shapes)} sizes", "give a size to resize to")
-    height, width = size or (run.height, run.width)
+    height, width = resize.target(run.height, run.width)
     stacked = np.stack(pictures) if pictures else np.zeros((0, height, width, 3), np.uint8)
     return stacked, run.info()
 
@@ -186,14 +201,14 @@ def _ranks(choose: Choice, length: int) -> np.ndarray:
 def _read(
     path: str | os.PathLike,
     keep: frozenset[int],
-    size: Size | None,
-    antialias: bool = False,
+    resize: Resize | None = None,
 ) -> Reading:
     """Decodes the whole file and keeps the pictures at the decoder positions ``keep``."""
     reading = Reading(path)
     for position, frame in enumerate(in_full(reading)):
         if position in keep:
-            reading.pictures[position] = picture(frame, size, antialias)
+            shown = picture(frame, None, False)
+            reading.pictures[position] = resize.apply(shown) if resize else shown
     return reading
 
 
@@ -201,8 +216,7 @@ def _read_chosen(
     path: str | os.PathLike,
     packets: Packets,
     ranks: frozenset[int],
-    size: Size | None,
-    antialias: bool,
+    resize: Resize,
 ) -> Reading | None:
     """Decodes only what the frames of these ranks need; pictures by rank.
 
@@ -212,7 +226,7 @@ def _read_chosen(
     reading = Reading(path)
     try:
         for rank, frame in by_packets(reading, packets, ranks):
-            reading.pictures[rank] = picture(frame, size, antialias)
+            reading.pictures[rank] = resize.apply(picture(frame, None, False))
     except PacketMismatch:
         return None
     return reading

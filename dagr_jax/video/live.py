@@ -9,15 +9,17 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from dagr_jax.video.clip import Clip, ClipAssembler, ClipPlan, Look
+from dagr_jax.video.clip import Clip, ClipAssembler, ClipPlan, Piece
+from dagr_jax.video.inputs import InputSpec
 from dagr_jax.video.stream import Limits, VideoError, video_stream
 
 # Of the network alone: a playlist from there must not read files of this machine.
@@ -40,7 +42,7 @@ class Window:
         arrived: When its last frame had been decoded, seconds since the epoch.
         damaged: Packets that did not decode, packets and frames marked as corrupt.
         dropped: Windows that were dropped until now.
-        clip: What the model looks at.
+        pictures: What the model sees: pieces of streams, and the clip last.
     """
 
     number: int
@@ -50,7 +52,7 @@ class Window:
     arrived: float
     damaged: int
     dropped: int
-    clip: Clip
+    pictures: tuple[Piece | Clip, ...]
 
 
 class _LeftError(Exception):
@@ -83,7 +85,7 @@ class Feed:
 
     Args:
         source: A file, which may grow; a named pipe; "-" for stdin; or a URL that FFmpeg opens.
-        look: What the model sees of each window.
+        spec: What the model sees of each window.
         seconds: Of a window.
         waiting: Windows that may wait.
         every: Drop none; the source waits instead.
@@ -99,7 +101,7 @@ class Feed:
     def __init__(
         self,
         source: str,
-        look: Look,
+        spec: InputSpec,
         seconds: float,
         *,
         waiting: int = 2,
@@ -109,7 +111,7 @@ class Feed:
         limits: Limits | None = None,
     ):
         self.source = source
-        self._look, self._seconds, self._patience = look, seconds, patience
+        self._spec, self._seconds, self._patience = spec, seconds, patience
         self._most, self._every, self._retries, self._limits = waiting, every, retries, limits
         self._changed = threading.Condition()
         self._waiting: deque[Window | Again] = deque()
@@ -193,12 +195,12 @@ class Feed:
         frames = _Frames(container, stream, fps)
         while True:
             begin, damaged = frames.seconds, frames.damaged
-            clips = list(ClipAssembler(plan, self._look).clips(frames.take(length)))
+            found = list(ClipAssembler(plan, self._spec).clips(frames.take(length)))
             if frames.ended:  # before all were there of which some are looked at
                 self.rest = frames.seconds - begin
                 return
             if begin == 0:
-                self._beginning = hash(clips[0].frames.tobytes())
+                self._beginning = hash(_bytes_of(found))
             self._put(
                 Window(
                     number=self._count,
@@ -208,7 +210,7 @@ class Feed:
                     arrived=time.time(),
                     damaged=frames.damaged - damaged,
                     dropped=0,
-                    clip=clips[0],
+                    pictures=tuple(found),
                 )
             )
             self._count += 1
@@ -265,6 +267,14 @@ class _Frames:
                 except av.FFmpegError:
                     self.damaged += 1
         yield from stream.codec_context.decode(None)
+
+
+def _bytes_of(pictures: Iterable[Piece | Clip]) -> bytes:
+    """The pixels of a window."""
+    arrays: list[np.ndarray] = []
+    for one in pictures:
+        arrays += [one.frames] if isinstance(one, Piece) else one.inputs.values()
+    return b"".join(array.tobytes() for array in arrays)
 
 
 @contextlib.contextmanager

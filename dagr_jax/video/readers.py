@@ -13,17 +13,19 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 
-from dagr_jax.video.clip import Clip, ClipPlan, Look, read_clips
+from dagr_jax.video.clip import Clip, ClipPlan, Piece, read_clips
+from dagr_jax.video.inputs import InputSpec
 from dagr_jax.video.reading import VideoInfo
 from dagr_jax.video.stream import Limits, VideoError
 
-Message = ClipPlan | Clip | VideoInfo
+Message = ClipPlan | Piece | Clip | VideoInfo
 
 
 class Readers:
@@ -48,7 +50,7 @@ class Readers:
     def read(
         self,
         paths: Iterable[str],
-        look: Look,
+        spec: InputSpec,
         seconds: float = 0.0,
         limits: Limits | None = None,
     ) -> Iterator[tuple[str, Iterator[Message]]]:
@@ -56,7 +58,7 @@ class Readers:
 
         Args:
             paths: Files; taken as they are needed, one a process ahead.
-            look, seconds, limits: Of `video.clip.read_clips`.
+            spec, seconds, limits: Of `video.clip.read_clips`.
 
         Yields:
             Each path, and what `read_clips` yields of it; that iterator raises VideoError for a
@@ -64,7 +66,7 @@ class Readers:
             be taken to its end, or is when the next path is asked for.
         """
         task = {
-            "look": dataclasses.asdict(look),
+            "spec": spec.to_json(),
             "seconds": seconds,
             "limits": limits and dataclasses.asdict(limits),
         }
@@ -139,16 +141,20 @@ class _Process:
             raise VideoError(*fields)
         if kind == "plan":
             pairs = (tuple(map(tuple, fields[name])) for name in ("bounds", "shown"))
-            return ClipPlan(next(pairs), fields["fps"], next(pairs))
+            return ClipPlan(next(pairs), fields["fps"], next(pairs), fields["path"])
         if kind == "info":
             return VideoInfo(**fields)
         arrays = {}
-        for name in ("frames", "windows"):
-            array = np.empty(fields[name], np.uint8)
+        for name, shape in fields["shapes"].items():
+            array = np.empty(shape, np.uint8)
             if array.size:
                 self._socket.recv_bytes_into(array.data.cast("B"))
             arrays[name] = array
-        return Clip(fields["start"], fields["length"], **arrays)
+        start, length = fields["start"], fields["length"]
+        if kind == "clip":
+            return Clip(start, length, arrays)
+        ((name, frames),) = arrays.items()
+        return Piece(start, length, name, np.array(fields["places"], np.int64), frames)
 
     def _bytes(self, patience: float) -> bytes:
         if not self._socket.poll(patience):
@@ -162,26 +168,32 @@ def serve(socket: Connection) -> None:
     def send(kind: str, fields: object = None) -> None:
         socket.send_bytes(json.dumps([kind, fields]).encode())
 
+    def send_arrays(kind: str, fields: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        shapes = {name: array.shape for name, array in arrays.items()}
+        send(kind, {**fields, "shapes": shapes})
+        for array in arrays.values():
+            if array.size:
+                socket.send_bytes(np.ascontiguousarray(array).data.cast("B"))
+
     while True:
         try:
             task = json.loads(socket.recv_bytes())
         except (EOFError, OSError):
             return
         limits = task["limits"] and Limits(**task["limits"])
-        look = Look(**{**task["look"], "size": tuple(task["look"]["size"])})
+        spec = InputSpec.from_json(task["spec"])
         try:
-            for message in read_clips(task["path"], look, task["seconds"], limits):
+            for message in read_clips(task["path"], spec, task["seconds"], limits):
                 match message:
                     case ClipPlan():
                         send("plan", dataclasses.asdict(message))
                     case VideoInfo():
                         send("info", dataclasses.asdict(message))
-                    case Clip(start, length, frames, windows):
-                        shapes = {"frames": frames.shape, "windows": windows.shape}
-                        send("clip", {"start": start, "length": length, **shapes})
-                        for array in (frames, windows):
-                            if array.size:
-                                socket.send_bytes(array.data.cast("B"))
+                    case Clip(start, length, inputs):
+                        send_arrays("clip", {"start": start, "length": length}, inputs)
+                    case Piece(start, length, stream, places, frames):
+                        where = {"start": start, "length": length, "places": places.tolist()}
+                        send_arrays("piece", where, {stream: frames})
             send("end")
         except VideoError as error:
             send("error", [task["path"], error.problem, error.mend])

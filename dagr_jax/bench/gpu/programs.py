@@ -14,8 +14,10 @@ from dagr_jax.bench.gpu.timing import Side, program_facts
 from dagr_jax.bench.sides import precision, random_variables
 from dagr_jax.models import dagr
 from dagr_jax.models.dagr import quality_net, unet3d
+from dagr_jax.models.dagr.tasks import QualityTask, SaliencyTask
 from dagr_jax.train.mesh import jit_train_step, make_mesh, put_batch, replicate
-from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
+from dagr_jax.train.state import create_state
+from dagr_jax.train.steps import make_train_step
 
 _RATE = 1e-5
 
@@ -75,10 +77,16 @@ def build(spec: Spec, sizes: Sizes) -> Side:
         model, variables = network(kind, sizes)
         model = _formed(model, spec)
         video = jax.device_put(inputs(kind, spec.batch, sizes))
-        compiled = jax.jit(model.apply).lower(variables, video).compile()
+        compiled = jax.jit(functools.partial(_values, model)).lower(variables, video).compile()
     if kind == "saliency" and sizes.saliency_gflop:
         facts["needed_gflop"] = spec.batch * sizes.saliency_gflop
     return Side.of_program(compiled, (variables, video), facts)
+
+
+def _values(model: Any, variables: Any, video: Any) -> Any:
+    """Logits or scores."""
+    values = model.apply(variables, video)
+    return values.score if isinstance(model, dagr.Model) else values
 
 
 @functools.lru_cache(maxsize=4)
@@ -156,7 +164,7 @@ def _training_side(spec: Spec, sizes: Sizes, facts: dict[str, Any]) -> Side:
         variables = {kind: {"vqa": tree} for kind, tree in own.items()}
     mesh = make_mesh(jax.devices()[:1])
     tx = optax.adam(_RATE)
-    state = replicate(task.init_state(variables, tx), mesh)
+    state = replicate(create_state(variables, tx, task.trained), mesh)
     batch = put_batch(training_batch(spec.batch, sizes), mesh)
     key = replicate(jax.random.key(0), mesh)
     jitted: Any = jit_train_step(make_train_step(task.loss, tx), mesh)

@@ -1,5 +1,26 @@
-"""DAGR-VQA: frames → saliency maps → fused frames → score."""
+"""DAGR-VQA: frames → saliency maps → fused frames → score.
 
-from dagr_jax.models.dagr.model import Model, fuse, normalize_maps, release_maps
+Loaded on use, so that `models.dagr.config` needs no JAX.
+"""
 
-__all__ = ["Model", "fuse", "normalize_maps", "release_maps"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dagr_jax.models.dagr.contract import CONTRACT
+    from dagr_jax.models.dagr.model import (
+        Model,
+        fuse,
+        normalize_maps,
+        release_maps,
+        saliency_maps,
+    )
+
+__all__ = ["CONTRACT", "Model", "fuse", "normalize_maps", "release_maps", "saliency_maps"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "contract" if name == "CONTRACT" else "model"
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from dagr_jax.models.contract import Outputs
 from dagr_jax.models.dagr import quality_net, unet3d
 from dagr_jax.models.dagr.layout import check_preset
 
@@ -112,81 +113,83 @@ class Model(nn.Module):
         super().__post_init__()
 
     def __call__(
-        self, frames: Num[Array | np.ndarray, "b t h w 3"], *, train: bool = False
-    ) -> Float[Array, " b"]:
+        self,
+        inputs: Mapping[str, Num[Array | np.ndarray, "..."]] | Num[Array | np.ndarray, "b t h w 3"],
+        *,
+        train: bool = False,
+    ) -> Outputs:
         """Scores videos.
 
         The saliency network is frozen: always in eval mode, and no gradient flows into it.
 
         Args:
-          frames: (B, T, H, W, 3), RGB, uint8 or float in [0, 255].
+          inputs: the frames, or a mapping with them under 'frames': (B, T, H, W, 3), RGB, uint8 or
+            float in [0, 255]. Under 'maps' it may hold their saliency maps, (B, T, h, w), floats in
+            [0, 1] or integers in 0…255, resized to the frames; where it does not, the saliency
+            network makes them.
           train: as in `quality_net.Model`.
 
         Returns:
-          Scores, (B,), float32, on the [0, 1] scale of the training targets, not clipped.
+          score: (B,), float32, on the [0, 1] scale of the training targets, not clipped.
+          maps: {'saliency': (B, T, h, w)} as they were fused with the frames; {} with alpha = 0.
 
         Raises:
-          ValueError: alpha > 0 and there is no saliency network.
+          ValueError: alpha > 0, and there are neither maps nor a saliency network.
         """
-        maps = None
+        given = inputs if isinstance(inputs, Mapping) else {"frames": inputs}
+        frames, maps = given["frames"], given.get("maps")
         # α = 0 needs no maps; init makes the parameters all the same.
-        if self.alpha or (self.saliency is not None and self.is_initializing()):
-            maps = jax.lax.stop_gradient(self.maps(frames))
-        return self.score(frames, maps, train=train)
-
-    def maps(self, frames: Num[Array | np.ndarray, "b t h w 3"]) -> Float[Array, "b t u v"]:
-        """Saliency maps of frames, each from 0 to 1.
-
-        Args:
-          frames: (B, T, H, W, 3), RGB, uint8 or float in [0, 255].
-
-        Returns:
-          (B, T, h, w) in [0, 1], of size `saliency_size` (of the frames if that is None). With
-          preset 'release' they are multiples of 1/255, as the release stores them.
-
-        Raises:
-          ValueError: there is no saliency network.
-        """
-        if self.saliency is None:
-            raise ValueError(
-                f"alpha={self.alpha} needs saliency maps and the model has no saliency network; "
-                "give the field saliency, or maps to score()"
-            )
-        video = jnp.asarray(frames).astype(jnp.result_type(float)) / 255.0
-        if self.saliency_size is not None:
-            video = _resize(video, self.saliency_size, (2, 3))
-        maps = normalize_maps(self.saliency(video, train=False))
-        if self.preset == "release":
-            maps = jnp.floor(maps * 255.0) / 255.0
-        return maps
-
-    def score(
-        self,
-        frames: Num[Array | np.ndarray, "b t h w 3"],
-        maps: Num[Array | np.ndarray, "b t u v"] | None = None,
-        *,
-        train: bool = False,
-    ) -> Float[Array, " b"]:
-        """Scores videos whose saliency maps are known.
-
-        Args:
-          frames: (B, T, H, W, 3), RGB, uint8 or float in [0, 255].
-          maps: (B, T, h, w), floats in [0, 1] or integers in 0…255, resized to the frames;
-            None only with alpha = 0.
-          train: as in `quality_net.Model`.
-
-        Returns:
-          Scores, (B,), float32.
-
-        Raises:
-          ValueError: alpha > 0 and maps is None.
-        """
+        if maps is None and (self.alpha or (self.saliency is not None and self.is_initializing())):
+            if self.saliency is None:
+                raise ValueError(
+                    f"alpha={self.alpha} needs saliency maps, and the model has no saliency "
+                    "network; give the field saliency, or maps beside the frames"
+                )
+            logits = self.saliency(_seen(self, frames), train=False)
+            maps = jax.lax.stop_gradient(_as_stored(self, logits))
         fused = jnp.asarray(frames).astype(jnp.result_type(float)) / 255.0
-        if self.alpha:
-            if maps is None:
-                raise ValueError(f"alpha={self.alpha} needs saliency maps; give maps to score()")
-            s = _resize(_unit(jnp.asarray(maps)), fused.shape[2:4], (2, 3))
-            if self.preset == "release":
-                s = release_maps(s)
-            fused = fuse(fused, s, self.alpha)
-        return self.vqa(fused, train=train)
+        if not self.alpha:
+            return Outputs(self.vqa(fused, train=train))
+        maps = _unit(jnp.asarray(maps))
+        s = _resize(maps, fused.shape[2:4], (2, 3))
+        if self.preset == "release":
+            s = release_maps(s)
+        return Outputs(self.vqa(fuse(fused, s, self.alpha), train=train), {"saliency": maps})
+
+
+def saliency_maps(
+    model: Model, variables: Mapping[str, Any], frames: Num[Array | np.ndarray, "b t h w 3"]
+) -> Float[Array, "b t u v"]:
+    """Saliency maps of frames, each from 0 to 1, by the saliency network alone.
+
+    Args:
+      model: with a saliency network.
+      variables: of the model; those under 'saliency' are enough.
+      frames: (B, T, H, W, 3), RGB, uint8 or float in [0, 255].
+
+    Returns:
+      (B, T, h, w) in [0, 1], of size `saliency_size` (of the frames if that is None). With preset
+      'release' they are multiples of 1/255, as the release stores them.
+
+    Raises:
+      ValueError: there is no saliency network.
+    """
+    if model.saliency is None:
+        raise ValueError("the model has no saliency network; give the field saliency")
+    own = {kind: tree["saliency"] for kind, tree in variables.items() if "saliency" in tree}
+    logits = model.saliency.apply(own, _seen(model, frames), train=False)
+    return _as_stored(model, logits)
+
+
+def _seen(model: Model, frames: Array | np.ndarray) -> Array:
+    """Frames as the saliency network sees them: in [0, 1], of `saliency_size`."""
+    video = jnp.asarray(frames).astype(jnp.result_type(float)) / 255.0
+    if model.saliency_size is not None:
+        video = _resize(video, model.saliency_size, (2, 3))
+    return video
+
+
+def _as_stored(model: Model, logits: Any) -> Array:
+    """Maps of logits; with preset 'release' as bytes hold them."""
+    maps = normalize_maps(logits)
+    return jnp.floor(maps * 255.0) / 255.0 if model.preset == "release" else maps

@@ -8,26 +8,14 @@ from typing import Any
 
 import flax.linen as nn
 
-from dagr_jax import __version__
-from dagr_jax.convert import (
-    Network,
-    StateDictError,
-    WeightsError,
-    read_network,
-    read_weights,
-    to_state_dict,
-    write_safetensors,
-)
-from dagr_jax.registry import model_module
+from dagr_jax import __version__, registry
+from dagr_jax.convert.files import WeightsError, read_weights, write_safetensors
+from dagr_jax.convert.layers import StateDictError
+from dagr_jax.convert.state_dict import Network, read_network, to_state_dict, torch_network
+from dagr_jax.models.contract import Contract
 from dagr_jax.train.checkpoints import load_variables, write_variables
 from dagr_jax.train.meta import make_meta
-
-# What the release does with every video (REFERENCE section 1).
-SAMPLING = {"num_frames": 8, "rule": "linspace"}
-RESIZE = {"size": [224, 398], "antialias": False}
-
-# Part of the whole model → name of its network in registry.MODELS.
-PARTS = {"saliency": "unet3d", "vqa": "vqa"}
+from dagr_jax.video.inputs import InputSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +23,12 @@ class Use:
     """How converted weights are to be used; what no file of weights says.
 
     Attributes:
-      alpha: weight of the saliency in the fused frames, in [0, 1].
-      window, choice: as in `score.MapPlan`.
-      dataset: on which the quality network was trained.
+      options: of the model, such as alpha, window and choice (`Contract.assemble`).
+      dataset: on which the complete model was trained.
       mos_range: (lowest, highest) MOS of that data set.
     """
 
-    alpha: float = 0.5
-    window: int = 8
-    choice: str = "linspace"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     dataset: str = "unknown"
     mos_range: tuple[float, float] = (0.0, 1.0)
 
@@ -60,19 +45,22 @@ def import_network(source: str | Path, out: str | Path) -> Network:
       CheckpointError: `out` exists.
     """
     network = _read(source)
-    meta = _meta(network.name, fields_of(network.model), None, Use(), [source])
+    contract: Contract = registry.contract_of(network.name)
+    inputs, settings = contract.converted({})
+    meta = _meta(
+        network.name, fields_of(network.model), None, inputs, settings, "unknown", [source]
+    )
     write_variables(out, network.variables, {**meta, "counters": {network.name: network.counters}})
     return network
 
 
-def import_dagr(
-    saliency: str | Path | None, vqa: str | Path, use: Use, out: str | Path
+def import_model(
+    sources: Mapping[str, str | Path], use: Use, out: str | Path
 ) -> dict[str, Network]:
-    """Converts a saliency and a quality network into a checkpoint that scores.
+    """Converts the networks of a complete model into a checkpoint that scores.
 
     Args:
-      saliency: as `convert.read_weights` takes; None only with α = 0.
-      vqa: the same.
+      sources: part of the model → file, as `convert.read_weights` takes.
       use: how.
       out: folder of the checkpoint; must not exist.
 
@@ -82,26 +70,19 @@ def import_dagr(
     Raises:
       WeightsError: a file cannot be read, or holds another network than it was named for.
       CheckpointError: `out` exists.
-      ValueError: α > 0 without a saliency network, or α is not in [0, 1].
+      ValueError: a network that the options need is missing, or an option is out of range.
     """
-    if saliency is None and use.alpha:
-        raise ValueError(f"alpha {use.alpha} needs a saliency network; give one, or alpha 0")
-    sources = {"saliency": saliency, "vqa": vqa}
     networks: dict[str, Network] = {}
     for part, path in sources.items():
-        if path is None:
-            continue
         networks[part] = _read(path)
-        if networks[part].name != PARTS[part]:
-            described = _describe(networks[part])
-            raise WeightsError(path, f"it holds {described}", f"give it another place than {part}")
-    args: dict[str, Any] = {
-        "saliency": None,
-        **{part: fields_of(network.model) for part, network in networks.items()},
-        "alpha": use.alpha,
-        "preset": "release",
-    }
-    model_module("dagr").Model(**args)  # refuses what does not go together
+        found = torch_network(networks[part].name)
+        if found.part != part:
+            described = found.describe(networks[part].model)
+            raise WeightsError(path, f"it holds {described}", f"pass it as --{found.part}")
+    contract: Contract = registry.contract_of(next(iter(networks.values())).name)
+    fields = {part: fields_of(network.model) for part, network in networks.items()}
+    args = contract.assemble(fields, use.options)
+    contract.build(args)  # refuses what does not go together
     variables = {
         kind: {
             part: network.variables[kind]
@@ -110,7 +91,9 @@ def import_dagr(
         }
         for kind in ("params", "batch_stats")
     }
-    meta = _meta("dagr", args, use.mos_range, use, [p for p in sources.values() if p is not None])
+    inputs, settings = contract.converted({**args, **use.options})
+    paths = list(sources.values())
+    meta = _meta(contract.name, args, use.mos_range, inputs, settings, use.dataset, paths)
     counters = {network.name: network.counters for network in networks.values()}
     write_variables(out, variables, {**meta, "counters": counters})
     return networks
@@ -135,19 +118,18 @@ def export_torch(checkpoint: str | Path, out: str | Path) -> list[Path]:
     if out.suffix != ".safetensors":
         raise WeightsError(out, "its suffix is not .safetensors", "name it so")
     variables, meta = load_variables(checkpoint)
-    model = model_module(meta["model"]).Model(**meta["model_args"])
-    networks = [(meta["model"], model, variables, out)]
-    if meta["model"] not in PARTS.values():
-        networks = [
-            (
-                name,
-                getattr(model, part),
-                {kind: tree.get(part, {}) for kind, tree in variables.items()},
-                out.with_suffix(f".{part}.safetensors"),
-            )
-            for part, name in PARTS.items()
-            if part in variables["params"]
-        ]
+    contract: Contract = registry.contract_of(meta["model"])
+    networks = []
+    if meta["model"] == contract.name:
+        model = contract.build(meta["model_args"])
+        for one in contract.torch:
+            if one.part in variables["params"]:
+                own = {kind: tree.get(one.part, {}) for kind, tree in variables.items()}
+                path = out.with_suffix(f".{one.part}.safetensors")
+                networks.append((one.name, getattr(model, one.part), own, path))
+    else:
+        kind, _ = contract.networks[meta["model"]]
+        networks.append((meta["model"], kind(**meta["model_args"]), variables, out))
     about = {"dagr_jax": __version__, "preset": meta["preset"]}
     for name, network, own, path in networks:
         # A checkpoint that was trained here has counted nothing.
@@ -173,15 +155,13 @@ def _read(source: str | Path) -> Network:
         raise WeightsError(source, str(error), "give a network of the PyTorch release") from error
 
 
-def _describe(network: Network) -> str:
-    return model_module(network.name).describe(network.model)
-
-
 def _meta(
     name: str,
     args: Mapping[str, Any],
     mos_range: tuple[float, float] | None,
-    use: Use,
+    inputs: InputSpec,
+    settings: Mapping[str, Any],
+    dataset: str,
     sources: Sequence[str | Path],
 ) -> dict[str, Any]:
     digest = hashlib.sha256()
@@ -191,12 +171,11 @@ def _meta(
     return make_meta(
         model=name,
         model_args=args,
-        preset="release",
-        dataset=use.dataset,
+        preset=args.get("preset", ""),
+        dataset=dataset,
         mos_range=mos_range,
-        sampling=SAMPLING,
-        resize=RESIZE,
-        maps={"window": use.window, "choice": use.choice},
+        inputs=inputs.to_json(),
+        settings=settings,
         config_digest=digest.hexdigest()[:12],
         worker_count=0,
     )

@@ -1,4 +1,4 @@
-"""What saliency maps are worth on a saliency set: validation and the test stage."""
+"""Records of gaze: how good predicted maps are, in validation and in the test stage."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -8,9 +8,11 @@ import numpy as np
 
 from dagr_jax.data import loader
 from dagr_jax.metrics import saliency
+from dagr_jax.models.contract import TrainStage
+from dagr_jax.report.plots import overlay
 from dagr_jax.stages.run import Run
+from dagr_jax.stages.split import rows_of
 from dagr_jax.train import mesh as meshes
-from dagr_jax.train.steps import SaliencyTask
 
 # (map, truth in [0, 1], fixations) → value of one frame.
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
@@ -57,10 +59,11 @@ def ratio(sums: np.ndarray, counts: np.ndarray) -> float:
     return float(sums.sum() / counts.sum()) if counts.sum() else float("nan")
 
 
-def saliency_source(run: Run, part: str) -> loader.SaliencySource:
-    """The saliency records of a part."""
-    assert run.saliency_data is not None  # the callers have looked
-    return loader.SaliencySource(run.saliency_data, run.saliency_rows[part])
+def gaze_source(run: Run, stage: TrainStage, part: str) -> loader.SaliencySource:
+    """The gaze records of a part."""
+    data = run.gaze_data(stage)
+    assert data is not None  # the callers have looked
+    return loader.SaliencySource(data, rows_of(run.gaze_parts(stage))[part])
 
 
 def quick_scores(
@@ -117,13 +120,34 @@ def _shuffled(others: np.ndarray) -> Metric:
     return score
 
 
-def maps_of_test(run: Run, params: Any, stats: Any) -> list[np.ndarray]:
-    """Predicted maps (T, h, w) of each record of the saliency test part."""
-    variables = {"params": params["saliency"], "batch_stats": stats["saliency"]}
-    task = SaliencyTask(run.saliency_model, run.config.preset)
-    predict = meshes.jit_predict(task.predict, run.mesh)
-    source, size = saliency_source(run, "test"), run.config.saliency.batch_size
-    return [m for _, maps in run.predict(predict, variables, source, size) for m in maps]
+def maps_of_test(run: Run, stage: TrainStage, variables: Mapping[str, Any]) -> list[np.ndarray]:
+    """Predicted maps (T, h, w) of each record of the gaze test part.
+
+    Args:
+        run: The run.
+        stage: The stage that trained the network.
+        variables: Variables of the complete model.
+    """
+    own = {kind: tree[stage.part] for kind, tree in variables.items() if stage.part in tree}
+    predict = meshes.jit_predict(stage.task.predict, run.mesh)
+    source, size = gaze_source(run, stage, "test"), run.config[stage.name].batch_size
+    return [m for _, maps in run.predict(predict, own, source, size) for m in maps]
+
+
+def overlays(
+    predict: Callable[..., Any], variables: Any, source: loader.SaliencySource
+) -> dict[str, np.ndarray]:
+    """The middle frame of three records, with the true and the predicted map, side by side."""
+    chosen = np.linspace(0, len(source) - 1, 3).astype(int).tolist()
+    items = [source[i] for i in chosen]
+    predicted = predict(variables, {"frames": np.stack([x["frames"] for x in items])})
+    pictures = {}
+    for i, item, maps in zip(chosen, items, np.asarray(predicted), strict=True):
+        t = len(maps) // 2
+        frame = item["frames"][t]
+        both = [overlay(frame, m) for m in (item["maps"][t] / 255.0, maps[t])]
+        pictures[f"validation/record_{i}"] = np.hstack([frame, *both])
+    return pictures
 
 
 def ignorant(
@@ -143,8 +167,8 @@ def ignorant(
     return {k: [np.broadcast_to(m, shape)] * len(source) for k, m in found.items()}
 
 
-def saliency_report(run: Run, predicted: Sequence[np.ndarray]) -> dict[str, Any]:
-    """All saliency metrics of `maps_of_test`, beside those of maps that ignore the video."""
-    source, training = saliency_source(run, "test"), saliency_source(run, "train")
+def gaze_report(run: Run, stage: TrainStage, predicted: Sequence[np.ndarray]) -> dict[str, Any]:
+    """All saliency metrics of `maps_of_test`, and of maps that ignore the video."""
+    source, training = gaze_source(run, stage, "test"), gaze_source(run, stage, "train")
     others = {k: judge(source, maps).means() for k, maps in ignorant(source, training).items()}
     return {**judge(source, predicted).means(), **others}

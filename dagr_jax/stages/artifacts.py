@@ -1,0 +1,59 @@
+"""Artifacts of a run: JSON files, and whether a folder is of the configuration at hand."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import config_dict
+
+from dagr_jax.report import tables
+from dagr_jax.runtime.atomic import atomic_file
+
+
+class StageError(ValueError):
+    """A stage cannot run; one line that names the folder or field and the remedy."""
+
+
+def plain(tree: Any) -> Any:
+    """A config section as dicts, lists and numbers, as JSON holds it."""
+    if isinstance(tree, config_dict.ConfigDict):
+        tree = tree.to_dict()
+    if isinstance(tree, Mapping):
+        return {key: plain(value) for key, value in tree.items()}
+    return [plain(value) for value in tree] if isinstance(tree, list | tuple) else tree
+
+
+def digest(config: Any) -> str:
+    """Twelve hexadecimal digits that stand for a configuration."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_json(path: Path) -> Any:
+    """Reads what `write_json` wrote."""
+    return json.loads(path.read_text())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, whole or not at all. JSON has no NaN: an undefined number becomes null."""
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(tables.defined(value), indent=2, allow_nan=False) + "\n")
+
+
+def claim(path: Path, wanted: Any, what: str) -> None:
+    """Raises StageError if the JSON file at `path` belongs to another configuration."""
+    differing = list(_differences(json.loads(path.read_text()), wanted))
+    if differing:
+        raise StageError(
+            f"{path.parent}: {what} of another configuration ({'; '.join(differing)}); "
+            "use another --workdir, or delete this one"
+        )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name} was {old} and is now {new}"

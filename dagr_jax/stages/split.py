@@ -1,0 +1,78 @@
+"""Which records of a prepared set train, validate and test."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import config_dict
+
+from dagr_jax.data.records import Listed, read_list
+from dagr_jax.data.splits import PARTS, Protocol, SplitError, read_split, write_split
+from dagr_jax.stages.artifacts import StageError
+
+
+def parts_of(data: Path, chosen: config_dict.ConfigDict) -> list[str]:
+    """The part of each record of a prepared set.
+
+    Args:
+        data: The prepared set.
+        chosen: Section `split` of a configuration.
+
+    Raises:
+        StageError: The split file or the protocol does not fit the set.
+    """
+    listed = read_list(data)
+    try:
+        if chosen.file:
+            return read_split(Path(chosen.file), listed)
+        fields = {name: chosen[name] for name in ("test", "val", "folds", "fold", "seed")}
+        protocol = Protocol(name=chosen.protocol, **fields)
+        contents = [row.content for row in listed]
+        return protocol.assign(contents, [row.part for row in listed])
+    except SplitError as error:
+        raise StageError(str(error)) from error
+
+
+def rows_of(parts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Part → numbers of its records."""
+    numbers = np.array(parts)
+    return {part: np.flatnonzero(numbers == part) for part in PARTS}
+
+
+def of_gaze_set(data: Path, chosen: config_dict.ConfigDict) -> config_dict.ConfigDict:
+    """The split of a gaze set of its own: as its files say, or else at random."""
+    own = config_dict.ConfigDict(chosen)
+    with own.unlocked():
+        said = {row.part for row in read_list(data)}
+        own.file, own.protocol = "", "random" if "" in said else "official"
+        own.fold = max(own.fold, 0)  # these protocols have no folds; -1 would be all of them
+    return own
+
+
+def write_parts(path: Path, data: Path, parts: Sequence[str]) -> None:
+    """Writes the split of a prepared set as CSV, for people and for `unseen`."""
+    write_split(path, read_list(data), list(parts))
+
+
+def unseen(
+    checkpoint: Path, listed: Sequence[Listed], splits: Sequence[str] = ("split.csv",)
+) -> np.ndarray:
+    """Numbers of the records whose contents a checkpoint was neither trained nor validated on.
+
+    The records are recognised by the digests of their files, whatever their names.
+
+    Args:
+        checkpoint: Working directory of a run, or the folder of a stage in it.
+        listed: Records of a prepared set.
+        splits: Names of the split files of the working directory. Files that are missing are
+            ignored.
+    """
+    homes = [home for home in (checkpoint, checkpoint.parent) if (home / splits[0]).is_file()]
+    seen: set[str] = set()
+    for path in [homes[0] / name for name in splits] if homes else []:
+        if path.is_file():
+            with open(path, newline="") as stream:
+                seen |= {row["digest"] for row in csv.DictReader(stream) if row["part"] != "test"}
+    contents = {row.content for row in listed if row.digest and row.digest in seen}
+    return np.array([i for i, row in enumerate(listed) if row.content not in contents], int)
