@@ -86,8 +86,6 @@ def _write_set(home: Path, videos: int) -> None:
         maps = frames.mean(-1).astype(np.uint8)
         record = {**names, **label, **rates, **size, "frames": frames, "entries": maps}
         write_shard(shards[-1], record)
-            shards[-1], {**names, **label, **rates, **size, "frames": frames, "entries": maps}
-        )
     for kind in (Quality, Frames):
         pack(kind, home, {WHOLE: shards})
     pack_stream(home, "maps", {"train": shards})

@@ -9,12 +9,11 @@ docs/adding_a_model.md is the checklist.
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 from flax import struct
-from jaxtyping import Array, Float
 
 from dagr_jax.layers.torch_names import Arrays, Layer
 from dagr_jax.video.inputs import InputSpec
@@ -34,11 +33,13 @@ class Outputs(struct.PyTreeNode):
         frame_scores: (B, T) score of each frame; None where the model has none.
     """
 
-    score: Float[Array, " b"]
-    maps: dict[str, Float[Array, "b t h w"]] = struct.field(default_factory=dict)
-    frame_scores: Float[Array, "b t"] | None = None
+    # Without types: under `jax.tree.map` the leaves may be anything.
+    score: Any
+    maps: dict[str, Any] = struct.field(default_factory=dict)
+    frame_scores: Any = None
 
 
+@runtime_checkable
 class Task(Protocol):
     """What a training stage computes; pure functions, jitted by `train.mesh`."""
 
