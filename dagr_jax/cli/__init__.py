@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from dagr_jax import __version__
-from dagr_jax.cli import bench, convert, evaluate, prepare, report, score, watch
+from dagr_jax.cli import bench, convert, evaluate, models, prepare, report, score, watch
 from dagr_jax.runtime import startup
 
 
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="dagr", description=__doc__)
     parser.add_argument("--version", action="version", version=f"dagr_jax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (score, watch, convert, prepare, evaluate, report, bench):
+    for command in (score, watch, convert, prepare, evaluate, models, report, bench):
         command.add(commands)
     for added in commands.choices.values():
         added.add_argument("--debug", action="store_true", help="show where an error came from")

@@ -320,8 +320,9 @@ def _shown(rows: list[dict[str, Any]], form: str) -> str:
     text = tables.render(shown, form)
     if first := next((row for row in rows if "error" not in row), None):
         low, high = first["mos_range"]
+        preset = f", preset {first['preset']!r}" if first["preset"] else ""
         text += (
             f"score: 0-100, not clipped. mos: on the scale {low:g}-{high:g} of "
-            f"{first['dataset']!r}. {first['model']}, preset {first['preset']!r}.\n"
+            f"{first['dataset']!r}. {first['model']}{preset}.\n"
         )
     return text

@@ -119,8 +119,8 @@ class Page:
         title = f"{names[0] if len(names) == 1 else f'{len(names)} videos'} · video quality"
         data = {
             "title": title,
-            "model": f"{told['model']}, preset {told['preset']}, step {told['step']}, checkpoint "
-            f"{self._scorer.digest}, trained on {told['dataset']} (MOS {low:g}\N{EN DASH}{high:g})",
+            "model": f"{_named(told)}, step {told['step']}, checkpoint {self._scorer.digest}, "
+            f"trained on {told['dataset']} (MOS {low:g}\N{EN DASH}{high:g})",
             "maps": {
                 name: {"meaning": facts.meaning, "colours": _colours(facts.colours)}
                 for name, facts in self._scorer.contract.facts.maps.items()
@@ -142,6 +142,12 @@ class Page:
             # "<" would end the block, or begin a comment in it.
             data=json.dumps(defined(data), allow_nan=False).replace("<", "\\u003c"),
         )
+
+
+def _named(meta: Mapping[str, Any]) -> str:
+    """The model, and its preset where it has one."""
+    preset = f", preset {meta['preset']}" if meta["preset"] else ""
+    return f"{meta['model']}{preset}"
 
 
 class _Seen:

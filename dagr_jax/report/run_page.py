@@ -93,8 +93,10 @@ def run_page(facts: RunFacts) -> str:
 
 
 def _told(config: Mapping[str, Any]) -> str:
-    said = f"{config['dataset']['name']}, recipe {config['recipe']}, preset {config['preset']}"
-    return f"{said}, seed {config['seed']}"
+    """Model, data set and the fields that configurations share, in one line."""
+    said = [config["model"]["name"], config["dataset"]["name"]]
+    said += [f"{name} {config[name]}" for name in ("recipe", "preset", "seed") if name in config]
+    return ", ".join(said)
 
 
 def _section(title: str, body: str) -> str:

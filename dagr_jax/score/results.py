@@ -101,7 +101,9 @@ class Result:
             "mos": f"{self.mos:.2f} on {low:g}\N{EN DASH}{high:g} of {self.dataset}",
             "video": f"{self.width} \N{MULTIPLICATION SIGN} {self.height}, {self.fps:g} frames/s, "
             f"{self.duration:.1f} s, {self.codec}",
-            "model": f"{self.model}, {self.preset}, checkpoint {self.checkpoint}",
+            "model": ", ".join(
+                filter(None, [self.model, self.preset, f"checkpoint {self.checkpoint}"])
+            ),
         }
         if self.worst:
             shown["worst"] = (

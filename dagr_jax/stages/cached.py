@@ -22,6 +22,7 @@ from dagr_jax.runtime import distributed
 from dagr_jax.runtime.atomic import atomic_folder
 from dagr_jax.stages.artifacts import StageError, digest, plain, read_json, write_json
 from dagr_jax.stages.console import progress
+from dagr_jax.stages.quality import quality_source
 from dagr_jax.stages.run import Run
 from dagr_jax.stages.start import trained
 from dagr_jax.train import mesh as meshes
@@ -42,10 +43,7 @@ def stream_stage(run: Run, stream: CachedStream) -> Path:
     folder = run.workdir / stream.name
     if distributed.first(folder.exists):
         return folder
-    sources = {
-        part: loader.QualitySource(run.data, run.rows[part], run.mos_range)
-        for part in ("train", "val")
-    }
+    sources = {part: quality_source(run, part) for part in ("train", "val")}
     makers = [] if stream.outside else _makers(run, stream)
     variables = _variables(run, makers)
     told = _made_of(run, stream, variables, sources)
