@@ -2,6 +2,7 @@
 
 import multiprocessing
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def write_clip(path: Path, gop: int, seed: int = 0) -> None:
         for i in range(LENGTH):
             window = scene[i // 4 : i // 4 + HEIGHT, i : i + WIDTH]
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(window), "rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, FPS)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 

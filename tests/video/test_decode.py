@@ -1,5 +1,6 @@
 import struct
 import tracemalloc
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -254,6 +255,7 @@ def test_hdr_is_said_and_its_code_values_are_kept(tmp_path, trc, hdr):
         frame = av.VideoFrame(64, 48, "yuv420p10le")
         for plane, value in zip(frame.planes, (y, u, v), strict=True):
             plane.update(np.full((plane.height, plane.line_size // 2), value, "<u2").tobytes())
+        frame.pts, frame.time_base = 0, Fraction(1, 25)  # muxing fails now and then without
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     frames, info = read_clip(path, 1)
@@ -281,6 +283,7 @@ def test_alpha_is_dropped(tmp_path, encoder, suffix, pix_fmt):
         stream = container.add_stream(encoder, rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
         frame = av.VideoFrame.from_ndarray(rgba, "rgba").reformat(format=pix_fmt)
+        frame.pts, frame.time_base = 0, Fraction(1, 25)  # muxing fails now and then without
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     frame = decode_frames(path, [0])[0]
