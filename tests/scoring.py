@@ -10,6 +10,7 @@ from dagr_jax.models import dagr
 from dagr_jax.score import Scorer
 from dagr_jax.train.checkpoints import write_variables
 from dagr_jax.train.meta import make_meta
+from dagr_jax.video.inputs import InputSpec, Resize, Stream
 from tests.video.clips import moving_bar, tone, write
 
 ARGS = {
@@ -26,20 +27,26 @@ ARGS = {
 }
 
 
-def write_checkpoint(folder: Path, fill, **maps) -> Path:
-    """A model of four frames of 24 × 32; `maps` says how their saliency maps are made."""
+def write_checkpoint(
+    folder: Path, fill, alpha: float = 0.5, window: int = 0, choice: str = "matched"
+) -> Path:
+    """A model of four frames of 24 × 32; `window` and `choice` say how its maps are made."""
     model = dagr.Model(**ARGS)
     # With this seed, no layer is dead and the scores of the clips differ.
     variables = fill(model, jnp.zeros((1, 4, 24, 32, 3)), seed=5)
+    streams = {"frames": Stream("linspace", 4, Resize((24, 32)))}
+    if window:
+        streams["windows"] = Stream(
+            "windows", 0, Resize((24, 32)), of="frames", window=window, choice=choice, chunk=window
+        )
     meta = make_meta(
         model="dagr",
-        model_args={"alpha": 0.5, "preset": "paper", "saliency_size": None, **ARGS},
+        model_args={"alpha": alpha, "preset": "paper", "saliency_size": None, **ARGS},
         preset="paper",
         dataset="made-up",
         mos_range=(1.0, 5.0),
-        sampling={"num_frames": 4, "rule": "linspace"},
-        resize={"size": (24, 32), "antialias": False},
-        maps={"window": 0, "choice": "matched", **maps},
+        inputs=InputSpec(streams).to_json(),
+        settings={"window": window, "choice": choice, "outside": False},
         config_digest="",
         worker_count=0,
     )
@@ -62,6 +69,17 @@ def windows_scorer(fill, tmp_path_factory) -> Scorer:
     """Its maps are of every frame, as the release's are."""
     folder = tmp_path_factory.mktemp("checkpoint") / "of-windows"
     return Scorer.from_checkpoint(write_checkpoint(folder, fill, window=4, choice="linspace"))
+
+
+@pytest.fixture(params=["scorer", "windows_scorer"])
+def any_scorer(request) -> Scorer:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def no_maps_checkpoint(fill, tmp_path_factory) -> Path:
+    """The same networks, of which the score uses one: alpha is 0."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "of-no-maps", fill, alpha=0.0)
 
 
 @pytest.fixture(scope="session")

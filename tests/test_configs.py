@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dagr_jax.configs import saliency, vqa
+from dagr_jax.models.dagr.config import IMAGENET
 from dagr_jax.stages import Run
 
 
@@ -18,7 +19,8 @@ def test_the_recipe_is_apart_from_data_set_and_preset():
         vqa.get_config("lsvq,quick")
     only = saliency.get_config("dhf1k,release")
     assert only.stages == ("prepare", "saliency", "report") and only.saliency.optim.accumulate == 4
-    assert Run(only, Path("unused")).uses_saliency  # whatever α the quality recipe has
+    trained = [stage.name for stage in Run(only, Path("unused")).gaze_stages]
+    assert trained == ["saliency"]  # whatever α the quality recipe has
 
 
 def test_recipes_of_paper_and_release():
@@ -34,7 +36,7 @@ def test_recipes_of_paper_and_release():
         optim = section.optim
         assert (optim.name, optim.schedule, optim.learning_rate) == ("adam", "cosine", rate)
     assert paper.model.args.vqa.head == "full" and paper.model.args.alpha == 0.5
-    assert paper.vqa.backbone == vqa.IMAGENET and paper.model.args.vqa.normalize
+    assert paper.vqa.backbone == IMAGENET and paper.model.args.vqa.normalize
     assert (paper.maps.window, paper.maps.choice) == (0, "matched")
 
     release = vqa.get_config("lsvq,release")
@@ -46,7 +48,7 @@ def test_recipes_of_paper_and_release():
     assert (second.name, second.learning_rate, second.weight_decay) == ("adamw", 5e-6, 5e-4)
     assert (second.schedule, second.period, second.end_value) == ("torch_cosine", 50, 1e-8)
     assert (release.model.args.alpha, release.model.args.vqa.head) == (0.0, "spatial")
-    assert release.vqa.backbone == vqa.IMAGENET and not release.model.args.vqa.normalize
+    assert release.vqa.backbone == IMAGENET and not release.model.args.vqa.normalize
     assert (release.maps.window, release.maps.choice) == (8, "first")
     assert vqa.get_config("konvid1k,release").maps.choice == "linspace"
     assert (release.vqa.augment.flip, release.vqa.augment.jitter) == (True, 0.2)

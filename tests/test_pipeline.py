@@ -14,9 +14,9 @@ from dagr_jax import cli, convert, registry, stages
 from dagr_jax.data import scenes, synthetic
 from dagr_jax.metrics import agreement
 from dagr_jax.score import Scorer
+from dagr_jax.stages.artifacts import write_json
 from dagr_jax.stages.evaluate import per_video
 from dagr_jax.stages.quality import gather
-from dagr_jax.stages.run import write_json
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.meta import CheckpointError
 from dagr_jax.video.decode import VideoError, iter_frames
@@ -118,7 +118,7 @@ def test_the_quality_checkpoint_holds_the_pretrained_saliency_net(workdir):
     for key in kernel:
         ours, theirs = ours[key], theirs[key]
     np.testing.assert_array_equal(ours, theirs)
-    assert meta["mos_range"] == [1.0, 5.0] and meta["sampling"]["num_frames"] == 4
+    assert meta["mos_range"] == [1.0, 5.0] and meta["inputs"]["frames"]["frames"] == 4
 
 
 def test_a_second_run_repeats_nothing(workdir):
@@ -212,8 +212,11 @@ def test_undefined_metrics_are_null(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"preset": "release"}, "its preset is paper and this run's release"),
-        ({"model.args.saliency.bottleneck": 5}, r"its saliency network is another \(\d+ differ"),
+        ({"preset": "release"}, "its preset is paper and the preset of this run is release"),
+        (
+            {"model.args.saliency.bottleneck": 5},
+            r"its saliency network does not match \(\d+ differ",
+        ),
     ],
 )
 def test_weights_of_another_network_are_refused(workdir, tmp_path, change, says):
@@ -279,7 +282,9 @@ def test_scores_repeat_to_the_last_bit_and_frames_score_as_their_file(workdir, s
     assert scorer.score(frames).score == first.score
     assert (first.width, first.height) == (frames.shape[2], frames.shape[1])
     assert first.total_frames == len(frames) == 10 and first.frames == 4
-    maps = scorer.maps(frames)
+    found = scorer.maps(frames)
+    assert set(found) == {"saliency"}
+    maps = found["saliency"]
     assert maps.shape == (4, 16, 24) and maps.min() >= 0 and maps.max() <= 1
 
 
@@ -341,5 +346,5 @@ def test_the_main_module_names_the_data_sets_there_are(tmp_path):
     )
     assert run.returncode == 1
     assert run.stderr.strip().splitlines() == [
-        "error: unknown data set 'koniq'; available: " + ", ".join(registry.DATASETS)
+        "error: unknown data set 'koniq'; available: " + ", ".join(registry.datasets())
     ]

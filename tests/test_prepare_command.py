@@ -40,7 +40,7 @@ def test_the_command_prints_counts_and_leaves_a_prepared_set(source, tmp_path, c
     # It is there: nothing is done, whoever asks for the same.
     assert prepare(source, out) == 0
     assert prepare(source, out, "--rule", "segments") == 1
-    assert "sampling.rule was linspace and is now segments" in capsys.readouterr().err
+    assert "stream.rule was linspace and is now segments" in capsys.readouterr().err
 
 
 def test_too_many_failures_are_one_line_and_nothing_is_decoded_twice(

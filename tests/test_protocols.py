@@ -14,6 +14,7 @@ from dagr_jax.data.records import read_list
 from dagr_jax.metrics import agreement
 from dagr_jax.score import Scorer
 from dagr_jax.stages.folds import spread
+from dagr_jax.stages.split import rows_of as rows_of_parts
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.video.decode import probe
 from tests.tiny_run import tiny_config
@@ -76,7 +77,7 @@ def test_of_its_own_set_a_checkpoint_predicts_the_test_part_alone(tiny_run, tmp_
 def test_a_set_decoded_otherwise_is_refused(tiny_run, other, tmp_path, capsys):
     shutil.copytree(other, tmp_path / "set")
     held = json.loads((other / "prepared.json").read_text())
-    held["sampling"]["num_frames"] = 2
+    held["stream"]["frames"] = 2
     (tmp_path / "set" / "prepared.json").write_text(json.dumps(held))
     arguments = ["--checkpoint", str(tiny_run), "--workdir", str(tmp_path / "cross")]
     assert cli.main(["evaluate", str(tmp_path / "set"), *arguments]) == 1
@@ -135,7 +136,9 @@ def test_a_saliency_set_of_its_own_has_one_split_for_all_folds(tiny_run, other, 
     config = tiny_config()
     config.data_dir, config.saliency.data_dir = str(tiny_run / "data"), str(other)
     config.split.update({"protocol": "kfold", "folds": 2, "fold": -1})
-    parts = stages.Run(config, tmp_path).saliency_rows
+    run = stages.Run(config, tmp_path)
+    (stage,) = run.gaze_stages
+    parts = rows_of_parts(run.gaze_parts(stage))
     assert {part: len(rows) for part, rows in parts.items()} == {"train": 10, "val": 5, "test": 5}
 
 
@@ -227,7 +230,7 @@ def test_maps_of_another_model(tiny_run, maps_folder, tmp_path, capsys):
     stages.run_stages(config, tmp_path / "run")
     assert not (tmp_path / "run" / "saliency").exists()
     variables, meta = load_variables(tmp_path / "run")
-    assert set(variables["params"]) == {"vqa"} and meta["maps"]["outside"]
+    assert set(variables["params"]) == {"vqa"} and meta["settings"]["outside"]
     result = json.loads((tmp_path / "run" / "test" / "metrics.json").read_text())
     assert "saliency" not in result
     row = rows_of(tmp_path / "run" / "test" / "predictions.csv")[0]
@@ -245,7 +248,7 @@ def test_maps_of_another_model(tiny_run, maps_folder, tmp_path, capsys):
     evaluate = ["evaluate", str(tiny_run / "data"), "--checkpoint", str(tmp_path / "run")]
     evaluate += ["--workdir", str(tmp_path / "again")]
     assert cli.main(evaluate) == 1
-    assert "name the folder of this set's with --maps" in capsys.readouterr().err
+    assert "name the folder of the maps of this set with --maps" in capsys.readouterr().err
     assert cli.main([*evaluate, "--maps", str(maps_folder)]) == 0
     again = rows_of(tmp_path / "again" / "data" / "predictions.csv")
     assert again == rows_of(tmp_path / "run" / "test" / "predictions.csv")
@@ -266,8 +269,8 @@ def test_static_maps_are_the_first_for_all_frames(tiny_run, tmp_path):
     row = rows_of(tmp_path / "test" / "predictions.csv")[0]
     clip = tiny_run / "data" / "videos" / row["video"]
     scorer = Scorer.from_checkpoint(tmp_path)
-    maps = scorer.maps(clip)
-    moving = Scorer.from_checkpoint(tiny_run).maps(clip)
+    maps = scorer.maps(clip)["saliency"]
+    moving = Scorer.from_checkpoint(tiny_run).maps(clip)["saliency"]
     np.testing.assert_array_equal(maps, np.broadcast_to(moving[0], maps.shape))
     assert not np.array_equal(moving[0], moving[-1])
     assert scorer.score(clip).mos == pytest.approx(float(row["prediction"]), abs=2e-3)

@@ -5,13 +5,20 @@ import sys
 import pytest
 
 from dagr_jax import registry
+from dagr_jax.models.contract import Contract
 
 
 @pytest.mark.parametrize("name", registry.MODELS)
-def test_every_model_module_holds_a_model(name):
-    module = registry.model_module(name)
-    assert module.__name__ == registry.MODELS[name]
-    assert hasattr(module, "Model")
+def test_every_model_module_holds_a_contract(name):
+    contract = registry.contract(name)
+    assert isinstance(contract, Contract) and contract.name == name
+    assert contract is importlib.import_module(registry.MODELS[name]).CONTRACT
+    assert registry.models()[name] == registry.MODELS[name]
+
+
+@pytest.mark.parametrize("name", ["unet3d", "vqa", "dagr"])
+def test_a_network_leads_to_the_model_that_it_belongs_to(name):
+    assert registry.contract_of(name) is registry.contract("dagr")
 
 
 @pytest.mark.parametrize("path", registry.DATASETS.values())
@@ -21,13 +28,49 @@ def test_every_dataset_module_exists(path):
 
 def test_unknown_model_lists_the_known_ones():
     with pytest.raises(registry.UnknownName) as error:
-        registry.model_module("resnext")
-    assert str(error.value) == "unknown model 'resnext'; available: unet3d, vqa, dagr"
+        registry.contract("resnext")
+    assert str(error.value).startswith("unknown model 'resnext'; available: dagr")
+    with pytest.raises(registry.UnknownName) as again:
+        registry.contract_of("resnext")
+    assert str(again.value) == str(error.value)
+    # Networks score nothing by themselves.
+    with pytest.raises(registry.UnknownName, match="unknown model 'unet3d'; available: dagr"):
+        registry.contract("unet3d")
 
 
 def test_unknown_dataset_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown data set 'koniq'; available: synthetic"):
         registry.dataset_module("koniq")
+
+
+def install(folder, monkeypatch, points):
+    """Puts a package with entry points on the path, as pip would install it."""
+    home = folder / "somebody-1.0.dist-info"
+    home.mkdir()
+    (home / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody\nVersion: 1.0\n")
+    (home / "entry_points.txt").write_text(points)
+    (folder / "somebodys_set.py").write_text("MOS_RANGE = (0.0, 1.0)\n")
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_data_sets_of_other_packages_are_found(tmp_path, monkeypatch):
+    known = registry.datasets()
+    install(tmp_path, monkeypatch, "[dagr_jax.datasets]\ntheirs = somebodys_set\n")
+    assert registry.datasets() == {**known, "theirs": "somebodys_set"}
+    assert registry.dataset_module("theirs").MOS_RANGE == (0.0, 1.0)
+    with pytest.raises(ValueError, match=r"unknown data set 'koniq'; available: .*\btheirs\b"):
+        registry.dataset_module("koniq")
+
+
+def test_models_of_other_packages_are_found_and_no_own_name_can_be_taken(tmp_path, monkeypatch):
+    points = "[dagr_jax.models]\ntheirs = somebodys_model\ndagr = somebodys_model\n"
+    install(tmp_path, monkeypatch, points)
+    (tmp_path / "somebodys_model.py").write_text(
+        "class Theirs:\n    networks = {'part of it': (None, 'part')}\nCONTRACT = Theirs()\n"
+    )
+    assert type(registry.contract("theirs")).__name__ == "Theirs"
+    assert registry.contract_of("part of it") is registry.contract("theirs")
+    assert registry.models()["dagr"] == registry.MODELS["dagr"]
 
 
 def test_models_and_losses_load_neither_decoder_nor_checkpoints():

@@ -18,7 +18,7 @@ from dagr_jax import stages
 from dagr_jax.configs import ablation
 from dagr_jax.report import figures
 from dagr_jax.stages import sweep
-from dagr_jax.stages.run import StageError
+from dagr_jax.stages.artifacts import StageError
 
 CONFIG = Path(__file__).with_name("tiny_sweep.py")
 ROOT = CONFIG.parents[1]
@@ -77,7 +77,7 @@ def test_every_run_is_made_once(made):
 @pytest.mark.slow
 def test_runs_with_one_saliency_network_share_it_and_its_maps(made):
     home, _ = made
-    trained = sorted((home / "saliency").glob("seed*"))
+    trained = sorted((home / "shared").glob("seed*"))
     # For each of two seeds that of the own set and that of the second one.
     assert len(trained) == 4
     inode = {

@@ -55,7 +55,7 @@ class Scorer:
         variables, meta = load_variables(Path(path))
         if meta["mos_range"] is None:
             raise CheckpointError(
-                f"{path}: holds one network of a model, which gives no score by itself; name the "
+                f"{path}: holds one network, which gives no score by itself; name the "
                 "workdir of a finished run, or a checkpoint of a complete model"
             )
         return cls(variables, meta)

@@ -67,7 +67,9 @@ def test_two_networks_become_a_checkpoint_that_scores(tmp_path, files, capsys):
     assert "the saliency net with 4 registers and the quality net with the head 'full'" in said
     _, meta = load_variables(out)
     assert meta["model_args"]["alpha"] == 0.25 and meta["preset"] == "release"
-    assert meta["maps"] == {"window": 8, "choice": "first"}
+    assert meta["settings"] == {"window": 8, "choice": "first", "outside": False}
+    windows = meta["inputs"]["windows"]
+    assert (windows["window"], windows["choice"], windows["of"]) == (8, "first", "frames")
     frames = np.random.default_rng(0).integers(0, 256, (5, 30, 40, 3), np.uint8)
     result = Scorer.from_checkpoint(out).score(frames)
     assert np.isfinite(result.score) and result.mos_range == (1.0, 5.0)

@@ -15,12 +15,13 @@ import pytest
 
 from dagr_jax.data import decode_set, konvid1k
 from dagr_jax.data.decode_set import CollectError
-from dagr_jax.data.prepare import Sampling, open_records
+from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
 from dagr_jax.video.decode import read_clip
+from dagr_jax.video.inputs import Resize, Stream
 from tests.video.clips import moving_bar, write
 
-SAMPLING = Sampling(4, "linspace", (24, 32))
+STREAM = Stream("linspace", 4, Resize((24, 32)))
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -49,7 +50,7 @@ def run(source: Path, out: Path, max_failures: int | None = 6) -> decode_set.Col
         out,
         source=source,
         label_files=[konvid1k.DATASET.find_labels(source)],
-        sampling=SAMPLING,
+        stream=STREAM,
         workers=2,
         max_failures=max_failures,
     )
@@ -186,7 +187,7 @@ def test_several_label_files_are_one_set(tmp_path, source):
         tmp_path / "set",
         source=source,
         label_files=halves,
-        sampling=SAMPLING,
+        stream=STREAM,
         workers=1,
         max_failures=1,
     )

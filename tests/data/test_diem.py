@@ -8,15 +8,20 @@ import pytest
 from dagr_jax import stages
 from dagr_jax.configs import saliency
 from dagr_jax.data import diem, gaze
-from dagr_jax.data.prepare import Sampling, open_records
+from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
 from dagr_jax.stages.prepare import prepare_set
+from dagr_jax.video.inputs import Resize, Stream
 from tests.data.test_gaze import numbered_bar
 from tests.tiny_run import shrink
 from tests.video.clips import write
 
 HEIGHT, WIDTH = 96, 128
 LEFT, TOP = (1280 - WIDTH) / 2, (960 - HEIGHT) / 2  # where such a video lies on the screen
+
+
+def stream_of(frames, size):
+    return Stream("linspace", frames, Resize(size))
 
 
 def write_viewer(folder, viewer, name, rows):
@@ -50,7 +55,7 @@ def test_gaze_is_where_the_viewers_looked_when_the_frame_was_shown(tmp_path):
     source = make_diem(tmp_path, ["advert_128x96"])
     (video,) = diem.DATASET.find(source)
     assert (video.video, video.content) == ("advert_128x96", "advert")
-    record = gaze.gaze_record(video, Sampling(3, "linspace", (48, 64)), (48, 64))
+    record = gaze.gaze_record(video, stream_of(3, (48, 64)), (48, 64))
     assert record["length"] == 25
     for t, frame in enumerate((0, 12, 24)):
         sample = frame * 30 // 25  # lines come 30 a second, frames 25
@@ -77,7 +82,7 @@ def test_a_frame_that_nobody_looks_at_has_an_empty_map(tmp_path):
     for path in (source / "a_128x96" / "event_data").iterdir():
         path.write_text(path.read_text().replace("\t1", "\t2"))
     (video,) = diem.DATASET.find(source)
-    record = gaze.gaze_record(video, Sampling(2, "linspace", (24, 32)), (24, 32))
+    record = gaze.gaze_record(video, stream_of(2, (24, 32)), (24, 32))
     assert not record["maps"].any() and not record["fixations"].any()
 
 
@@ -92,8 +97,8 @@ def test_what_is_no_event_file_is_in_the_report(tmp_path, capsys):
     for name, text in (("a", "no numbers\n"), ("b", "1 2 3\n")):
         (source / f"{name}_128x96" / "event_data" / "bad.txt").write_text(text)
     args = {"source": str(source), "labels": "", "max_failures": 2}
-    sampling = {"num_frames": 3, "rule": "linspace", "size": [24, 32]}
-    out = prepare_set(tmp_path / "set", {"name": "diem", "args": args}, sampling, [24, 32])
+    dataset = {"name": "diem", "args": args}
+    out = prepare_set(tmp_path / "set", dataset, stream_of(3, (24, 32)), [24, 32])
     assert [row.video for row in read_list(out)] == ["c_128x96"]
     assert "DIEM: 1 of 3 videos used (not: 2 unreadable); published: 85" in capsys.readouterr().err
     with open(out / "report.csv", newline="") as stream:

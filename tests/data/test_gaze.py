@@ -9,15 +9,16 @@ from PIL import Image
 from dagr_jax import stages
 from dagr_jax.configs import saliency
 from dagr_jax.data import dhf1k, gaze, gaze_folder
-from dagr_jax.data.prepare import Sampling, open_records
+from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
 from dagr_jax.data.splits import Protocol
 from dagr_jax.stages.prepare import prepare_set
 from dagr_jax.train.checkpoints import load_variables
+from dagr_jax.video.inputs import Resize, Stream
 from tests.tiny_run import shrink
 from tests.video.clips import moving_bar, write
 
-SAMPLING = {"num_frames": 3, "rule": "linspace", "size": [24, 36]}
+STREAM = Stream("linspace", 3, Resize((24, 36)))
 
 
 def annotate(folder, count, height=32, width=48, fixation="fixation", low=1):
@@ -56,7 +57,7 @@ def source(tmp_path_factory):
 
 def prepare(source, out, name="dhf1k", max_failures=-1):
     args = {"source": str(source), "labels": "", "max_failures": max_failures}
-    return prepare_set(out, {"name": name, "args": args}, SAMPLING, [16, 24])
+    return prepare_set(out, {"name": name, "args": args}, STREAM, [16, 24])
 
 
 def test_dhf1k_as_it_is_unpacked(source, tmp_path, capsys):
@@ -107,7 +108,7 @@ def test_a_folder_of_pictures(tmp_path):
     found = gaze_folder.DATASET.find(source)
     assert len(found) == 8 and found[0].video == "clip 0"
     # 2.jpg comes before 10.jpg.
-    record = gaze.gaze_record(found[0], Sampling(3, "linspace", (24, 36)), (16, 24))
+    record = gaze.gaze_record(found[0], STREAM, (16, 24))
     assert record["frames"].mean((1, 2, 3)).round(-1).tolist() == [0, 50, 110]
     out = prepare(source, tmp_path / "set", "gaze_folder")
     assert len(open_records(out, "saliency")) == 8

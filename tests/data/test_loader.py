@@ -81,7 +81,7 @@ class Clips:
     def __getitem__(self, index):
         return self.read(index, np.arange(6))
 
-    def read(self, index, chosen):
+    def read(self, index, chosen, rng=None):
         frames = chosen.astype(np.uint8)[:, None]
         return {"frames": frames, "maps": frames, "index": np.int32(index)}
 

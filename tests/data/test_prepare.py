@@ -8,7 +8,7 @@ from dagr_jax.data import prepare
 def shard(folder, number):
     path = folder / f"{number}.npz"
     prepare.write_shard(
-        path, {"video": f"clip {number}.mp4", "maps": np.full((2, 4, 6), number, np.uint8)}
+        path, {"video": f"clip {number}.mp4", "entries": np.full((2, 4, 6), number, np.uint8)}
     )
     return path
 
@@ -17,14 +17,14 @@ def test_records_keep_the_order_of_their_shards_over_several_files(tmp_path, mon
     monkeypatch.setattr(prepare, "_VIDEOS_PER_FILE", 3)
     (tmp_path / "shards").mkdir()
     shards = [shard(tmp_path / "shards", number) for number in (9, 2, 7, 0, 5, 1, 8)]
-    prepare.pack(prepare.Maps, tmp_path / "set", {"train": shards, "val": shards[:1]})
+    prepare.pack_stream(tmp_path / "set", "maps", {"train": shards, "val": shards[:1]})
     files = sorted(p.name for p in (tmp_path / "set" / "maps").rglob("maps-train.array_record*"))
     assert len(files) == 3
     records = prepare.open_records(tmp_path / "set", "maps", "train")
     assert [r["video"].decode() for r in records] == [
         f"clip {n}.mp4" for n in (9, 2, 7, 0, 5, 1, 8)
     ]
-    np.testing.assert_array_equal(records[4]["maps"], np.full((2, 4, 6), 5))
+    np.testing.assert_array_equal(records[4]["entries"], np.full((2, 4, 6), 5))
     assert len(prepare.open_records(tmp_path / "set", "maps", "val")) == 1
 
 

@@ -1,5 +1,6 @@
 """Overlays: every frame at its time, the sound, and what the picture says."""
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from PIL import Image
 
 from dagr_jax import cli
 from dagr_jax.report.overlay import heat, write_overlay
+from dagr_jax.score.maps import maps_over_time
+from dagr_jax.video.decode import iter_frames
 from tests.video.clips import moving_bar, write
 
 
@@ -76,6 +79,20 @@ def test_uneven_times_and_odd_sizes_are_kept(scorer, tmp_path):
     assert np.allclose(times, told(path)[0], atol=1e-3) and size == (49, 65) and sound is None
 
 
+def test_the_maps_are_those_of_windows_that_are_scored_alone(any_scorer, tmp_path):
+    """Ten frames, windows of four: the last is filled up with the last frame."""
+    path = write(tmp_path / "clip.mp4", moving_bar(10))
+    frames = np.stack(list(iter_frames(path)))
+    found = list(maps_over_time(any_scorer, path))
+    np.testing.assert_allclose([one.seconds for one in found], np.arange(10) / 25, atol=1e-6)
+    np.testing.assert_array_equal([one.frame for one in found], frames)
+    filled = frames[[*range(10), 9, 9]]
+    wanted = [any_scorer.maps(filled[i : i + 4])["saliency"] for i in (0, 4, 8)]
+    for one, own in zip(found, np.concatenate(wanted)[:10], strict=True):
+        assert list(one.maps) == ["saliency"] and one.maps["saliency"].shape == (24, 32)
+        np.testing.assert_array_equal(one.maps["saliency"], own)
+
+
 def test_heat_is_the_frame_where_nobody_looks():
     frame = np.full((20, 30, 3), 90, np.uint8)
     saliency = np.zeros((2, 3))
@@ -99,6 +116,25 @@ def test_the_command_numbers_files_of_one_name(checkpoint, clips, tmp_path, caps
     names = ["0.mp4-2.mp4", "0.mp4-2.png", "0.mp4.mp4", "0.mp4.png"]
     assert sorted(p.name for p in look.iterdir()) == names
     assert "score" in capsys.readouterr().out
+
+
+def test_a_score_without_maps_has_no_overlay(no_maps_checkpoint, clips, tmp_path, capsys):
+    """Though its checkpoint holds a saliency network, which nothing has trained."""
+    look = tmp_path / "look"
+    call = ["score", *clips[:2], "--checkpoint", str(no_maps_checkpoint), "--format", "json"]
+    assert cli.main([*call, "--overlay", str(look)]) == 1
+    told = capsys.readouterr()
+    rows = json.loads(told.out)
+    for row, clip in zip(rows, clips, strict=False):
+        assert row == {
+            "file": clip,
+            "error": f"{clip}: the score of this checkpoint uses no maps to show; leave --overlay "
+            "out, or use a checkpoint whose score uses maps",
+        }
+    errors = [f"dagr: {row['error']}" for row in rows]
+    assert told.err.splitlines() == ["dagr: 2 of 2 could not be scored:", *errors]
+    assert not list(look.iterdir())
+    assert cli.main(call) == 0
 
 
 def test_the_file_itself_is_never_overwritten(scorer, clips, tmp_path):

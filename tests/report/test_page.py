@@ -19,7 +19,8 @@ from PIL import Image
 from dagr_jax import cli
 from dagr_jax.report import page as pages
 from dagr_jax.report.page import Page
-from dagr_jax.score import Result
+from dagr_jax.score import Result, Scorer
+from dagr_jax.score.maps import Seen, looks
 from dagr_jax.video.files import expand
 from tests.video.clips import moving_bar, remux, write
 
@@ -69,19 +70,42 @@ def test_maps_and_facts_are_those_of_the_score(made, scorer):
     plain = known["plain.mp4"]
     result = scorer.score(plain["row"]["file"], segments=0.8)
     assert plain["row"]["score"] == result.score and len(plain["row"]["segments"]) == 3
-    maps = plain["maps"]
-    seen = [one for one in scorer.looks(result.file, segments=0.8) if hasattr(one, "maps")]
+    (maps,) = plain["maps"].values()
+    told = data_of(made)["maps"]
+    assert list(plain["maps"]) == list(told) == ["saliency"]
+    assert told["saliency"]["meaning"] == scorer.contract.facts.maps["saliency"].meaning
+    assert len(told["saliency"]["colours"]) == 6 * 256
+    seen = [one for one in looks(scorer, result.file, segments=0.8) if isinstance(one, Seen)]
     np.testing.assert_allclose(
         maps["seconds"], np.concatenate([s.seconds for s in seen]), atol=6e-4
     )
     height, width = maps["height"], maps["width"]
     sheet = picture(maps["sheet"])
-    for number, wanted in enumerate(np.concatenate([s.maps for s in seen])):
+    for number, wanted in enumerate(np.concatenate([s.maps["saliency"] for s in seen])):
         top, left = number // maps["columns"] * height, number % maps["columns"] * width
         tile = sheet[top : top + height, left : left + width] / 255
         large = Image.fromarray(wanted).resize((width, height), Image.Resampling.BILINEAR)
         np.testing.assert_allclose(tile, np.asarray(large), atol=0.04)  # JPEG of quality 85
     assert picture(plain["thumb"]).shape == (168, 224, 3)  # 128 x 96 pixels of 224
+
+
+@pytest.fixture(scope="module")
+def no_maps(no_maps_checkpoint, tmp_path_factory):
+    """A page of a score that uses no maps, though its checkpoint holds a saliency network."""
+    home = tmp_path_factory.mktemp("no-maps")
+    write(home / "plain.mp4", moving_bar(20), g="10")
+    call = ["score", str(home / "plain.mp4"), "--checkpoint", str(no_maps_checkpoint)]
+    assert cli.main([*call, "--page", str(home / "page.html")]) == 0
+    return home / "page.html"
+
+
+def test_a_score_without_maps_has_a_page_without_maps(no_maps, no_maps_checkpoint):
+    scorer = Scorer.from_checkpoint(no_maps_checkpoint)
+    (file,) = data_of(no_maps)["files"]
+    assert file["row"]["score"] == scorer.score(file["row"]["file"]).score
+    assert file["maps"] == {} and picture(file["thumb"]).shape == (168, 224, 3)
+    (seen,) = [one for one in looks(scorer, file["row"]["file"]) if isinstance(one, Seen)]
+    assert seen.maps == scorer.maps(file["row"]["file"]) == {} and len(seen.frames) == 4
 
 
 def test_a_long_video_has_few_maps(scorer, tmp_path, monkeypatch):
@@ -91,7 +115,7 @@ def test_a_long_video_has_few_maps(scorer, tmp_path, monkeypatch):
     page.add(scorer.score(path, segments=0.2).to_dict())
     page.write()
     (file,) = data_of(tmp_path / "page.html")["files"]
-    seconds = file["maps"]["seconds"]
+    seconds = file["maps"]["saliency"]["seconds"]
     assert 8 <= len(seconds) <= 10 and seconds[-1] > 3.4
     assert np.ptp(np.diff(seconds)) < 0.2  # over all of the video
 
@@ -263,10 +287,22 @@ def test_saliency_comes_and_goes(tab, made):
     assert box["x"] >= video["x"] - 1 and box["height"] <= video["height"] + 1
 
 
+def test_one_map_needs_no_choice_and_none_no_tools(tab, made, no_maps):
+    show(tab, made.as_uri(), "plain.mp4")
+    until(tab, "!heat.hidden")
+    assert tab.locator(".maps:visible").count() == 2 and not tab.locator("#choose").is_visible()
+    tab.goto(no_maps.as_uri())
+    until(tab, "video.readyState >= 2")
+    assert tab.locator(".maps:visible").count() == 0 and seen(tab) == 0
+    tab.keyboard.press("s")
+    assert seen(tab) == 0 and "saliency" not in tab.locator("#facts").inner_text().lower()
+    assert tab.get_by_role("button", name="Full screen").is_visible() and not tab.wrong
+
+
 def test_the_saliency_is_that_of_the_time(tab, made):
     show(tab, made.as_uri(), "plain.mp4")
     until(tab, "!heat.hidden")
-    maps = data_of(made)["files"][2]["maps"]
+    maps = data_of(made)["files"][2]["maps"]["saliency"]
     sheet, width, height = picture(maps["sheet"]), maps["width"], maps["height"]
     for number in (0, 5, 11):
         tab.evaluate(

@@ -96,7 +96,7 @@ class Clips:
     def __getitem__(self, index):
         return self.read(index, np.arange(6))
 
-    def read(self, index, chosen):
+    def read(self, index, chosen, rng=None):
         return {**records()[index], "frames": chosen.astype(np.uint8)}
 
 

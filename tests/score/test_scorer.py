@@ -19,11 +19,6 @@ def scores(results):
     return [result.score for result in results]
 
 
-@pytest.fixture(params=["scorer", "windows_scorer"])
-def any_scorer(request):
-    return request.getfixturevalue(request.param)
-
-
 def test_the_same_file_scores_the_same_to_the_last_bit(any_scorer, clips, tmp_path):
     other = shutil.copy(clips[1], tmp_path / "another name.mkv")
     alone = any_scorer.score(clips[1]).score

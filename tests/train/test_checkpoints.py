@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import jax
@@ -21,14 +22,14 @@ def state_at(step, value=1.0):
     return state.replace(step=jnp.asarray(step, jnp.int32), params=params, frozen=frozen)
 
 
-def save_run(folder, scores, best=BY_SRCC):
+def save_run(folder, scores, best=BY_SRCC, **changes):
     """One checkpoint a score; the parameters of step i are all i."""
     data = batches()
     with Checkpoints(folder, best) as checkpoints:
         for i, score in enumerate(scores, start=1):
             next(data)
             metrics = None if score is None else {best.metric: score}
-            checkpoints.save(i, state_at(i, float(i)), data, metrics, meta())
+            checkpoints.save(i, state_at(i, float(i)), data, metrics, meta(**changes))
         return checkpoints.best_step, checkpoints.latest_step, data
 
 
@@ -119,13 +120,48 @@ def test_best_metric_must_be_measured(tmp_path):
 
 def test_load_variables_takes_the_best_of_workdir_or_folder(tmp_path):
     save_run(tmp_path / "vqa", [0.5, 0.9, 0.7])
-    save_run(tmp_path / "saliency", [None, None])
+    save_run(tmp_path / "saliency", [None, None], model="unet3d", mos_range=None)
     for path in (tmp_path, tmp_path / "vqa", str(tmp_path)):
         variables, found = load_variables(path)
         assert same_bits(variables, state_at(2, 2.0).variables())
         assert (found["step"], found["metrics"]) == (2, {"srcc": 0.9})
         assert {k: found[k] for k in meta()} == meta()
     assert load_variables(tmp_path / "saliency")[1]["step"] == 2
+
+
+def write_stage(folder, value, seconds, **changes):
+    """A stage of one step whose parameters are all `value`, made after so many seconds."""
+    save_run(folder, [None] * value, **changes)
+    os.utime(folder / str(value), (seconds, seconds))
+
+
+NETWORK = {"model": "unet3d", "mos_range": None}
+
+
+def test_of_several_stages_the_complete_model_is_taken_whatever_its_name_and_age(tmp_path):
+    write_stage(tmp_path / "a network", 1, 10, **NETWORK)
+    write_stage(tmp_path / "model", 2, 20)
+    write_stage(tmp_path / "z network", 3, 30, **NETWORK)
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "split.csv").touch()
+    variables, found = load_variables(tmp_path)
+    assert same_bits(variables, state_at(2, 2.0).variables()) and found["mos_range"] == [1.0, 5.0]
+
+
+def test_of_several_complete_models_the_one_that_was_made_last_is_taken(tmp_path):
+    write_stage(tmp_path / "first", 1, 10)
+    write_stage(tmp_path / "finetuned", 2, 20)
+    write_stage(tmp_path / "network", 3, 30, **NETWORK)
+    assert load_variables(tmp_path)[1]["step"] == 2
+    os.utime(tmp_path / "first" / "1", (25, 25))
+    assert load_variables(tmp_path)[1]["step"] == 1
+
+
+def test_without_a_complete_model_the_last_network_is_taken(tmp_path):
+    write_stage(tmp_path / "z", 1, 10, **NETWORK)
+    write_stage(tmp_path / "a", 2, 20, **NETWORK)
+    (tmp_path / "model" / "1").mkdir(parents=True)  # of a run that was killed
+    assert load_variables(tmp_path)[1]["step"] == 2
 
 
 def test_load_variables_needs_neither_optimizer_state_nor_data(saved, tmp_path):

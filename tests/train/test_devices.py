@@ -17,9 +17,10 @@ import pytest
 from dagr_jax.layers.augment import Augment
 from dagr_jax.models import dagr
 from dagr_jax.models.dagr import unet3d
+from dagr_jax.models.dagr.tasks import QualityTask, SaliencyTask
 from dagr_jax.train import mesh as meshes
-from dagr_jax.train.state import make_optimizer
-from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
+from dagr_jax.train.state import create_state, make_optimizer
+from dagr_jax.train.steps import make_train_step
 
 from .tiny import optim
 
@@ -73,7 +74,7 @@ def start(name, dtype, fill):
     task = task_of(name, dtype)
     variables = fill(task.model, batch(name, 0)["frames"].astype(np.float32))
     variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), variables)
-    return task.init_state(variables, make_optimizer(OPTIM, STEPS)).with_average()
+    return create_state(variables, make_optimizer(OPTIM, STEPS), task.trained).with_average()
 
 
 @functools.cache

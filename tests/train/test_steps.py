@@ -12,9 +12,10 @@ from dagr_jax.layers.augment import Augment
 from dagr_jax.models import dagr
 from dagr_jax.models.dagr import unet3d
 from dagr_jax.models.dagr.losses import saliency_loss
+from dagr_jax.models.dagr.tasks import QualityTask, SaliencyTask
 from dagr_jax.train import mesh as meshes
-from dagr_jax.train.state import make_optimizer
-from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
+from dagr_jax.train.state import create_state, make_optimizer
+from dagr_jax.train.steps import make_train_step
 
 from .tiny import TinyTask, optim, same_bits, tiny_variables
 
@@ -59,7 +60,7 @@ def run_step(variables):
 
     def run(devices=1, at=0, seed=3):
         mesh = meshes.make_mesh(jax.devices()[:devices])
-        state = task.init_state(variables, tx).replace(step=jnp.int32(at))
+        state = create_state(variables, tx, task.trained).replace(step=jnp.int32(at))
         state = meshes.replicate(state, mesh)
         before = jax.device_get(state)
         put = meshes.put_batch(batch(), mesh)
@@ -111,7 +112,7 @@ def test_saliency_steps_learn(fill):
     mesh = meshes.make_mesh(jax.devices()[:1])
     step = meshes.jit_train_step(make_train_step(task.loss, tx), mesh)
     data, losses = meshes.put_batch(saliency_batch(), mesh), []
-    state = meshes.replicate(task.init_state(variables, tx), mesh)
+    state = meshes.replicate(create_state(variables, tx, task.trained), mesh)
     for _ in range(40):
         state, metrics = step(state, data, jax.random.key(0))
         metrics = jax.device_get(metrics)
@@ -164,7 +165,7 @@ def test_two_accumulated_batches_are_one_of_double_size():
         config = optim(accumulate=accumulate, warmup_steps=0, clip_norm=0.01)
         tx = make_optimizer(config, 20)
         step = jax.jit(make_train_step(task.loss, tx))
-        state = task.init_state(tiny_variables(), tx)
+        state = create_state(tiny_variables(), tx, task.trained)
         for part in parts:
             state, _ = step(state, {"x": x[part], "target": y[part]}, jax.random.key(0))
         params.append(state.params)
@@ -178,12 +179,12 @@ def test_draws_depend_on_the_step_and_the_seed_alone(run_step):
     assert len(set(losses)) == 3
 
 
-def test_predict_uses_the_stored_maps_and_predict_frames_the_network(variables):
+def test_predict_uses_the_stored_maps_and_without_them_the_network(variables):
     data, task = batch(), QualityTask(QUALITY)
-    own = jax.jit(lambda v, x: QUALITY.apply(v, x, method="maps"))(variables, data["frames"])
+    own = jax.jit(lambda v, x: dagr.saliency_maps(QUALITY, v, x))(variables, data["frames"])
     predict = jax.jit(task.predict)
     stored = predict(variables, {**data, "maps": np.round(np.asarray(own) * 255).astype("u1")})
-    whole = jax.jit(task.predict_frames)(variables, data["frames"])
+    whole = predict(variables, {k: v for k, v in data.items() if k != "maps"})
     # Stored maps are rounded to 1/255.
     np.testing.assert_allclose(stored, whole, atol=2e-3)
     assert np.abs(np.asarray(predict(variables, data)) - whole).max() > 2e-3
@@ -194,7 +195,7 @@ def test_a_model_without_saliency_needs_no_maps(variables):
     task = QualityTask(model)
     data = {k: v for k, v in batch().items() if k != "maps"}
     part = {k: {"vqa": v["vqa"]} for k, v in variables.items()}
-    state = task.init_state(part, make_optimizer(CONSTANT, 10))
+    state = create_state(part, make_optimizer(CONSTANT, 10), task.trained)
     assert state.frozen == {"params": {}, "batch_stats": {}}
     loss, (stats, parts) = jax.jit(task.loss)(state.variables(), data, jax.random.key(0))
     assert loss == pytest.approx(float(parts["l1"] + 0.1 * parts["rank"]), rel=1e-5)
@@ -212,23 +213,21 @@ def test_the_saliency_network_learns_through_the_fused_frames(variables):
     def loss(variables):
         return task.loss(variables, data, key)[0]
 
-    state = task.init_state(variables, make_optimizer(CONSTANT, 10))
+    state = create_state(variables, make_optimizer(CONSTANT, 10), task.trained)
     assert set(state.params) == {"saliency", "vqa"} and not state.frozen["params"]
     _, (stats, _) = task.loss(variables, data, key)
-    same_bits(stats["saliency"], variables["batch_stats"]["saliency"])  # as they are
+    assert same_bits(stats["saliency"], variables["batch_stats"]["saliency"])  # as they are
 
     # What the task computes, put together by hand, dropout by the same key.
-    maps = QUALITY.apply(variables, data["frames"], method="maps")
-    scores, _ = QUALITY.apply(
+    maps = dagr.saliency_maps(QUALITY, variables, data["frames"])
+    outputs, _ = QUALITY.apply(
         variables,
-        data["frames"],
-        maps,
+        {"frames": data["frames"], "maps": maps},
         train=True,
         mutable=["batch_stats"],
         rngs={"dropout": jax.random.split(key)[1]},
-        method="score",
     )
-    by_hand, _ = quality_loss(scores, data["target"], preset="paper", weight=0.1)
+    by_hand, _ = quality_loss(outputs.score, data["target"], preset="paper", weight=0.1)
     np.testing.assert_allclose(loss(variables), by_hand, rtol=1e-5)
 
     gradient = jax.grad(loss)(variables)["params"]["saliency"]

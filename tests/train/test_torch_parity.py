@@ -14,8 +14,9 @@ from dagr_jax.configs.vqa import get_config
 from dagr_jax.convert import from_state_dict
 from dagr_jax.models import dagr
 from dagr_jax.models.dagr import quality_net, unet3d
-from dagr_jax.train.state import make_optimizer, make_schedule
-from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
+from dagr_jax.models.dagr.tasks import QualityTask, SaliencyTask
+from dagr_jax.train.state import create_state, make_optimizer, make_schedule
+from dagr_jax.train.steps import make_train_step
 
 torch = pytest.importorskip("torch", reason="parity is tested beside PyTorch")
 
@@ -139,7 +140,7 @@ def train_torch(net, loss_of, optim, data):
 def train_jax(task, variables, optim, data):
     """The project's trainer; returns its last state and the loss of every step."""
     tx = make_optimizer(optim, UPDATES * optim.accumulate, UPDATES_AN_EPOCH * optim.accumulate)
-    state = task.init_state(variables, tx)
+    state = create_state(variables, tx, task.trained)
     step = jax.jit(make_train_step(task.loss, tx, optim.ema))
     key, losses = jax.random.key(0), []
     for batch in data:

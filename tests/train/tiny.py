@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ import numpy as np
 
 from dagr_jax.train.meta import make_meta
 from dagr_jax.train.state import create_state, make_optimizer
+from dagr_jax.video.inputs import InputSpec, Resize, Stream
 
 RECORDS = 24
 
@@ -31,9 +33,7 @@ class Tiny(nn.Module):
 @dataclasses.dataclass(frozen=True)
 class TinyTask:
     model: nn.Module = Tiny()
-
-    def init_state(self, variables, tx):
-        return create_state(variables, tx)
+    trained: tuple[str, ...] | None = None
 
     def loss(self, variables, batch, key):
         out = self.model.apply(variables, batch["x"], train=True, rngs={"dropout": key})
@@ -89,7 +89,10 @@ def tiny_variables():
 
 def tiny_state(config, dropout=0.0):
     task = TinyTask(Tiny(dropout))
-    return task, task.init_state(tiny_variables(), make_optimizer(config.optim, config.steps))
+    return task, create_state(tiny_variables(), make_optimizer(config.optim, config.steps))
+
+
+INPUTS = InputSpec({"frames": Stream("linspace", 8, Resize((8, 8)))})
 
 
 def meta(**changes):
@@ -99,9 +102,8 @@ def meta(**changes):
         preset="paper",
         dataset="synthetic",
         mos_range=(1.0, 5.0),
-        sampling={"num_frames": 8, "rule": "linspace"},
-        maps={"window": 0, "choice": "matched"},
-        resize={"size": [8, 8], "antialias": False},
+        inputs=json.loads(json.dumps(INPUTS.to_json())),
+        settings={"window": 0, "choice": "matched"},
         config_digest="abc",
         worker_count=0,
     )

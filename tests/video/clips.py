@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
+from dagr_jax.video.clip import Clip, ClipPlan, Piece
 from dagr_jax.video.encode import open_encoder
 
 # name: (encoder, suffix, options); h264 and hevc with B-frames. x264's macroblock tree reads memory
@@ -83,6 +84,7 @@ def flat_colour(path, yuv, *, pix_fmt="yuv420p", colorspace=1, color_range=1):
         frame = av.VideoFrame(64, 48, pix_fmt)
         for plane, value in zip(frame.planes, yuv, strict=True):
             plane.update(np.full((plane.height, plane.line_size), value, np.uint8).tobytes())
+        frame.pts, frame.time_base = 0, Fraction(1, 25)
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
@@ -112,3 +114,37 @@ def decode_all(path):
     """Every frame by PyAV alone: (pts, rgb24) in the order in which the decoder gives them."""
     with av.open(str(path)) as container:
         return [(f.pts, f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
+
+
+def gathered(messages):
+    """What `read_clips` yields, with the pieces of each clip put together.
+
+    Returns:
+        (ClipPlan, {(start, length): {stream: frames}}, VideoInfo, number of plans).
+    """
+    plan, info, plans = None, None, 0
+    for message in messages:
+        if isinstance(message, ClipPlan):
+            plan, clips, pieces, plans = message, {}, {}, plans + 1
+        elif isinstance(message, Piece):
+            own = pieces.setdefault((message.start, message.length), {})
+            own.setdefault(message.stream, []).append(message)
+        elif isinstance(message, Clip):
+            bound = message.start, message.length
+            assert bound not in clips  # each once, its pieces before it
+            clips[bound] = {**message.inputs, **joined(pieces.pop(bound, {}))}
+        else:
+            info = message
+    assert not pieces
+    return plan, clips, info, plans
+
+
+def joined(pieces):
+    """{stream: pieces, in any order} → {stream: all of its frames}."""
+    found = {}
+    for name, own in pieces.items():
+        places = np.concatenate([piece.places for piece in own])
+        order = np.argsort(places)
+        np.testing.assert_array_equal(places[order], np.arange(len(places)))
+        found[name] = np.concatenate([piece.frames for piece in own], axis=-4)[..., order, :, :, :]
+    return found

@@ -5,6 +5,7 @@ import pytest
 
 from dagr_jax.video import decode
 from dagr_jax.video.index import Packets, read_packets
+from dagr_jax.video.inputs import Resize
 from dagr_jax.video.stream import RawVideo
 
 from .clips import moving_bar, write
@@ -49,9 +50,9 @@ def decode_suffix(codec):
     return {"vp9": ".webm", "av1": ".mkv"}.get(codec, ".mp4")
 
 
-def everything(path, ranks, size=None):
+def everything(path, ranks):
     """The same by decoding every frame."""
-    run = decode._read(path, frozenset(range(1000)), size)
+    run = decode._read(path, frozenset(range(1000)))
     return np.stack([run.pictures[i] for i in run.order()[ranks].tolist()]), run.info()
 
 
@@ -61,10 +62,10 @@ def test_the_same_pixels_as_decoding_everything(clip, seed):
     assert packets.tell and packets.count == 40
     rng = np.random.default_rng(seed)
     ranks = rng.choice(40, rng.integers(1, 9), replace=False)
-    run = decode._read_chosen(clip, packets, frozenset(ranks.tolist()), None, False)
+    run = decode._read_chosen(clip, packets, frozenset(ranks.tolist()), Resize())
     assert run is not None  # nothing fell back
     wanted, info = everything(clip, ranks)
-    frames, found = decode._decode(clip, ranks, None, False)
+    frames, found = decode._decode(clip, ranks, Resize())
     np.testing.assert_array_equal(frames, wanted)
     assert found == info
 
@@ -128,7 +129,7 @@ def test_a_cut_file_is_decoded_as_a_whole(tmp_path):
         count = decode.probe(path).num_frames
         ranks = np.arange(0, count, 3)
         wanted, info = everything(path, ranks)
-        frames, found = decode._decode(path, ranks, None, False)
+        frames, found = decode._decode(path, ranks, Resize())
         np.testing.assert_array_equal(frames, wanted)
         assert found == info
 
@@ -146,7 +147,7 @@ def test_damage_where_it_is_looked_at_falls_back(tmp_path):
         packets = read_packets(path)
         if not packets.tell:
             continue
-        run = decode._read_chosen(path, packets, frozenset(range(packets.count)), None, False)
+        run = decode._read_chosen(path, packets, frozenset(range(packets.count)), Resize())
         if run is not None:  # then every frame came out, and as without the packets
             wanted, _ = everything(path, np.arange(packets.count))
             got = np.stack([run.pictures[i] for i in range(packets.count)])

@@ -9,14 +9,39 @@ import time
 import numpy as np
 import pytest
 
-from dagr_jax.video.clip import Clip, Look, read_clips
+from dagr_jax.video.clip import Clip, Piece, read_clips
+from dagr_jax.video.inputs import Crops, InputSpec, Resize, Stream
 from dagr_jax.video.live import Again, Feed, Window, is_url
 from dagr_jax.video.stream import Limits, VideoError
 
 from .clips import moving_bar, remux, write
 
-LOOK = Look(4, "linspace", (24, 32))
-WINDOWS = Look(4, "linspace", (24, 32), window=8, choice="linspace", antialias=True)
+SPEC = InputSpec({"frames": Stream("linspace", 4, Resize((24, 32)))})
+OF_WINDOWS = Stream(
+    "windows",
+    0,
+    Resize((24, 32), antialias=True),
+    of="frames",
+    window=8,
+    choice="linspace",
+    chunk=8,
+)
+WINDOWS = InputSpec({**SPEC.streams, "windows": OF_WINDOWS})
+CROPS = InputSpec({"all": Stream("all", 0, crops=Crops((20, 30), "corners"), chunk=16)})
+
+
+def assert_same_pictures(ours, theirs):
+    """The same pieces and clip, wherever in their video they are."""
+    assert [type(one) for one in ours] == [type(one) for one in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        if isinstance(one, Piece):
+            assert one.stream == other.stream
+            np.testing.assert_array_equal(one.places, other.places)
+            np.testing.assert_array_equal(one.frames, other.frames)
+        else:
+            assert one.inputs.keys() == other.inputs.keys()
+            for name, frames in one.inputs.items():
+                np.testing.assert_array_equal(frames, other.inputs[name])
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +51,18 @@ def stream(tmp_path_factory):
     return remux(write(home / "clip.mp4", moving_bar(70), g="10"), home / "clip.ts")
 
 
-@pytest.mark.parametrize("look", [LOOK, WINDOWS])
-def test_windows_are_what_segments_are(stream, look):
-    feed = Feed(str(stream), look, 0.8, every=True, patience=0.2)
+@pytest.mark.parametrize("spec", [SPEC, WINDOWS, CROPS])
+def test_windows_are_what_segments_are(stream, spec):
+    feed = Feed(str(stream), spec, 0.8, every=True, patience=0.2)
     windows = list(feed)
-    segments = [one for one in read_clips(stream, look, 0.8) if isinstance(one, Clip)]
-    by_start = {clip.start: clip for clip in segments if clip.length < 70}
+    by_start = {}
+    for one in read_clips(stream, spec, 0.8):
+        if isinstance(one, Piece | Clip) and one.length < 70:
+            by_start.setdefault(one.start, []).append(one)
     assert [window.number for window in windows] == [0, 1, 2]
     for window, start in zip(windows[:2], (0, 20), strict=True):  # the last segment takes the rest
-        np.testing.assert_array_equal(window.clip.frames, by_start[start].frames)
-        np.testing.assert_array_equal(window.clip.windows, by_start[start].windows)
+        assert isinstance(window.pictures[-1], Clip)
+        assert_same_pictures(window.pictures, by_start[start])
     np.testing.assert_allclose([w.start for w in windows], [0, 0.8, 1.6], atol=1e-9)
     np.testing.assert_allclose([w.end for w in windows], [0.8, 1.6, 2.4], atol=1e-9)
     assert feed.rest == pytest.approx(0.4) and not any(w.damaged + w.dropped for w in windows)
@@ -53,12 +80,12 @@ def test_a_file_that_grows(stream, tmp_path):
 
     thread = threading.Thread(target=grow)
     thread.start()
-    windows = list(Feed(str(path), LOOK, 0.8, every=True, patience=2.0))
+    windows = list(Feed(str(path), SPEC, 0.8, every=True, patience=2.0))
     thread.join()
-    whole = list(Feed(str(stream), LOOK, 0.8, every=True, patience=0.1))
+    whole = list(Feed(str(stream), SPEC, 0.8, every=True, patience=0.1))
     assert len(windows) == len(whole) == 3
     for one, other in zip(windows, whole, strict=True):
-        np.testing.assert_array_equal(one.clip.frames, other.clip.frames)
+        assert_same_pictures(one.pictures, other.pictures)
     assert windows[0].arrived < windows[1].arrived < windows[2].arrived
 
 
@@ -73,13 +100,13 @@ def test_a_named_pipe_is_taken_as_it_comes(stream, tmp_path):
             file.write(data[len(data) // 2 :])
 
     threading.Thread(target=feed_it, daemon=True).start()
-    windows = list(Feed(str(pipe), LOOK, 0.8, patience=0.3, waiting=5))
+    windows = list(Feed(str(pipe), SPEC, 0.8, patience=0.3, waiting=5))
     assert [w.number for w in windows] == [0, 1, 2]
     assert windows[2].arrived - windows[0].arrived > 0.5
 
 
 def test_who_is_slow_loses_the_oldest(stream):
-    feed = Feed(str(stream), LOOK, 0.2, waiting=2, patience=0.1)
+    feed = Feed(str(stream), SPEC, 0.2, waiting=2, patience=0.1)
     taken = []
     for window in feed:
         taken.append((window.number, window.dropped))
@@ -91,7 +118,7 @@ def test_who_is_slow_loses_the_oldest(stream):
 
 def test_every_window_if_asked(stream):
     numbers = []
-    for window in Feed(str(stream), LOOK, 0.2, waiting=2, every=True, patience=0.1):
+    for window in Feed(str(stream), SPEC, 0.2, waiting=2, every=True, patience=0.1):
         numbers.append((window.number, window.dropped))
         time.sleep(0.05)
     assert numbers == [(number, 0) for number in range(14)]
@@ -103,7 +130,7 @@ def test_damage_is_counted_where_it_is(stream, tmp_path):
     data[middle : middle + 2000] = bytes(2000)
     path = tmp_path / "damaged.ts"
     path.write_bytes(data)
-    windows = list(Feed(str(path), LOOK, 0.2, every=True, patience=0.1))
+    windows = list(Feed(str(path), SPEC, 0.2, every=True, patience=0.1))
     damaged = [w.number for w in windows if w.damaged]
     assert damaged and all(4 <= number <= 10 for number in damaged)
 
@@ -134,7 +161,7 @@ def server(stream):
 
 
 def test_a_connection_that_breaks_is_made_again(server):
-    items = list(Feed(f"http://127.0.0.1:{server.server_port}/", LOOK, 0.8, every=True))
+    items = list(Feed(f"http://127.0.0.1:{server.server_port}/", SPEC, 0.8, every=True))
     kinds = [type(item) for item in items]
     again = kinds.index(Again)
     assert kinds.count(Again) == 1 and items[again].pause == 1.0 and server.asked == 2
@@ -148,13 +175,13 @@ def test_a_server_that_begins_anew_each_time_is_given_up(server, monkeypatch):
     monkeypatch.setattr("dagr_jax.video.live.time.sleep", lambda _: None)
     server.always = True
     with pytest.raises(VideoError, match="check the address, or allow more attempts"):
-        list(Feed(f"http://127.0.0.1:{server.server_port}/", LOOK, 0.4, every=True, retries=3))
+        list(Feed(f"http://127.0.0.1:{server.server_port}/", SPEC, 0.4, every=True, retries=3))
     assert server.asked == 4  # one that gets somewhere, three that do not
 
 
 def test_who_leaves_ends_the_thread(stream):
     before = threading.active_count()
-    for _ in Feed(str(stream), LOOK, 0.2, waiting=1, every=True, patience=0.1):
+    for _ in Feed(str(stream), SPEC, 0.2, waiting=1, every=True, patience=0.1):
         break
     until = time.monotonic() + 10
     while threading.active_count() > before:
@@ -167,7 +194,7 @@ def test_pauses_grow_until_the_source_is_given_up(monkeypatch):
     monkeypatch.setattr("dagr_jax.video.live.time.sleep", pauses.append)
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"http://127.0.0.1:{free.getsockname()[1]}/"
-    feed = Feed(address, LOOK, 1.0, retries=7)
+    feed = Feed(address, SPEC, 1.0, retries=7)
     with pytest.raises(VideoError, match="Connection refused.*; check the address, or allow more"):
         assert [item.pause for item in feed] == [1, 2, 4, 8, 16, 30, 30]
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
@@ -178,7 +205,7 @@ def test_a_silent_server_is_left(server):
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         begin = time.monotonic()
         with pytest.raises(VideoError, match="FFmpeg cannot read it"):
-            list(Feed(address, LOOK, 1.0, retries=0, patience=0.5))
+            list(Feed(address, SPEC, 1.0, retries=0, patience=0.5))
         assert time.monotonic() - begin < 20
 
 
@@ -186,7 +213,7 @@ def test_a_playlist_from_the_network_reads_no_file_here(server, stream):
     server.data = f"#EXTM3U\n#EXTINF:2,\nfile://{stream}\n#EXT-X-ENDLIST\n".encode()
     server.asked = 1
     with pytest.raises(VideoError):
-        list(Feed(f"http://127.0.0.1:{server.server_port}/a.m3u8", LOOK, 0.8, retries=0))
+        list(Feed(f"http://127.0.0.1:{server.server_port}/a.m3u8", SPEC, 0.8, retries=0))
 
 
 def test_what_is_no_video(tmp_path):
@@ -199,12 +226,12 @@ def test_what_is_no_video(tmp_path):
         ("foo://x", "Protocol not found.; give a URL that FFmpeg opens"),
     ):
         with pytest.raises(VideoError, match=says):
-            list(Feed(str(source), LOOK, 1.0, patience=0.1))
+            list(Feed(str(source), SPEC, 1.0, patience=0.1))
 
 
 def test_limits(stream):
     with pytest.raises(VideoError, match="frames of 64 x 48 are more than 3000 pixels"):
-        list(Feed(str(stream), LOOK, 1.0, patience=0.1, limits=Limits(3000)))
+        list(Feed(str(stream), SPEC, 1.0, patience=0.1, limits=Limits(3000)))
 
 
 def test_what_is_a_url(tmp_path, monkeypatch):

@@ -8,13 +8,22 @@ import sys
 import numpy as np
 import pytest
 
-from dagr_jax.video.clip import Clip, ClipPlan, Look, read_clips
+from dagr_jax.video.clip import Clip, ClipPlan, Piece, read_clips
+from dagr_jax.video.inputs import Crops, InputSpec, Resize, Stream
 from dagr_jax.video.readers import Readers
 from dagr_jax.video.stream import Limits, VideoError
 
 from .clips import moving_bar, write
 
-LOOK = Look(4, "linspace", (24, 32), window=8, antialias=True)
+FRAMES = Stream("linspace", 4, Resize((24, 32)))
+WINDOWS = Stream("windows", 0, Resize((24, 32), antialias=True), of="frames", window=8, chunk=8)
+SPEC = InputSpec({"frames": FRAMES, "windows": WINDOWS})
+CROPS = InputSpec(
+    {
+        "crops": Stream("even", 8, Resize(short_side=30), Crops((20, 40), "corners"), mask=True),
+        "all": Stream("all", 0, crops=Crops((20, 20)), chunk=4),
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,22 +36,29 @@ def clips(tmp_path_factory):
 def assert_equal(ours, theirs):
     assert [type(message) for message in ours] == [type(message) for message in theirs]
     for one, other in zip(ours, theirs, strict=True):
-        if isinstance(one, Clip):
-            assert (one.start, one.length) == (other.start, other.length)
-            np.testing.assert_array_equal(one.frames, other.frames)
-            np.testing.assert_array_equal(one.windows, other.windows)
-        else:
+        if not isinstance(one, Piece | Clip):
             assert one == other
+            continue
+        assert (one.start, one.length) == (other.start, other.length)
+        if isinstance(one, Piece):
+            assert one.stream == other.stream and one.places.dtype == np.int64
+            np.testing.assert_array_equal(one.places, other.places)
+            np.testing.assert_array_equal(one.frames, other.frames)
+        else:
+            assert list(one.inputs) == list(other.inputs)
+            for name, frames in one.inputs.items():
+                np.testing.assert_array_equal(frames, other.inputs[name])
 
 
+@pytest.mark.parametrize("spec", [SPEC, CROPS], ids=["windows", "crops"])
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_files_come_in_order_and_as_this_process_reads_them(clips, count):
+def test_files_come_in_order_and_as_this_process_reads_them(clips, count, spec):
     with Readers(count) as readers:
         for _ in range(2):  # the processes stay for more
-            read = readers.read(clips, LOOK, 0.2, Limits())
+            read = readers.read(clips, spec, 0.2, Limits())
             for wanted, (path, messages) in zip(clips, read, strict=True):
                 assert path == wanted
-                assert_equal(list(messages), list(read_clips(path, LOOK, 0.2, Limits())))
+                assert_equal(list(messages), list(read_clips(path, spec, 0.2, Limits())))
 
 
 def test_a_bad_file_is_an_error_of_its_own(clips, tmp_path):
@@ -50,18 +66,19 @@ def test_a_bad_file_is_an_error_of_its_own(clips, tmp_path):
     text.write_text("not a video")
     seen = []
     with Readers(2) as readers:
-        for path, messages in readers.read([clips[0], str(text), clips[1]], LOOK):
+        for path, messages in readers.read([clips[0], str(text), clips[1]], SPEC):
             try:
                 seen.append((path, len(list(messages))))
             except VideoError as error:
                 seen.append(str(error))
-    assert seen[0] == (clips[0], 3) and seen[2] == (clips[1], 3)
+    # The plan, two windows, the clip, the facts.
+    assert seen[0] == (clips[0], 5) and seen[2] == (clips[1], 5)
     assert seen[1].startswith(f"{text}: FFmpeg cannot read it")
 
 
 def test_what_is_not_taken_is_skipped(clips):
     with Readers(2) as readers:
-        first = [next(messages) for _, messages in readers.read(clips, LOOK)]
+        first = [next(messages) for _, messages in readers.read(clips, SPEC)]
     assert [plan.bounds for plan in first] == [((0, 10 + i),) for i in range(5)]
 
 
@@ -79,7 +96,7 @@ def pids(readers):
 def test_a_process_that_is_lost_costs_one_file(clips, stop, says):
     with Readers(1, patience=20.0) as readers:  # starting one anew may take seconds
         errors, read = [], 0
-        for number, (_, messages) in enumerate(readers.read(clips, LOOK)):
+        for number, (_, messages) in enumerate(readers.read(clips, SPEC)):
             if number == 2:
                 os.kill(pids(readers)[0], stop)
             try:
@@ -98,11 +115,12 @@ def test_a_process_that_is_lost_costs_one_file(clips, stop, says):
 def test_a_script_without_a_main_guard_is_not_run_again(clips, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from dagr_jax.video.clip import Look\n"
+        "from dagr_jax.video.inputs import InputSpec, Resize, Stream\n"
         "from dagr_jax.video.readers import Readers\n"
         "print('once')\n"
+        "spec = InputSpec({'frames': Stream('linspace', 2, Resize((8, 8)))})\n"
         "with Readers(2) as readers:\n"
-        f"    for path, messages in readers.read({clips!r}, Look(2, 'linspace', (8, 8))):\n"
+        f"    for path, messages in readers.read({clips!r}, spec):\n"
         "        print(len(list(messages)))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)

@@ -34,11 +34,11 @@ def variables(fill, frames) -> dict:
 
 
 def maps_of(model, variables, frames):
-    return jax.jit(lambda v, x: model.apply(v, x, method="maps"))(variables, frames)
+    return jax.jit(lambda v, x: dagr.saliency_maps(model, v, x))(variables, frames)
 
 
 def score_of(model, variables, frames, maps):
-    return jax.jit(lambda v, x, s: model.apply(v, x, s, method="score"))(variables, frames, maps)
+    return jax.jit(model.apply)(variables, {"frames": frames, "maps": maps}).score
 
 
 def test_variables_lie_under_saliency_and_vqa(variables):
@@ -111,7 +111,12 @@ def test_call_is_maps_then_fusion_then_quality(variables, frames):
     model = build()
     maps = maps_of(model, variables, frames)
     want = score_of(model, variables, frames, maps)
-    np.testing.assert_allclose(jax.jit(model.apply)(variables, frames), want, rtol=1e-5)
+    outputs = jax.jit(model.apply)(variables, frames)
+    np.testing.assert_allclose(outputs.score, want, rtol=1e-5)
+    assert set(outputs.maps) == {"saliency"} and outputs.frame_scores is None
+    np.testing.assert_allclose(outputs.maps["saliency"], maps, atol=1e-5)
+    named = jax.jit(model.apply)(variables, {"frames": frames})
+    np.testing.assert_array_equal(named.score, outputs.score)
     fused = dagr.fuse(jnp.asarray(frames) / 255.0, maps, 0.5)
     net = {k: v["vqa"] for k, v in variables.items()}
     np.testing.assert_allclose(jax.jit(quality_net.Model(**VQA).apply)(net, fused), want, rtol=1e-5)
@@ -136,13 +141,15 @@ def test_maps_of_another_size_are_resized_to_the_frames(variables, frames):
 
 def test_alpha_zero_ignores_maps(variables, frames):
     plain = build(alpha=0.0)
-    want = jax.jit(plain.apply)(variables, frames)
+    outputs = jax.jit(plain.apply)(variables, frames)
+    want = outputs.score
+    assert outputs.maps == {}  # none was used, and an untrained network's would mislead
     for maps in (np.zeros((2, 4, 32, 32), np.float32), np.ones((2, 4, 32, 32), np.float32)):
         np.testing.assert_array_equal(score_of(plain, variables, frames, maps), want)
     # A model without saliency net holds 'vqa' alone and gives the same.
     alone = build(alpha=0.0, saliency=None)
     only_vqa = {k: {"vqa": v["vqa"]} for k, v in variables.items()}
-    np.testing.assert_array_equal(jax.jit(alone.apply)(only_vqa, frames), want)
+    np.testing.assert_array_equal(jax.jit(alone.apply)(only_vqa, frames).score, want)
     shapes = jax.eval_shape(alone.init, jax.random.key(0), frames)
     assert set(shapes["params"]) == {"vqa"}
     # With saliency net, init makes its parameters also when α = 0.
@@ -156,14 +163,14 @@ def test_saliency_is_frozen_in_training(variables, frames):
     @jax.jit
     def grads_and_updates(params):
         def loss(params):
-            score, updates = model.apply(
+            outputs, updates = model.apply(
                 {**variables, "params": params},
                 frames,
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.key(0)},
             )
-            return score.sum(), updates["batch_stats"]
+            return outputs.score.sum(), updates["batch_stats"]
 
         return jax.grad(loss, has_aux=True)(params)
 
@@ -190,7 +197,14 @@ def test_bad_fields_are_refused(variables, frames):
         build(alpha=1.5)
     with pytest.raises(ValueError, match="preset 'torch' is unknown"):
         build(preset="torch")
-    with pytest.raises(ValueError, match="needs saliency maps and the model has no saliency net"):
+    with pytest.raises(ValueError, match="needs saliency maps, and the model has no saliency net"):
         jax.eval_shape(build(saliency=None).init, jax.random.key(0), frames)
-    with pytest.raises(ValueError, match=r"give maps to score\(\)"):
-        build().apply(variables, frames, method="score")
+    with pytest.raises(ValueError, match="the model has no saliency network; give the field"):
+        dagr.saliency_maps(build(saliency=None), variables, frames)
+
+
+def test_maps_that_are_given_need_no_saliency_network(variables, frames):
+    maps = np.random.default_rng(4).integers(0, 256, (2, 4, 32, 32), np.uint8)
+    only_vqa = {k: {"vqa": v["vqa"]} for k, v in variables.items()}
+    got = score_of(build(saliency=None), only_vqa, frames, maps)
+    np.testing.assert_array_equal(got, score_of(build(), variables, frames, maps))
