@@ -1,8 +1,6 @@
 """The `release` preset through the whole pipeline: file → frames, windowed maps, fusion, score."""
 
-import copy
 import csv
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -10,9 +8,10 @@ import numpy as np
 import pytest
 
 from dagr_jax import convert, stages
+from dagr_jax.convert import exchange
 from dagr_jax.models import dagr
 from dagr_jax.score import Scorer
-from dagr_jax.train import exchange
+from dagr_jax.score.predictor import Ready
 from dagr_jax.video.decode import iter_frames, read_clip
 from tests.convert.small import arrays_of, small_full_shapes, small_unet_shapes
 from tests.tiny_run import tiny_config
@@ -25,22 +24,20 @@ CLIP = Path(__file__).resolve().parents[2] / "shared" / "videos" / "10053703034.
 def scorer(tmp_path_factory):
     """Of two small networks, converted."""
     folder = tmp_path_factory.mktemp("weights")
-    paths = []
-    for name, shapes in (("saliency", small_unet_shapes()), ("vqa", small_full_shapes())):
-        paths.append(folder / f"{name}.safetensors")
-        convert.write_safetensors(paths[-1], arrays_of(shapes), {})
-    exchange.import_dagr(*paths, exchange.Use(alpha=0.5), folder / "dagr")
+    paths = {}
+    for part, shapes in (("saliency", small_unet_shapes()), ("vqa", small_full_shapes())):
+        paths[part] = folder / f"{part}.safetensors"
+        convert.write_safetensors(paths[part], arrays_of(shapes), {})
+    exchange.import_model(paths, exchange.Use(options={"alpha": 0.5}), folder / "dagr")
     return Scorer.from_checkpoint(folder / "dagr")
 
 
 def with_maps(scorer: Scorer, window: int, choice: str) -> Scorer:
-    """The same compiled functions with another plan for the maps."""
-    other, predictor = copy.copy(scorer), copy.copy(scorer._predictor)
-    plan = {"window": window, "choice": choice}
-    predictor.plan = dataclasses.replace(predictor.plan, **plan)
-    predictor.look = dataclasses.replace(predictor.look, **plan)
-    other._predictor = predictor
-    return other
+    """The same weights with another plan for the maps."""
+    options = {**scorer.meta["model_args"], "window": window, "choice": choice}
+    inputs, settings = scorer.contract.converted(options)
+    meta = {**scorer.meta, "inputs": inputs.to_json(), "settings": settings}
+    return Scorer(scorer.variables, meta)
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +87,9 @@ def test_a_file_is_scored_as_the_release_does(scorer, clip, choice):
 def test_frames_of_a_file_and_the_file_are_one_thing(scorer, clip):
     frames = np.stack(list(iter_frames(clip)))
     assert scorer.score(frames).score == scorer.score(clip).score
-    maps = scorer.maps(clip)
+    (maps,) = scorer.maps(clip).values()
     assert maps.shape == (8, 224, 398)
-    np.testing.assert_array_equal(scorer.maps(frames), maps)
+    np.testing.assert_array_equal(scorer.maps(frames)["saliency"], maps)
     # Stored bytes, to float32 rounding.
     np.testing.assert_allclose(maps * 255, np.round(maps * 255), atol=1e-4)
 
@@ -129,14 +126,14 @@ def test_the_stages_use_the_same_maps_as_the_scorer(tmp_path):
 def golden_scorers(tmp_path_factory, golden_weights):
     """α → a Scorer of the golden weights, converted."""
     folder = tmp_path_factory.mktemp("golden")
-    paths = []
-    for name in ("unet_registers", "simple_fusion"):
-        paths.append(folder / f"{name}.safetensors")
-        convert.write_safetensors(paths[-1], golden_weights(name), {})
+    paths = {}
+    for part, name in (("saliency", "unet_registers"), ("vqa", "simple_fusion")):
+        paths[part] = folder / f"{name}.safetensors"
+        convert.write_safetensors(paths[part], golden_weights(name), {})
     scorers = {}
     for alpha in (0.0, 0.5, 1.0):
         out = folder / f"alpha{alpha}"
-        exchange.import_dagr(*paths, exchange.Use(alpha=alpha), out)
+        exchange.import_model(paths, exchange.Use(options={"alpha": alpha}), out)
         scorers[alpha] = Scorer.from_checkpoint(out)
     return scorers
 
@@ -145,10 +142,11 @@ def remembering(look):
     """The same maps without computing them again: seconds for each window at full size."""
     seen = {}
 
-    def once(variables, frames):
+    def once(variables, inputs):
+        (frames,) = inputs.values()
         key = frames.tobytes()
         if key not in seen:
-            seen[key] = look(variables, frames)
+            seen[key] = look(variables, inputs)
         return seen[key]
 
     return once
@@ -160,7 +158,8 @@ def test_a_real_clip_end_to_end(golden, golden_scorers, monkeypatch):
     """The release's own frames, maps and scores of a KoNViD-1k clip (tests/golden/README.md)."""
     expected = golden("end_to_end_10053703034")
     scorer = golden_scorers[0.5]
-    monkeypatch.setattr(scorer._predictor, "_maps", remembering(scorer._predictor._maps))
+    programs = scorer._predictor._compute
+    monkeypatch.setitem(programs, "maps", remembering(programs["maps"]))
     frames, info = read_clip(CLIP, 8, size=(224, 398))
     assert info.num_frames == expected["n_frames"] == 240
     difference = np.abs(frames[:, ::16, ::16].astype(int) - expected["frames_u8_sub"])
@@ -174,12 +173,14 @@ def test_a_real_clip_end_to_end(golden, golden_scorers, monkeypatch):
     # Frames that differ by a grey level here and there move logits by more than rounding does.
     assert np.abs(logits - want).max() < 0.02 * want.std()
 
-    maps = scorer.maps(CLIP)
+    (maps,) = scorer.maps(CLIP).values()
     stored = np.round(maps * 255)[:, ::8, ::8]
     assert np.abs(stored - expected["saliency_sub"]).max() <= 1
     for alpha, own in golden_scorers.items():
         want = float(expected[f"score_alpha_{alpha:g}"][0])
-        assert own._predictor.predict([frames], [maps], 1)[0] == pytest.approx(want, rel=1e-3)
+        given = {"frames": frames, "maps": maps} if alpha else {"frames": frames}
+        (outputs,) = own._predictor.predict([Ready(0, 240, given)], 1)
+        assert float(outputs.score) == pytest.approx(want, rel=1e-3)
 
     fused = dagr.fuse(video, dagr.release_maps(maps)[None], 0.5)
     sub = np.moveaxis(np.asarray(fused)[0, :, ::16, ::16], -1, 0)

@@ -85,8 +85,14 @@ class Run:
 
     @property
     def map_size(self) -> tuple[int, int] | None:
-        """(height, width) of gaze maps; None where nothing learns from gaze."""
-        return self.contract.map_size(self.config) if self.gaze_stages else None
+        """(height, width) of gaze maps; None for a model that never learns from gaze.
+
+        A configuration that needs none, as with alpha 0, shares the prepared set of one that does.
+        """
+        try:
+            return self.contract.map_size(self.config)
+        except NotImplementedError:
+            return None
 
     def of_checkpoint(
         self, inputs: InputSpec, model: Any, streams: tuple[CachedStream, ...]

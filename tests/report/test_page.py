@@ -1,6 +1,7 @@
 """The page of `dagr score --page`, in a real browser, from disk and from a server."""
 
 import base64
+import dataclasses
 import functools
 import http.server
 import io
@@ -12,11 +13,13 @@ import time
 from pathlib import Path
 
 import av
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
 from dagr_jax import cli
+from dagr_jax.models.contract import MapFacts
 from dagr_jax.report import page as pages
 from dagr_jax.report.page import Page
 from dagr_jax.score import Result, Scorer
@@ -79,13 +82,11 @@ def test_maps_and_facts_are_those_of_the_score(made, scorer):
     np.testing.assert_allclose(
         maps["seconds"], np.concatenate([s.seconds for s in seen]), atol=6e-4
     )
-    height, width = maps["height"], maps["width"]
-    sheet = picture(maps["sheet"])
+    size = maps["width"], maps["height"]
     for number, wanted in enumerate(np.concatenate([s.maps["saliency"] for s in seen])):
-        top, left = number // maps["columns"] * height, number % maps["columns"] * width
-        tile = sheet[top : top + height, left : left + width] / 255
-        large = Image.fromarray(wanted).resize((width, height), Image.Resampling.BILINEAR)
-        np.testing.assert_allclose(tile, np.asarray(large), atol=0.04)  # JPEG of quality 85
+        large = Image.fromarray(wanted).resize(size, Image.Resampling.BILINEAR)
+        # JPEG of quality 85.
+        np.testing.assert_allclose(tile(maps, number), np.asarray(large), atol=0.04)
     assert picture(plain["thumb"]).shape == (168, 224, 3)  # 128 x 96 pixels of 224
 
 
@@ -106,6 +107,46 @@ def test_a_score_without_maps_has_a_page_without_maps(no_maps, no_maps_checkpoin
     assert file["maps"] == {} and picture(file["thumb"]).shape == (168, 224, 3)
     (seen,) = [one for one in looks(scorer, file["row"]["file"]) if isinstance(one, Seen)]
     assert seen.maps == scorer.maps(file["row"]["file"]) == {} and len(seen.frames) == 4
+
+
+@pytest.fixture
+def two_maps(scorer, tmp_path, monkeypatch):
+    """A page of a model that gives two maps, one of them for every other frame alone."""
+
+    def both(*arguments, **options):
+        for one in looks(*arguments, **options):
+            if isinstance(one, Seen):
+                maps = one.maps["saliency"]
+                one = one._replace(maps={"saliency": maps, "damage": 1 - maps[::2]})
+            yield one
+
+    monkeypatch.setattr(pages, "looks", both)
+    contract = type(scorer.contract)
+    maps = {**contract.facts.maps, "damage": MapFacts("where it is bad", "viridis")}
+    monkeypatch.setattr(contract, "facts", dataclasses.replace(contract.facts, maps=maps))
+    path = write(tmp_path / "plain.mp4", moving_bar(20), g="10")
+    page = Page(tmp_path / "page.html", scorer)
+    page.add(scorer.score(path).to_dict())
+    page.write()
+    return tmp_path / "page.html"
+
+
+def tile(maps, number):
+    """One map of a sheet, in [0, 1]."""
+    height, width = maps["height"], maps["width"]
+    top, left = number // maps["columns"] * height, number % maps["columns"] * width
+    return picture(maps["sheet"])[top : top + height, left : left + width] / 255
+
+
+def test_maps_have_names(two_maps):
+    data = data_of(two_maps)
+    assert data["maps"]["damage"]["meaning"] == "where it is bad"
+    (file,) = data["files"]
+    first, second = (file["maps"][name] for name in ("saliency", "damage"))
+    assert first["seconds"] == second["seconds"] == [0, 0.24, 0.48, 0.76]  # frames 0, 6, 12, 19
+    for number in range(4):  # of every other frame: each stands for the next one too
+        wanted = 1 - tile(first, number // 2 * 2)
+        np.testing.assert_allclose(tile(second, number), wanted, atol=0.08)  # JPEG, twice
 
 
 def test_a_long_video_has_few_maps(scorer, tmp_path, monkeypatch):
@@ -240,6 +281,15 @@ def seen(tab):
     )
 
 
+def heat_of(tab, maps):
+    """Red, green, blue and opacity of what covers the picture."""
+    pixels = tab.evaluate(
+        """() => Array.from(heat.getContext("2d")
+           .getImageData(0, 0, heat.width, heat.height).data)"""
+    )
+    return np.array(pixels).reshape(maps["height"], maps["width"], 4)
+
+
 def test_it_plays_and_asks_nobody_else(tab, address):
     for name in ("plain.mp4", "other.mkv", EVIL):
         show(tab, address, name)
@@ -278,7 +328,7 @@ def test_saliency_comes_and_goes(tab, made):
     assert full > 0
     tab.get_by_label("Strength").fill("20")
     assert 0 < seen(tab) < full / 2
-    tab.get_by_label("Saliency").uncheck()
+    tab.get_by_role("checkbox", name="Saliency").uncheck()
     assert seen(tab) == 0
     tab.keyboard.press("s")
     assert seen(tab) > 0
@@ -303,7 +353,6 @@ def test_the_saliency_is_that_of_the_time(tab, made):
     show(tab, made.as_uri(), "plain.mp4")
     until(tab, "!heat.hidden")
     maps = data_of(made)["files"][2]["maps"]["saliency"]
-    sheet, width, height = picture(maps["sheet"]), maps["width"], maps["height"]
     for number in (0, 5, 11):
         tab.evaluate(
             """time => new Promise(done => {
@@ -311,14 +360,27 @@ def test_the_saliency_is_that_of_the_time(tab, made):
                  video.currentTime = time; })""",
             maps["seconds"][number] + 1e-4,
         )
-        pixels = tab.evaluate(
-            """() => Array.from(heat.getContext("2d")
-               .getImageData(0, 0, heat.width, heat.height).data)"""
-        )
-        opacity = np.array(pixels).reshape(height, width, 4)[..., 3] / 255 / 0.6
-        top, left = number // maps["columns"] * height, number % maps["columns"] * width
-        wanted = sheet[top : top + height, left : left + width] / 255
-        np.testing.assert_allclose(opacity, wanted, atol=0.02)
+        opacity = heat_of(tab, maps)[..., 3] / 255 / 0.6
+        np.testing.assert_allclose(opacity, tile(maps, number), atol=0.02)
+
+
+def test_of_two_maps_one_is_chosen(tab, two_maps):
+    tab.goto(two_maps.as_uri())
+    until(tab, "video.readyState >= 2 && !heat.hidden")
+    maps = data_of(two_maps)["files"][0]["maps"]
+    choice = tab.get_by_role("combobox", name="Map")
+    assert choice.locator("option").all_text_contents() == ["Saliency", "Damage"]
+    for title, colours in (("Saliency", "inferno"), ("Damage", "viridis"), ("Saliency", "inferno")):
+        choice.select_option(title)
+        until(tab, f"!heat.hidden && mapname.textContent === '{title}' && sheet !== null")
+        own = maps[title.lower()]
+        pixels = heat_of(tab, own)
+        np.testing.assert_allclose(pixels[..., 3] / 255 / 0.6, tile(own, 0), atol=0.02)
+        strong = pixels[..., 3] > 100  # where the canvas keeps colours to a few levels
+        levels = np.rint(255 * tile(own, 0)[strong]).astype(int)
+        wanted = matplotlib.colormaps[colours](levels, bytes=True)[:, :3].astype(int)
+        assert strong.any() and np.abs(pixels[strong][:, :3] - wanted).max() <= 8
+    assert tab.get_by_text("Damage", exact=True).count() == 2 and not tab.wrong
 
 
 def test_the_timeline_seeks_and_follows(tab, made):

@@ -13,6 +13,7 @@ from dagr_jax.report import strips
 from dagr_jax.report.run_page import Outcome, RunFacts, _grouped, run_page
 from dagr_jax.runtime import energy
 from dagr_jax.stages import report
+from dagr_jax.stages.run import Run
 from tests.tiny_run import tiny_config
 
 
@@ -67,7 +68,7 @@ def test_the_page_tells_how_the_run_was_made(tiny_run, page):
     config = json.loads((tiny_run / "config.json").read_text())
     assert json.dumps(config, indent=2) in page.text
     assert rows["cores"] and rows["jax"] and rows["dagr_jax"]
-    told = [name for name in rows if name in stages.STAGES]
+    told = [name for name in rows if name in stages.stages_of(Run(tiny_config(), tiny_run))]
     assert told == ["prepare", "saliency", "maps", "vqa", "test"]
     total = sum(float(rows[name][0]) for name in told)
     assert float(rows["all"][0]) == pytest.approx(total, abs=0.01)
@@ -83,10 +84,19 @@ def test_a_run_without_a_test_has_a_page_too(tmp_path):
     facts = RunFacts("<b>run</b>", dict(CONFIG), {}, [], {"saliency": [], "vqa": []}, None)
     text = run_page(facts)
     assert "<b>run" not in text and "&lt;b&gt;run" in text
-    assert not Page(text).sources
+    assert not Page(text).sources and "dagr, x, recipe r, preset paper, seed 0" in text
+    # Other models have neither recipe nor preset.
+    plain = {name: CONFIG[name] for name in ("model", "dataset", "seed")}
+    assert "dagr, x, seed 0" in run_page(RunFacts("r", plain, {}, [], {}, None))
 
 
-CONFIG = {"dataset": {"name": "x"}, "recipe": "r", "preset": "paper", "seed": 0}
+CONFIG = {
+    "model": {"name": "dagr"},
+    "dataset": {"name": "x"},
+    "recipe": "r",
+    "preset": "paper",
+    "seed": 0,
+}
 
 
 def test_undefined_values_are_empty():
@@ -149,8 +159,6 @@ def test_names_with_dollars_are_drawn_as_they_are():
 
 
 def test_the_worst_and_the_best_clips_are_those_of_the_predictions(tiny_run):
-    from dagr_jax.stages.run import Run
-
     tested = report._tested(Run(tiny_config(), tiny_run))
     with open(tiny_run / "test" / "predictions.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))

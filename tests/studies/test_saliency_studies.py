@@ -12,8 +12,8 @@ from sklearn.metrics import silhouette_score
 from dagr_jax import cli
 from dagr_jax.report import strips
 from dagr_jax.score import Scorer
-from dagr_jax.stages import StageError, saliency_scores
-from dagr_jax.stages.saliency_scores import Judged
+from dagr_jax.stages import StageError, gaze
+from dagr_jax.stages.gaze import Judged
 from dagr_jax.studies import saliency_table
 from dagr_jax.studies.registers import registers_of, without_registers
 from dagr_jax.studies.saliency_table import network_of, records_of
@@ -34,7 +34,7 @@ def test_table_3_is_what_the_test_stage_measured(tiny_run, capsys):
     rows = {row["network"]: row for row in json.loads(out)["rows"] if row["source"] == "measured"}
     assert list(rows) == ["A", "B", "A - B", "centre_bias", "training_mean"]
     measured = json.loads((tiny_run / "test" / "metrics.json").read_text())["saliency"]
-    for name in saliency_scores.NAMES:
+    for name in gaze.NAMES:
         # One batch size here, another there: XLA may sum in another order.
         assert rows["A"][name]["value"] == pytest.approx(measured[name], rel=1e-4)
         for side in ("centre_bias", "training_mean"):
@@ -48,8 +48,8 @@ def test_table_3_is_what_the_test_stage_measured(tiny_run, capsys):
 
 def test_a_network_averages_over_its_seeds_and_frames_without_fixations_count_for_nothing():
     contents = ("a", "a", "b", "c")
-    sums = {name: np.array([1.0, 3.0, 2.0, 0.0]) for name in saliency_scores.NAMES}
-    counts = {name: np.array([2, 2, 1, 0]) for name in saliency_scores.NAMES}
+    sums = {name: np.array([1.0, 3.0, 2.0, 0.0]) for name in gaze.NAMES}
+    counts = {name: np.array([2, 2, 1, 0]) for name in gaze.NAMES}
     one = Judged(contents, sums, counts)
     assert one.means()["nss"] == 6 / 5
     doubled = Judged(contents, {k: 2 * v for k, v in sums.items()}, counts)
@@ -69,7 +69,7 @@ def test_wrong_sets_and_parts_are_one_line(tiny_run, tmp_path, capsys):
     code, _, err = report(capsys, *call, tmp_path / "set", "--part", "test")
     assert code == 1 and "has no part test (it has: train, val); take another, all or uns" in err
     held = json.loads((tmp_path / "set" / "prepared.json").read_text())
-    held["sampling"]["num_frames"] = 9
+    held["stream"]["frames"] = 9
     (tmp_path / "set" / "prepared.json").write_text(json.dumps(held))
     code, _, err = report(capsys, *call, tmp_path / "set", "--part", "all")
     assert code == 1 and "9 frames a video" in err and "prepare it anew with --frames 4" in err
@@ -124,7 +124,7 @@ def test_strips_show_frames_and_the_maps_of_each_model(tiny_run, tmp_path, capsy
     shown = strips.look(str(clip), {"one": scorer, "two": scorer})
     labels = [label for label, _ in shown.maps]
     assert labels == [f"{name}\nscore {scorer.score(clip).score:.1f}" for name in ("one", "two")]
-    np.testing.assert_allclose(shown.maps[0][1], scorer.maps(clip), atol=1e-5)
+    np.testing.assert_allclose(shown.maps[0][1], scorer.maps(clip)["saliency"], atol=1e-5)
     width, height = Image.open(out).size
     assert width > 900 and height > 150
     with pytest.raises(SystemExit):
@@ -135,6 +135,17 @@ def test_strips_show_frames_and_the_maps_of_each_model(tiny_run, tmp_path, capsy
     with pytest.raises(SystemExit):
         report(capsys, "strips", clip, *two, "--out", tmp_path / "a.jpg")
     assert "the picture is a .png file" in capsys.readouterr().err
+
+
+def test_strips_of_a_score_without_maps_show_its_frames(no_maps_checkpoint, clips):
+    scorer = Scorer.from_checkpoint(no_maps_checkpoint)
+    shown = strips.look(clips[0], {"one": scorer})
+    assert not shown.maps and shown.frames.shape == (4, 24, 32, 3)
+    assert shown.label == f"0.mp4\nscore {scorer.score(clips[0]).score:.1f}"
+    both = strips.look(clips[0], {"one": scorer, "two": scorer})
+    assert both.label.splitlines()[1:] == [
+        f"{name}: score {scorer.score(clips[0]).score:.1f}" for name in ("one", "two")
+    ]
 
 
 def test_names_break_behind_underscores():
