@@ -17,7 +17,7 @@ Batch = dict[str, np.ndarray]
 
 
 class Source(Protocol):
-    """Records by number, as Grain reads them."""
+    """Random access to records by number, as Grain requires it."""
 
     def __len__(self) -> int: ...
 
@@ -26,7 +26,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class FrameSource(Source, Protocol):
-    """A source that also reads some frames of a record alone."""
+    """A source that can also read only some frames of a record."""
 
     num_frames: int
 
@@ -34,7 +34,7 @@ class FrameSource(Source, Protocol):
 
 
 class Rows(Sequence[Any]):
-    """Some of a sequence's items, read when they are asked for."""
+    """Lazy view of selected items of a sequence."""
 
     def __init__(self, items: Sequence[Any], numbers: np.ndarray):
         self._items, self._numbers = items, numbers
@@ -47,23 +47,24 @@ class Rows(Sequence[Any]):
 
 
 class QualitySource:
-    """Videos of a quality set with the saliency maps that belong to them.
+    """Videos of a quality set, with their saliency maps.
 
-    Items: `frames` (T, H, W, 3) uint8; `maps` (T, h, w) uint8, 255 for the most salient (absent
-    without maps); `target` float32 in [0, 1], the MOS on the set's range; `index` int32.
+    Each item has `frames` (T, H, W, 3) uint8; `maps` (T, h, w) uint8, 255 for the most salient
+    (absent without maps); `target` float32 in [0, 1], the MOS scaled by the range of the set; and
+    `index` int32.
 
     Args:
-        folder: Of the prepared set.
-        rows: (N,) numbers of its records, one a video, in the order of the items.
+        folder: Folder of the prepared set.
+        rows: (N,) record numbers, one per video, in the order of the items.
         mos_range: (lowest, highest) MOS of the set.
-        maps: `prepare.Maps` records of these videos, in this order; None for none.
+        maps: `prepare.Maps` records of these videos, in the same order. None: no maps.
 
     Attributes:
-        facts: Label and file facts of each video (`prepare.Quality`), in the order of the items.
-        num_frames: T.
+        facts: Label and file metadata of each video (`prepare.Quality`), in the order of the items.
+        num_frames: Number of frames per video, T.
 
     Raises:
-        ValueError: Frames or maps are not those of these videos.
+        ValueError: The frames or maps do not match the videos.
     """
 
     def __init__(
@@ -98,7 +99,15 @@ class QualitySource:
         return self.read(index, np.arange(self.num_frames))
 
     def read(self, index: int, chosen: np.ndarray) -> Batch:
-        """An item that holds the chosen ones of its frames; no other frame is read."""
+        """Reads an item with only the chosen frames and their maps.
+
+        Args:
+            index: Number of the item.
+            chosen: (n,) indices of frames; no other frame is read.
+
+        Raises:
+            ValueError: The maps belong to a different video.
+        """
         fact = self.facts[index]
         first = int(self._rows[index]) * self.num_frames
         item: dict[str, Any] = {
@@ -121,12 +130,12 @@ class QualitySource:
 class SaliencySource:
     """Records of a saliency set.
 
-    Items: `frames` (T, h, w, 3), `maps` (T, h, w) 255 at each map's peak, `fixations` (T, h, w)
-    0 or 1, all uint8; `index` int32.
+    Each item has `frames` (T, h, w, 3), `maps` (T, h, w) with 255 at the peak of each map, and
+    `fixations` (T, h, w) 0 or 1, all uint8; and `index` int32.
 
     Args:
-        folder: Of the prepared set.
-        rows: (N,) numbers of its records, in the order of the items.
+        folder: Folder of the prepared set.
+        rows: (N,) record numbers, in the order of the items.
     """
 
     def __init__(self, folder: Path, rows: np.ndarray):
@@ -134,12 +143,12 @@ class SaliencySource:
 
     @functools.cached_property
     def contents(self) -> list[str]:
-        """The content of each record."""
+        """Content key of each record."""
         return [record["content"].decode() for record in self._records]
 
     @functools.cached_property
     def videos(self) -> list[str]:
-        """The name of each record's video."""
+        """Video name of each record."""
         return [record["video"].decode() for record in self._records]
 
     def __len__(self) -> int:
@@ -156,10 +165,15 @@ class SaliencySource:
 
 
 class _Share(grain.MapDataset):
-    """Of every `batch_size` elements in a row one process's part, of those of an epoch that fill
-    batches.
+    """The part of each global batch that belongs to one process.
 
-    Applied before anything is read, and after whatever is drawn by the place in the whole order.
+    Elements at the end of an epoch that do not fill a batch are dropped. It is applied before
+    anything is read, and after all random draws, which depend on the position in the global order.
+
+    Args:
+        parent: Elements in the global order.
+        batch_size: Global batch size.
+        share: (number of this process, number of processes).
     """
 
     def __init__(self, parent: grain.MapDataset, batch_size: int, share: tuple[int, int]):
@@ -188,26 +202,28 @@ def train_iterator(
     frames: int = 0,
     share: tuple[int, int] = (0, 1),
 ) -> grain.DatasetIterator:
-    """Endless batches in a fresh order every epoch, of which the remainder is dropped.
+    """Makes an endless iterator of training batches, in a new random order every epoch.
+
+    Records at the end of an epoch that do not fill a batch are dropped.
 
     Args:
         source: `QualitySource` or `SaliencySource`.
-        batch_size: Global batch.
-        seed: The order follows from it and from nothing else.
-        workers: Processes that read and decode; 0 reads in threads of this process.
-        frames: How many frames of a video are used, with their maps: each epoch another random
-            subset, in its order. 0 uses all; another number wants a `FrameSource`.
-        share: (number of this process, number of processes): of each batch this slice is read and
-            given. The order and the frames are those of a process that reads all.
+        batch_size: Global batch size.
+        seed: Seed of the order; the order depends on nothing else.
+        workers: Number of reader processes. 0: read in threads of this process.
+        frames: Number of frames per video, with their maps: a new random subset every epoch, in
+            temporal order. 0: all frames. Other values need a `FrameSource`.
+        share: (number of this process, number of processes). The iterator reads and returns only
+            this process's slice of each batch. Order and frames are the same as with one process.
 
     Returns:
-        An iterator whose state, JSON, counts batches: it is the same in every process and for
-        any number of them, and depends on `workers`. Its `close` ends them.
+        An iterator. Its state is JSON and counts batches. The state is the same in every process
+        and for any number of processes, but depends on `workers`. Its `close` ends the readers.
 
     Raises:
-        ValueError: The source holds fewer records than a batch, or a video fewer frames than
-            asked for, or the batch does not divide over the processes.
-        TypeError: `frames` of a source that has only whole records.
+        ValueError: The source has fewer records than a batch, a video has fewer than `frames`
+            frames, or the batch size is not a multiple of the number of processes.
+        TypeError: `frames` is set, but the source can only read whole records.
     """
     if len(source) < batch_size:
         raise ValueError(
@@ -224,12 +240,13 @@ def train_iterator(
         read = functools.partial(_read_chosen, source)
     if share != (0, 1):
         drawn = _Share(drawn, batch_size, share)
-    # Repeated after batching: no batch reaches over the end of an epoch and holds a record twice.
+    # Repeat after batching, so that no batch spans two epochs, where it could hold a record twice.
     batches = drawn.map(read).batch(own, drop_remainder=True).repeat()
     iterable = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
     if workers:
         if not flags.FLAGS.is_parsed():
-            # Grain's workers are handed the flags; a library has no command line to parse.
+            # Grain passes absl flags to its workers, so they must be parsed. A library has no
+            # command line to parse.
             flags.FLAGS(sys.argv[:1])
         iterable = iterable.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
@@ -239,9 +256,9 @@ def train_iterator(
 
 
 def _begin_reader(*_: int) -> None:
-    """First act of a reading process: it outlives the signals that ask the trainer to leave.
+    """Sets up a reader process: it ignores the signals that ask the trainer to stop.
 
-    The trainer needs its data position, and perhaps one more batch, to save what is done; then it
+    The trainer needs the data position, and possibly one more batch, to save a checkpoint. It then
     ends its readers itself.
     """
     begin_worker()
@@ -249,7 +266,7 @@ def _begin_reader(*_: int) -> None:
 
 
 def _own(batch_size: int, share: tuple[int, int]) -> int:
-    """Records of a batch that one process reads."""
+    """Returns the number of records of a batch that one process reads."""
     own, remainder = divmod(batch_size, share[1])
     if remainder:
         raise ValueError(
@@ -279,17 +296,21 @@ def _read_chosen(source: FrameSource, drawn: tuple[int, np.ndarray]) -> Batch:
 def eval_batches(
     source: Source, *, batch_size: int, share: tuple[int, int] = (0, 1)
 ) -> Iterator[Batch]:
-    """Every record once, in order, in batches of one size.
+    """Yields every record once, in order, in batches of equal size.
 
-    The last batch is padded with the last record; `mask` (B,) is True for real records.
+    The last batch is padded with the last record.
 
     Args:
-        source: Its records are read in the order of their numbers.
-        batch_size: Global batch.
-        share: (number of this process, number of processes): of each batch this slice is given.
+        source: Records, read in the order of their numbers.
+        batch_size: Global batch size.
+        share: (number of this process, number of processes). Only this process's slice of each
+            batch is returned.
+
+    Yields:
+        Batches with a `mask` (B,) that is True for real records and False for padding.
 
     Raises:
-        ValueError: The batch does not divide over the processes.
+        ValueError: The batch size is not a multiple of the number of processes.
     """
     own, last = _own(batch_size, share), len(source) - 1
 

@@ -94,7 +94,7 @@ def test_the_report_names_every_row_and_why_it_is_not_used(prepared):
     assert said[1:] == [
         ("4001", "too short", "too short: it has one frame"),
         ("4002", "missing", "missing: no file of this name"),
-        ("3001", "duplicate", "duplicate: of row 2"),
+        ("3001", "duplicate", "duplicate: same video as row 2"),
         ("3002", "unlabelled", "unlabelled: its MOS is empty"),
         ("4003", "duplicate", "duplicate: the same file as KoNViD_1k_videos/3004.mp4"),
     ]
