@@ -144,7 +144,7 @@ function open(file, number) {
   }
   showFacts(row);
   $("caption").textContent = row.segments.length
-    ? "Score of each part over time, dashed of the whole; a click or the arrow keys go there"
+    ? "Score of each part over time (dashed line: whole video). Click or use the arrow keys to seek."
     : "Score over time: one part (--segments gives more)";
   drawChart();
 }
@@ -170,10 +170,10 @@ function showFacts(row) {
     ["HDR", row.hdr && `${row.hdr}, scored as if it were SDR`],
     ["Rotation", row.rotation && `${row.rotation}°`],
     ["Damaged", row.damaged && `${row.damaged} packets or frames`],
-    ["Saliency", now.maps && `of ${now.maps.seconds.length} frames, blended between them`],
-    ["Player", now.proxy && "shows a copy as H.264"],
-    ["Looked at", `${row.frames} frames${row.segments.length ? " of each part" : ""}`],
-    ["Took", `${row.seconds} s`],
+    ["Saliency", now.maps && `${now.maps.seconds.length} frames, interpolated between them`],
+    ["Player", now.proxy && "plays an H.264 copy"],
+    ["Scored from", `${row.frames} frames${row.segments.length ? " of each part" : ""}`],
+    ["Scoring time", `${row.seconds} s`],
   ];
   const shown = facts.filter(([, value]) => value);
   $("facts").replaceChildren(...shown.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, String(value))]));
@@ -182,7 +182,7 @@ function showFacts(row) {
 // Where the picture is inside the video element, which letterboxes it.
 function pictureBox() {
   const [wide, high] = [video.clientWidth, video.clientHeight];
-  // The player knows of pixels that are not square.
+  // The player's size takes the pixel aspect ratio into account.
   const [width, height] = [video.videoWidth || now.row.width, video.videoHeight || now.row.height];
   const scale = Math.min(wide / width, high / height);
   const [w, h] = [width * scale, height * scale];
@@ -224,7 +224,7 @@ function drawHeat() {
 
 // ---- quality over time
 
-let drawn = null; // the chart's bars, and how seconds and pixels go with each other
+let drawn = null; // the bars of the chart, and the conversion between seconds and pixels
 
 function ticks(low, high, most) {
   const step = [0.5, 1, 2, 5, 10, 15, 20, 25, 30, 50, 60, 100, 120, 300, 600, 1200, 1800, 3600, 7200].find((s) => (high - low) / s <= most) || 14400;
@@ -291,7 +291,7 @@ chart.addEventListener("keydown", (event) => {
   seek(parts[Math.min(parts.length - 1, Math.max(0, steps[event.key]))].start);
 });
 
-// ---- what moves
+// ---- playback and controls
 
 const both = () => { follow(); drawHeat(); };
 function tick() {

@@ -1,4 +1,4 @@
-"""Frames of clips and what models look at in them (the paper's Table 5)."""
+"""Strips of frames with the saliency maps of models (the paper's Table 5)."""
 
 import dataclasses
 import textwrap
@@ -21,12 +21,13 @@ _COLUMNS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """A clip with the maps of models.
+    """A clip with the saliency maps of models.
 
     Attributes:
-        label: What stands beside its frames.
+        label: Text next to the frames.
         frames: (T, H, W, 3) uint8.
-        maps: (what stands beside it, (T, h, w) in [0, 1]) for each model that has a saliency net.
+        maps: (text next to the maps, (T, h, w) maps in [0, 1]) for each model that has a saliency
+            network.
     """
 
     label: str
@@ -35,35 +36,48 @@ class Shown:
 
 
 def look(clip: str, scorers: Mapping[str, Scorer]) -> Shown:
-    """The frames of a file that models see, their maps and scores.
+    """Returns the frames of a file that the models see, with their maps and scores.
+
+    Args:
+        clip: Path of the video file.
+        scorers: {name: scorer} of each model; at least one.
 
     Raises:
         VideoError: The file cannot be read.
-        ValueError: The models sample other frames.
+        ValueError: The models sample different frames.
     """
     frames, maps, scores = None, [], []
     for name, scorer in scorers.items():
-        # The last: where a file's index was wrong, what came before does not count.
+        # Use the last one: if the index of a file was wrong, earlier ones are not valid.
         *_, seen = (one for one in scorer.looks(clip) if isinstance(one, Seen))
         if frames is not None and not np.array_equal(frames, seen.frames):
             raise ValueError(f"{clip}: the checkpoints see other frames; draw one at a time")
         frames = seen.frames
         score = f"score {scorer.score(clip).score:.1f}"
-        if seen.maps is None or not scorer.model.alpha:  # a network that nothing has trained
+        if seen.maps is None or not scorer.model.alpha:  # the saliency network is untrained
             scores.append(score if len(scorers) == 1 else f"{name}: {score}")
         else:
             maps.append((f"{in_lines(name)}\n{score}", seen.maps))
-    assert frames is not None  # there is a checkpoint
+    assert frames is not None  # there is at least one scorer
     return Shown("\n".join([in_lines(printable(Path(clip).name)), *scores]), frames, maps)
 
 
 def draw(path: Path, clips: Sequence[Shown]) -> None:
-    """Writes `strips` of some clips as a PNG."""
+    """Writes `strips` of clips as a PNG file.
+
+    Args:
+        path: PNG file to write.
+        clips: Clips with their maps.
+    """
     save(strips(clips), path)
 
 
 def strips(clips: Sequence[Shown]) -> Figure:
-    """Of each clip a line of frames, and below it one of overlays for each model."""
+    """Draws a row of frames for each clip, and below it a row of overlays for each model.
+
+    Args:
+        clips: Clips with their maps.
+    """
     lines = [
         (clip, label, maps) for clip in clips for label, maps in [(clip.label, None), *clip.maps]
     ]
@@ -89,7 +103,7 @@ def strips(clips: Sequence[Shown]) -> Figure:
 
 
 def in_lines(name: str, width: int = 24) -> str:
-    """A name in lines of about some width, broken behind underscores where there are any."""
+    """Breaks a name into lines of at most about `width` characters, after underscores if any."""
     return "\n".join(
         line.replace("_ ", "_") for line in textwrap.wrap(name.replace("_", "_ "), width)
     )
