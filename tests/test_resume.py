@@ -130,7 +130,7 @@ def test_a_signal_saves_the_step_that_is_done(whole, environment, tmp_path, numb
         assert process.wait(timeout=60) == 130
     said = log.read_text().strip().splitlines()
     assert said[-1].startswith("vqa: interrupted, saved at step ")
-    assert said[-1].endswith("; the same command goes on from here")
+    assert said[-1].endswith("; run the same command again to continue")
     assert not any("Traceback" in line for line in said)
     done = int(said[-1].split("step ")[1].split("/")[0])
     assert max(int(p.name) for p in (workdir / "vqa").iterdir() if p.name.isdigit()) == done

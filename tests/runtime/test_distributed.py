@@ -260,7 +260,7 @@ def stop(workdir: Path, processes: int, reached: int) -> int:
     for number in range(processes):
         last = said(workdir, number)[-1]
         assert "vqa: interrupted, saved at step " in last
-        assert last.endswith("; the same command goes on from here")
+        assert last.endswith("; run the same command again to continue")
         steps.add(int(last.split("at step ")[1].split("/")[0]))
     saved = max(int(p.name) for p in (workdir / "vqa").iterdir() if p.name.isdigit())
     assert steps == {saved} and reached <= saved < 16

@@ -147,7 +147,7 @@ def test_an_interrupted_call_goes_on(checkpoint, clips, tmp_path, capsys, stop):
     assert lines(partial) == 4 and not out.exists()
     if stop == signal.SIGINT:
         assert first.returncode == 130
-        wanted = "dagr: interrupted after 4; the same command with --resume goes on"
+        wanted = "dagr: interrupted after 4; continue with the same command and --resume"
         assert told.splitlines()[-1] == wanted and "Traceback" not in told
 
     code, _, err = run(capsys, *clips, "--checkpoint", checkpoint, "--out", out)
