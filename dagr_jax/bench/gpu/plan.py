@@ -1,4 +1,4 @@
-"""What a part is given: its sizes, its time, and what was measured before it."""
+"""Plan of a part: sizes, time limit, and the results of earlier parts."""
 
 import dataclasses
 import time
@@ -11,18 +11,20 @@ class Sizes:
     """Sizes of the networks and of their inputs.
 
     Attributes:
-        frames, height, width: Of one video.
-        saliency, quality: Fields of `unet3d.Model` and of the quality network's `Model`; none for
-            the paper's.
-        batches: Videos at once, in inference.
-        train_saliency, train_quality: Videos of a training step.
-        matrix: Rows of the matrix product that tells the peak.
-        copied: Bytes of the array that is copied.
-        forms: Of the saliency network's convolutions (`conv_form`), most important first.
-        saliency_gflop: GFLOP without which one window cannot be computed (docs/performance.md);
-            None where that is not known.
-        rounds: Timed rounds.
-        sample_s: Seconds that one timed sample lasts at least, by repeating the call.
+        frames: Number of frames of a video.
+        height: Height of the frames in pixels.
+        width: Width of the frames in pixels.
+        saliency: Fields of `unet3d.Model`; empty: the paper's.
+        quality: Fields of `quality_net.Model`; empty: the paper's.
+        batches: Batch sizes of inference.
+        train_saliency: Batch size of a training step of the saliency network.
+        train_quality: Batch size of a training step of the quality network.
+        matrix: Number of rows of the matrices whose product gives the peak rate.
+        copied: Size of the copied array in bytes.
+        forms: Forms of the saliency network's convolutions (`conv_form`), most important first.
+        saliency_gflop: Minimum GFLOP of one window (docs/performance.md); None: unknown.
+        rounds: Number of timed rounds.
+        sample_s: Minimum duration of a timed sample in seconds; short calls are repeated.
     """
 
     frames: int
@@ -86,14 +88,14 @@ SMALL = Sizes(
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a part is given.
+    """Plan of a part.
 
     Attributes:
-        sizes: Of networks and inputs.
-        until: Time of `time.monotonic` after which nothing new should begin. The process is killed
-            a little later.
-        before: Results of the parts before this one, as `parts.run_parts` yields them.
-        folder: For files that are worth keeping.
+        sizes: Sizes of networks and inputs.
+        until: Time (`time.monotonic`) after which the part should start nothing new. Its process is
+            killed a little later.
+        before: Results of the earlier parts, as `parts.run_parts` yields them.
+        folder: Output folder for files to keep.
     """
 
     sizes: Sizes
@@ -103,9 +105,9 @@ class Plan:
 
     @property
     def left(self) -> float:
-        """Seconds until nothing new should begin."""
+        """Seconds during which the part may start something new."""
         return self.until - time.monotonic()
 
     def rows(self, part: str) -> list[dict[str, Any]]:
-        """The rows of a part that ran before."""
+        """Returns the rows of an earlier part."""
         return [row for result in self.before if result["name"] == part for row in result["rows"]]
