@@ -2,45 +2,46 @@
 
     python -m dagr_jax.main --config=configs/vqa.py --workdir=runs/embedded
 
-The argument after a colon names the data set, and after a comma the recipe:
+The argument after a colon selects the data set and, after a comma, the recipe:
 
     --config=configs/vqa.py:konvid1k,release
 
-`synthetic`, the embedded corpus, is the default. A recipe is sizes, rates and schedules; the
-arithmetic is another field, `preset`.
+The default data set is `synthetic`, the embedded corpus. A recipe sets sizes, learning rates and
+schedules. The arithmetic is set by a separate field, `preset`.
 
-* `paper`: what the paper states; the default of every data set but the embedded one.
-* `release`: what the PyTorch release runs with.
-* `embedded`: small nets, high rates and few steps, the default of the embedded corpus; 300 epochs
-  at 1e-5 from an ImageNet start cannot learn from scratch in minutes.
-* `small`: that in a tenth of the time, less data and fewer steps, where many runs are compared
-  (`configs/ablation.py`, `configs/cross_dataset.py`).
+* `paper`: the settings stated in the paper; the default for every data set but the embedded corpus.
+* `release`: the settings of the PyTorch release.
+* `embedded`: small networks, high learning rates and few steps; the default for the embedded
+  corpus. The recipe of the paper, 300 epochs at 1e-5 from ImageNet weights, cannot train from
+  scratch in minutes.
+* `small`: like `embedded`, but with less data and fewer steps, in a tenth of the time. It is used
+  to compare many runs (`configs/ablation.py`, `configs/cross_dataset.py`).
 """
 
 from ml_collections import config_dict
 
-# Data sets that say themselves what trains, validates and tests.
+# Data sets that define their own training, validation and test parts.
 OFFICIAL = ("synthetic", "dhf1k")
 # torchvision's IMAGENET1K_V1 weights of ResNet-50.
 IMAGENET = "timm/resnet50.tv_in1k"
 
 
 def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
-    """The configuration of a run.
+    """Returns the configuration of a run.
 
     Args:
-        choice: "DATASET" or "DATASET,RECIPE"; a key of `dagr_jax.registry.DATASETS`, and one of
+        choice: "DATASET" or "DATASET,RECIPE": a key of `dagr_jax.registry.DATASETS` and a key of
             `RECIPES`.
 
     Raises:
-        ValueError: An unknown recipe.
+        ValueError: The recipe is unknown.
     """
     dataset, _, recipe = choice.partition(",")
     recipe = recipe or ("embedded" if dataset == "synthetic" else "paper")
     if recipe not in RECIPES:
         raise ValueError(f"recipe {recipe!r} is unknown; one of {', '.join(RECIPES)}")
     config = config_dict.ConfigDict()
-    # Weights, order of the data, augmentation and dropout follow from it.
+    # Seed of weights, data order, augmentation and dropout.
     seed = config_dict.FieldReference(0)
     config.seed = seed
     # Arithmetic only: "paper", or "release" for weights of the PyTorch release.
@@ -51,14 +52,14 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
 
     config.dataset = {"name": dataset, "args": {}}
     if dataset == "synthetic":
-        # The corpus is fixed by its own seed, so that runs with other seeds can share it.
+        # The corpus has its own seed, so that runs with different seeds can share it.
         config.dataset.args = {
             "seed": 5,
             "contents": (200, 24, 24),
             "frames": 24,
             "fixations": 20,
-            # What happens to the clips, "delivery" or "capture", and the share of photographs in
-            # the backgrounds.
+            # Plan of the distortions, "delivery" or "capture", and the share of photographs in the
+            # backgrounds.
             "distortions": "delivery",
             "patches": 0.6,
         }
@@ -67,13 +68,14 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
             # Folder of the videos, and the label file ("": the official one in that folder).
             "source": "",
             "labels": "",
-            # Videos that may be missing or unreadable; -1: one in a hundred.
+            # Number of videos that may be missing or unusable; -1: one in a hundred.
             "max_failures": -1,
         }
-    # A prepared set that several runs share; "": <workdir>/data.
+    # Folder of a prepared set that several runs share; "": <workdir>/data.
     config.data_dir = ""
-    # Which videos train, validate and test: `dagr_jax.data.splits.Protocol`, or a CSV file with
-    # video,part. fold -1: all folds of "kfold", or `folds` of "repeated", one after the other.
+    # Split into training, validation and test part: fields of `dagr_jax.data.splits.Protocol`, or
+    # a CSV file with the columns video and part. fold -1: run all folds of "kfold", or `folds`
+    # folds of "repeated", one after the other.
     config.split = {
         "protocol": "official" if dataset in OFFICIAL else "random",
         "file": "",
@@ -83,7 +85,7 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
         "fold": 0,
         "seed": 0,
     }
-    # Which frames of a video are used, and the size (height, width) they are resized to.
+    # Which frames of a video are used, and the size (height, width) to which they are resized.
     config.sampling = {"num_frames": 8, "rule": "linspace", "size": (224, 398)}
 
     config.model = {
@@ -92,15 +94,15 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
             "alpha": 0.5,
             "preset": preset,
             "dtype": "float32",
-            # Size (height, width) at which the saliency net sees the frames.
+            # Input size (height, width) of the saliency network.
             "saliency_size": (224, 398),
             "saliency": {
                 "widths": (64, 128, 256, 512),
                 "bottleneck": 1024,
                 "num_registers": 4,
                 "register_dim": 64,
-                # How its convolutions are computed (docs/performance.md), and what training
-                # computes again instead of keeping it: none, norms or blocks.
+                # Form of the convolutions (docs/performance.md), and what training recomputes
+                # instead of keeping it in memory: none, norms or blocks.
                 "conv_form": "auto",
                 "remat": "none",
             },
@@ -121,13 +123,13 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
         },
     }
 
-    # Steps, or epochs where steps is 0. The rows of the log and the evaluations count in steps;
-    # eval_every 0: once an epoch. init: a workdir, or a stage's folder in one, whose weights are
-    # the start; with epochs and steps 0 they stay as they are.
+    # Length of the training: steps, or epochs if steps is 0. log_every and eval_every are in steps;
+    # eval_every 0: once per epoch. init: working directory of a run, or folder of a stage, with the
+    # initial weights; with epochs and steps 0 these weights are used without training.
     config.saliency = {
         "seed": seed,
         "init": "",
-        # A prepared saliency set; "": the one beside the quality set.
+        # Folder of a prepared saliency set; "": the saliency set in the folder of the quality set.
         "data_dir": "",
         "steps": 0,
         "epochs": 180,
@@ -141,39 +143,39 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
     config.vqa = {
         "seed": seed,
         "init": "",
-        # ImageNet start of the ResNet-50: a .pth or .safetensors file with torchvision's names, or
-        # a Hugging Face id; "": random.
+        # ImageNet weights of the ResNet-50: a .pth or .safetensors file with torchvision's names,
+        # or a Hugging Face id; "": random initialisation.
         "backbone": "",
         "steps": 0,
         "epochs": 300,
         "batch_size": 5,
         "log_every": 10,
         "eval_every": 0,
-        # L1 + rank_weight · (1 − Spearman), the rank made differentiable.
+        # Loss: L1 + rank_weight · (1 − Spearman), with a differentiable rank.
         "rank_weight": 0.1,
-        # How many of the sampled frames, a random subset in order; 0: all.
+        # Number of sampled frames used per step, a random subset in temporal order; 0: all.
         "frames": 0,
-        # Whether the saliency network is trained on, through the fused frames, or stays as it is.
+        # Whether the saliency network is also trained, through the fused frames, or kept frozen.
         "train_saliency": False,
         "augment": {
             "flip": True,
-            # Brightness, contrast and saturation, one draw a video.
+            # Range of brightness, contrast and saturation, drawn once per video.
             "jitter": 0.0,
-            # A window of the frames, (height, width), the same for all of a video.
+            # Random window (height, width), the same for all frames of a video; (): no crop.
             "crop": (),
         },
         "optim": _adam(learning_rate=1e-5),
     }
-    # window 0: the sampled frames are one window of the saliency net. Otherwise the net runs over
-    # every frame of the source file in windows of so many, and choice picks the maps that go with
-    # the sampled frames: "matched", "linspace", "first", or "static", the first for all
-    # (`dagr_jax.video.sampling.map_indices`). folder: maps that another model made, a folder of
-    # grey pictures for each video (`dagr_jax.data.map_folder`); "": those of the saliency net.
+    # window 0: the sampled frames are one window of the saliency network. window N: the network
+    # gets every frame of the source file, in windows of N frames, and choice selects the maps for
+    # the sampled frames: "matched", "linspace", "first", or "static" (the first map for all frames)
+    # (`dagr_jax.video.sampling.map_indices`). folder: maps of another model, one folder of grey
+    # pictures per video (`dagr_jax.data.map_folder`); "": maps of the saliency network.
     config.maps = {"window": 0, "choice": "matched", "folder": "", "batch_size": 4}
-    # extras: also what trivial features predict, and all metrics of the saliency maps. others: data
-    # sets that the model is tested on as well, name → {"name", "args"} as in `dataset`, "data_dir".
+    # extras: also evaluate the trivial baselines, and all metrics of the saliency maps. others:
+    # further data sets for testing, {name: {"name", "args", "data_dir"}}, as in `dataset`.
     config.test = {"batch_size": 4, "bootstrap": 1000, "extras": True, "others": {}}
-    # Processes that read records beside the training process; 0: threads of it.
+    # Number of processes that read records; 0: threads of the training process.
     config.workers = 2
 
     RECIPES[recipe](config)
@@ -193,21 +195,21 @@ def _adam(learning_rate: float) -> dict:
         "b2": 0.999,
         "clip_norm": 0.0,
         "accumulate": 1,
-        # Decay of the average of the weights that is evaluated and kept; 0: none.
+        # Decay of the moving average of the weights, which is evaluated and saved; 0: no average.
         "ema": 0.0,
-        # (regular expression, factor on the rate, factor on the decay) by parameter name.
+        # (regular expression for parameter names, factor of learning rate, factor of weight decay).
         "groups": (),
     }
 
 
 def _paper(config: config_dict.ConfigDict) -> None:
-    """The paper's recipe: the fields as they stand above, and a backbone from ImageNet."""
+    """The recipe of the paper: the defaults of `get_config`, and a backbone from ImageNet."""
     config.vqa.backbone = IMAGENET
     config.model.args.vqa.normalize = True
 
 
 def _release(config: config_dict.ConfigDict) -> None:
-    """The recipe of the PyTorch release: it trains the spatial head alone, without saliency."""
+    """The recipe of the PyTorch release: it trains only the spatial head, without saliency."""
     config.saliency.update({"epochs": 200, "batch_size": 5})
     config.saliency.optim.update(
         {"schedule": "torch_cosine", "period": 20, "clip_norm": 1.0, "accumulate": 4}
@@ -233,7 +235,7 @@ def _release(config: config_dict.ConfigDict) -> None:
 
 
 def _embedded(config: config_dict.ConfigDict) -> None:
-    """Minutes on two cores, everything from scratch."""
+    """Training from scratch in minutes on two cores."""
     config.model.args.saliency_size = (56, 100)
     config.model.args.saliency.update({"widths": (8, 16, 32, 64), "bottleneck": 64})
     config.model.args.vqa.update(
@@ -252,7 +254,8 @@ def _embedded(config: config_dict.ConfigDict) -> None:
         {"steps": 70, "epochs": 0, "batch_size": 8, "eval_every": 35, "flip": True}
     )
     config.saliency.optim.update({"warmup_steps": 10, "clip_norm": 1.0})
-    # A window of one frame of many videos teaches more in a second than all frames of a few.
+    # Per second of training, one crop of one frame of many videos is more useful than all frames of
+    # a few videos.
     config.vqa.update({"steps": 520, "epochs": 0, "batch_size": 96, "eval_every": 130})
     config.vqa.rank_weight = 1.0
     config.vqa.frames = 1
@@ -263,7 +266,7 @@ def _embedded(config: config_dict.ConfigDict) -> None:
             "learning_rate": 2e-3,
             "weight_decay": 0.05,
             "warmup_steps": 20,
-            # A memory of 33 updates: of the usual 1000 these few steps would see little.
+            # An average over 33 updates; the usual 1000 is too long for so few steps.
             "b2": 0.97,
             "clip_norm": 1.0,
         }
@@ -274,14 +277,14 @@ def _embedded(config: config_dict.ConfigDict) -> None:
 
 
 def _small(config: config_dict.ConfigDict) -> None:
-    """A run of a sweep in one to two minutes on two cores."""
+    """One run of a sweep in one to two minutes on two cores."""
     _embedded(config)
     if config.dataset.name == "synthetic":
         config.dataset.args.update({"seed": 11, "contents": (72, 4, 24), "frames": 16})
     config.sampling.num_frames = 4
     config.saliency.update({"steps": 40, "eval_every": 40})
     config.vqa.update({"steps": 150, "batch_size": 48, "eval_every": 150})
-    # A reading process takes longer to start than it saves.
+    # Starting a reader process takes longer than it saves.
     config.workers = 0
 
 
