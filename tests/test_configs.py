@@ -1,4 +1,4 @@
-"""The recipes that `dagr_jax/configs/vqa.py` knows."""
+"""The recipes in `dagr_jax/configs/vqa.py`."""
 
 from pathlib import Path
 
@@ -18,11 +18,11 @@ def test_the_recipe_is_apart_from_data_set_and_preset():
         vqa.get_config("lsvq,quick")
     only = saliency.get_config("dhf1k,release")
     assert only.stages == ("prepare", "saliency", "report") and only.saliency.optim.accumulate == 4
-    assert Run(only, Path("unused")).uses_saliency  # whatever α the quality recipe has
+    assert Run(only, Path("unused")).uses_saliency  # for any α of the quality recipe
 
 
 def test_recipes_of_paper_and_release():
-    """REFERENCE sections 2 and 3."""
+    """The values of docs/reference.md, sections 2 and 3."""
     paper = vqa.get_config("lsvq")
     assert (paper.saliency.epochs, paper.saliency.batch_size, paper.saliency.gamma) == (
         180,

@@ -1,4 +1,4 @@
-"""The main job at toy size: the same configuration file, everything in it made small."""
+"""A tiny run: `configs/vqa.py` with small sizes."""
 
 from ml_collections import config_dict
 
@@ -6,18 +6,18 @@ from dagr_jax.configs import vqa
 
 
 def tiny_config() -> config_dict.ConfigDict:
-    """`configs/vqa.py` with eleven contents, frames of 32 × 48 and nets of a few channels."""
+    """`configs/vqa.py` with eleven contents, frames of 32 × 48 and networks of a few channels."""
     config = shrink(vqa.get_config())
     config.dataset.args.update({"contents": (6, 2, 3), "frames": 10, "fixations": 4})
     return config
 
 
 def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
-    """Frames of 32 × 48, nets of a few channels and a few steps."""
+    """Sets frames of 32 × 48, networks of a few channels and a few steps."""
     with config.unlocked():
         config.sampling.update({"num_frames": 4, "size": (32, 48)})
         config.model.args.saliency_size = (16, 24)
-        config.model.args.saliency.conv_form = "native"  # which compiles the fastest
+        config.model.args.saliency.conv_form = "native"  # compiles fastest
         config.model.args.saliency.update(
             {"widths": (2,), "bottleneck": 3, "num_registers": 2, "register_dim": 3}
         )
@@ -37,12 +37,12 @@ def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
             section.optim.warmup_steps = 1
         config.vqa.frames = 2
         config.vqa.augment.crop = (24, 40)
-        # Evaluation pads: its batches need not divide over the devices.
+        # Evaluation pads, so its batch size need not be a multiple of the number of devices.
         config.maps.batch_size = 3
         config.test.update({"batch_size": 4, "bootstrap": 50})
         config.workers = 0
     return config.lock()
 
 
-# So that the program takes this file as its --config.
+# The program uses this file as its --config.
 get_config = tiny_config

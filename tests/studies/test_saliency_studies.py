@@ -35,7 +35,7 @@ def test_table_3_is_what_the_test_stage_measured(tiny_run, capsys):
     assert list(rows) == ["A", "B", "A - B", "centre_bias", "training_mean"]
     measured = json.loads((tiny_run / "test" / "metrics.json").read_text())["saliency"]
     for name in saliency_scores.NAMES:
-        # One batch size here, another there: XLA may sum in another order.
+        # The batch sizes differ, so XLA may sum in a different order.
         assert rows["A"][name]["value"] == pytest.approx(measured[name], rel=1e-4)
         for side in ("centre_bias", "training_mean"):
             assert rows[side][name]["value"] == pytest.approx(measured[side][name], rel=1e-9)

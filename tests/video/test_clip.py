@@ -1,4 +1,4 @@
-"""What a model looks at: the whole of a video and its segments, read in one go."""
+"""Frames for a model: the whole video and its segments, read in one pass."""
 
 import gc
 import itertools
@@ -18,7 +18,7 @@ WINDOWS = Look(4, "linspace", (24, 32), window=8, choice="linspace", antialias=T
 
 
 def taken(path, look, seconds):
-    """(ClipPlan, {(start, length): Clip}, VideoInfo, number of plans) of a file."""
+    """Reads a file: (ClipPlan, {(start, length): Clip}, VideoInfo, number of plans)."""
     plans = 0
     for message in read_clips(path, look, seconds):
         if isinstance(message, ClipPlan):
@@ -31,7 +31,7 @@ def taken(path, look, seconds):
 
 
 def assert_as_decoded(path, look, seconds):
-    """Every clip is what decoding the frames of its bounds gives; returns the number of plans."""
+    """Checks every clip against decoding the frames of its bounds; returns the number of plans."""
     plan, clips, info, plans = taken(path, look, seconds)
     assert clips.keys() == set(plan.bounds)
     assert info == probe(path) or info.num_frames == probe(path).num_frames
@@ -47,7 +47,7 @@ def assert_as_decoded(path, look, seconds):
 
 @pytest.fixture(scope="module", params=ENCODERS)
 def clip(request, tmp_path_factory):
-    """53 frames, 25 a second."""
+    """A clip of 53 frames at 25 fps."""
     suffix = ENCODERS[request.param][1]
     path = tmp_path_factory.mktemp("clips") / f"clip{suffix}"
     return write(path, moving_bar(53), request.param)
@@ -67,14 +67,14 @@ def test_the_whole_is_what_read_clip_gives(clip):
 
 
 def test_frames_that_packets_do_not_tell_apart(tmp_path):
-    """Without times the decoder's order counts, and one decoding is enough."""
+    """Without times, the decoder's output order is used, and one decoding pass is enough."""
     path = write(tmp_path / "clip.mp4", moving_bar(30), bf="0")
     bare = remux(path, tmp_path / "bare.h264")
     assert assert_as_decoded(bare, LOOK, 0.4) == 1
 
 
 def test_a_damaged_file_is_read_again(tmp_path):
-    """Its packets promise more frames than decode: what came before that was known is void."""
+    """The packets announce more frames than can be decoded; results before that are discarded."""
     path = write(tmp_path / "clip.mp4", moving_bar(60), g="10", bf="0")
     packets = itertools.count()
 
@@ -106,7 +106,7 @@ def test_segments_cover_the_video_without_gap(fps, seconds, length):
 
 
 def test_segments_are_shown_when_their_frames_are(tmp_path):
-    """A second of 25 frames, then 5 that stand for a second each."""
+    """One second of 25 frames, then 5 frames of one second each."""
     times = [*range(25), *range(25, 150, 25)]
     for name in ("clip.mp4", "clip.mkv"):
         path = write(tmp_path / name, moving_bar(30), times=times)
@@ -116,7 +116,7 @@ def test_segments_are_shown_when_their_frames_are(tmp_path):
             assert begin == pytest.approx(begins[start], abs=2e-3)
             if start + count < 30:
                 assert end == pytest.approx(begins[start + count], abs=2e-3)
-        assert plan.shown[0] == (0, pytest.approx(5 + 5 / 29, abs=2e-3))  # by the mean rate
+        assert plan.shown[0] == (0, pytest.approx(5 + 5 / 29, abs=2e-3))  # from the mean frame rate
 
 
 def test_segments_need_a_frame_rate():
@@ -131,7 +131,7 @@ def test_limits(tmp_path):
         list(read_clips(path, LOOK, limits=Limits(64 * 48 - 1, 60)))
     with pytest.raises(VideoError, match="1 s are more than 1.1 s; cut it, or raise the limit"):
         list(read_clips(path, LOOK, limits=Limits(64 * 48, 1.1)))
-    bare = remux(path, tmp_path / "bare.h264")  # says nothing of its length
+    bare = remux(path, tmp_path / "bare.h264")  # has no duration
     with pytest.raises(VideoError, match="more than 1.1 s"):
         list(read_clips(bare, LOOK, limits=Limits(64 * 48, 1.1)))
 
@@ -139,7 +139,7 @@ def test_limits(tmp_path):
 def test_frames_do_not_wait_for_the_garbage_collector(tmp_path):
     path = write(tmp_path / "clip.mp4", moving_bar(30))
     gc.collect()
-    gc.disable()  # what only it could free stays
+    gc.disable()  # garbage in reference cycles stays
     try:
         messages = list(read_clips(path, LOOK, 0.4))
         left = [one for one in gc.get_objects() if isinstance(one, VideoFrame)]

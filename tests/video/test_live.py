@@ -1,4 +1,4 @@
-"""Live videos: files that grow, pipes that feed in real time, servers that break off."""
+"""Live video: growing files, pipes in real time, servers that drop the connection."""
 
 import http.server
 import os
@@ -21,7 +21,7 @@ WINDOWS = Look(4, "linspace", (24, 32), window=8, choice="linspace", antialias=T
 
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory):
-    """70 frames of 25 a second, as MPEG-TS."""
+    """70 frames at 25 fps, as MPEG-TS."""
     home = tmp_path_factory.mktemp("live")
     return remux(write(home / "clip.mp4", moving_bar(70), g="10"), home / "clip.ts")
 
@@ -33,7 +33,7 @@ def test_windows_are_what_segments_are(stream, look):
     segments = [one for one in read_clips(stream, look, 0.8) if isinstance(one, Clip)]
     by_start = {clip.start: clip for clip in segments if clip.length < 70}
     assert [window.number for window in windows] == [0, 1, 2]
-    for window, start in zip(windows[:2], (0, 20), strict=True):  # the last segment takes the rest
+    for window, start in zip(windows[:2], (0, 20), strict=True):  # the last one has the rest
         np.testing.assert_array_equal(window.clip.frames, by_start[start].frames)
         np.testing.assert_array_equal(window.clip.windows, by_start[start].windows)
     np.testing.assert_allclose([w.start for w in windows], [0, 0.8, 1.6], atol=1e-9)
@@ -69,7 +69,7 @@ def test_a_named_pipe_is_taken_as_it_comes(stream, tmp_path):
     def feed_it():
         with open(pipe, "wb", buffering=0) as file:
             file.write(data[: len(data) // 2])
-            time.sleep(1.0)  # longer than the patience, which is not for pipes
+            time.sleep(1.0)  # longer than the timeout, which does not apply to pipes
             file.write(data[len(data) // 2 :])
 
     threading.Thread(target=feed_it, daemon=True).start()
@@ -84,7 +84,7 @@ def test_who_is_slow_loses_the_oldest(stream):
     for window in feed:
         taken.append((window.number, window.dropped))
         until = time.monotonic() + 60
-        while feed._count < 14 and time.monotonic() < until:  # all that there are have come
+        while feed._count < 14 and time.monotonic() < until:  # until all have come
             time.sleep(0.02)
     assert taken[-2:] == [(12, 11), (13, 11)] and len(taken) == 3
 
@@ -109,7 +109,7 @@ def test_damage_is_counted_where_it_is(stream, tmp_path):
 
 
 class Breaks(http.server.BaseHTTPRequestHandler):
-    """Serves a file, the first time half of what it promised."""
+    """Serves a file; the first time, it sends only half of the announced bytes."""
 
     def do_GET(self):
         self.server.asked += 1
@@ -149,7 +149,7 @@ def test_a_server_that_begins_anew_each_time_is_given_up(server, monkeypatch):
     server.always = True
     with pytest.raises(VideoError, match="check the address, or allow more attempts"):
         list(Feed(f"http://127.0.0.1:{server.server_port}/", LOOK, 0.4, every=True, retries=3))
-    assert server.asked == 4  # one that gets somewhere, three that do not
+    assert server.asked == 4  # one attempt that gets data, three that do not
 
 
 def test_who_leaves_ends_the_thread(stream):
@@ -212,4 +212,4 @@ def test_what_is_a_url(tmp_path, monkeypatch):
     os.makedirs("http:")
     (tmp_path / "http:" / "x.ts").touch()
     assert is_url("rtsp://camera/1") and is_url("HTTPS://x") and not is_url("a/b://c")
-    assert not is_url("http://x.ts") and not is_url("clip.ts")  # a file is a file
+    assert not is_url("http://x.ts") and not is_url("clip.ts")  # these are files
