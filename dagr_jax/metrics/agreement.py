@@ -144,7 +144,7 @@ def fit_logistic(predictions: ArrayLike, mos: ArrayLike, parameters: int = 4) ->
         raise ValueError(f"parameters={parameters}: the logistic has 4 or 5")
     x, y = _pair(predictions, mos)
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        reason = "one side is constant, or there are under two videos"
+        reason = "one side is constant, or there are fewer than two videos"
         return LogisticFit(np.full(len(x), np.nan), (), False, reason)
     # Divide by the range first: squares of very small differences would underflow.
     mean, scale = y.mean(), np.ptp(y)
@@ -179,7 +179,7 @@ def fit_logistic(predictions: ArrayLike, mos: ArrayLike, parameters: int = 4) ->
     flat, *slope = np.linalg.solve(triangle, basis.T @ (v - height * curve))
     fitted = height * beside + basis @ (basis.T @ v)
     if not 1 - r**2 - np.sum((v - fitted) ** 2) > 1e-9:
-        return LogisticFit(line, (), False, "a straight line fits as well, the curve's limit")
+        return LogisticFit(line, (), False, "a straight line fits as well, the limit of the curve")
     fitted = mean + scale * fitted
     if reason:
         return LogisticFit(fitted, (), False, reason)
@@ -264,12 +264,12 @@ def _search(videos: _Videos, centres: np.ndarray) -> tuple[np.ndarray, str]:
     k = np.argmin(value)
     # Rounding may stop a growing width before it reaches ten ranges of the predictions.
     if place[k, 1] > np.log((10 if settled[k] else 2) * np.ptp(u)):
-        return place[k], "the width runs away: the best curve is a polynomial"
+        return place[k], "the width diverges: the best curve is a polynomial"
     if rise[k] < 2 and error[k] > 1e-18:
         if u.min() < place[k, 0] < u.max():
-            return place[k], "the width runs to 0: the best curve is a step"
-        return place[k], "the centre runs away: the best curve is an exponential"
-    return place[k], "" if settled[k] else "the search did not settle"
+            return place[k], "the width goes to 0: the best curve is a step"
+        return place[k], "the centre diverges: the best curve is an exponential"
+    return place[k], "" if settled[k] else "the search did not converge"
 
 
 def _objective(videos: _Videos, place: np.ndarray) -> list[np.ndarray]:

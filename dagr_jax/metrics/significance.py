@@ -249,11 +249,11 @@ def verdict(found: Comparison, names: tuple[str, str]) -> str:
     low, high = sorted((abs(found.low), abs(found.high)))
     told = f"SRCC differs by {size:.3f} on {found.n} videos"
     if math.isnan(found.difference):
-        return f"{names[0]} and {names[1]} cannot be compared: a correlation has no value."
+        return f"{names[0]} and {names[1]} cannot be compared: a correlation is undefined."
     if found.difference == 0 == found.low == found.high:
-        return f"{names[0]} and {names[1]} rank the {found.n} videos alike."
+        return f"{names[0]} and {names[1]} rank the {found.n} videos identically."
     if math.isnan(found.meng.p):
-        return f"{told}, but no test is possible: a correlation is perfect, or videos are too few."
+        return f"{told}, but no test is possible: a correlation is perfect, or n is too small."
     apart = found.low > 0 or found.high < 0
     if apart and found.meng.p < alpha:
         return (
@@ -261,7 +261,7 @@ def verdict(found: Comparison, names: tuple[str, str]) -> str:
             f"{high:.3f}; Meng's test p = {found.meng.p:.2g})."
         )
     return (
-        f"No difference between {a} and {b} is shown: {told} ({found.level:.0%} interval "
+        f"No significant difference between {a} and {b}: {told} ({found.level:.0%} interval "
         f"{found.low:+.3f} to {found.high:+.3f} for {names[0]} minus {names[1]}; "
         f"Meng's test p = {found.meng.p:.2g})."
     )

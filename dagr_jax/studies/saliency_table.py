@@ -101,7 +101,7 @@ def records_of(
                 f"{data}: has no part {part} (it has: {known}); take another, all or unseen"
             )
         if seen := len(set(chosen) - new):
-            say(f"{data}: {seen} of these {len(chosen)} videos were trained or validated on")
+            say(f"{data}: the networks have seen {seen} of these {len(chosen)} videos")
     return loader.SaliencySource(data, np.array(chosen)), len(listed) - len(chosen)
 
 

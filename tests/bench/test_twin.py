@@ -8,7 +8,7 @@ from dagr_jax.convert import from_state_dict
 from dagr_jax.models import dagr
 from dagr_jax.models.dagr import losses, quality_net, unet3d
 
-torch = pytest.importorskip("torch", reason="the twin is PyTorch's")
+torch = pytest.importorskip("torch", reason="needs PyTorch")
 
 from dagr_jax.bench import twin  # noqa: E402
 from dagr_jax.bench.golden import weight as golden_weight  # noqa: E402

@@ -152,7 +152,7 @@ def test_bootstrap_bad_input():
 def test_published_value_of_real_predictions():
     path = SHARED / "predictions" / "dover_live_vqc.csv"
     if not path.exists():
-        pytest.skip("DOVER's predictions on LIVE-VQC are not beside the project")
+        pytest.skip("needs DOVER's predictions on LIVE-VQC")
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     mos, aesthetic, technical = (

@@ -178,10 +178,10 @@ T = np.linspace(0, 1, 100)
     "y,reason",
     [
         (3 - 2 * T, "a straight line fits as well"),
-        (np.exp(3 * T), "the centre runs away: the best curve is an exponential"),
-        (5 - np.exp(-3 * T), "the centre runs away: the best curve is an exponential"),
-        (1.0 * (T > 0.5), "the width runs to 0: the best curve is a step"),
-        (2.0 - (T > 0.2), "the width runs to 0: the best curve is a step"),
+        (np.exp(3 * T), "the centre diverges: the best curve is an exponential"),
+        (5 - np.exp(-3 * T), "the centre diverges: the best curve is an exponential"),
+        (1.0 * (T > 0.5), "the width goes to 0: the best curve is a step"),
+        (2.0 - (T > 0.2), "the width goes to 0: the best curve is a step"),
     ],
 )
 def test_a_limit_of_the_curve_is_named_and_fitted(parameters, y, reason):
@@ -196,7 +196,7 @@ def test_a_limit_of_the_curve_is_named_and_fitted(parameters, y, reason):
 @pytest.mark.parametrize("y", [(T - 0.4) ** 2, (T - 0.4) ** 3 - 0.1 * T])
 def test_a_polynomial_is_named_a_limit_of_five_parameters(y):
     fit = fit_logistic(T, y, 5)
-    assert not fit.converged and fit.reason == "the width runs away: the best curve is a polynomial"
+    assert not fit.converged and fit.reason == "the width diverges: the best curve is a polynomial"
     assert fit.scores(y)[0] > 0.9999
 
 

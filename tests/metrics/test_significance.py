@@ -78,7 +78,7 @@ def test_a_constant_fools_the_papers_tests_and_no_other(rng):
     found = compare(a, b, truth, np.arange(100), n=100)
     assert found.t.p < 1e-100 and found.signed_rank.p < 1e-15
     assert found.meng.p > 0.05 and found.t_errors.p > 1e-3
-    assert verdict(found, ("a", "b")).startswith("No difference between")
+    assert verdict(found, ("a", "b")).startswith("No significant difference")
 
 
 def test_a_resample_takes_the_same_videos_of_both(rng):
@@ -86,7 +86,7 @@ def test_a_resample_takes_the_same_videos_of_both(rng):
     truth, a = rng.normal(size=(2, 30))
     found = compare(a, 2 * a + 1, truth, np.arange(30), n=50)
     assert (found.difference, found.low, found.high) == (0, 0, 0)
-    assert verdict(found, ("a", "b")) == "a and b rank the 30 videos alike."
+    assert verdict(found, ("a", "b")) == "a and b rank the 30 videos identically."
 
 
 def test_a_perfect_model_is_not_tested():

@@ -23,7 +23,7 @@ print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), huge >= size // 2**11, sys.
 """
 
 on_request = pytest.mark.skipif(
-    not startup._on_request(), reason="this Linux or glibc gives no huge pages on request"
+    not startup._on_request(), reason="needs Linux and glibc with huge pages on request"
 )
 
 

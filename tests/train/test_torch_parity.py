@@ -17,7 +17,7 @@ from dagr_jax.models.dagr import quality_net, unet3d
 from dagr_jax.train.state import make_optimizer, make_schedule
 from dagr_jax.train.steps import QualityTask, SaliencyTask, make_train_step
 
-torch = pytest.importorskip("torch", reason="parity is tested beside PyTorch")
+torch = pytest.importorskip("torch", reason="needs PyTorch")
 
 from dagr_jax.bench import twin  # noqa: E402
 from dagr_jax.bench.golden import weight as golden_weight  # noqa: E402

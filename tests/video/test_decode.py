@@ -382,7 +382,7 @@ def test_frames_of_the_release_on_a_real_clip():
     golden = SHARED / "golden" / "end_to_end_10053703034.npz"
     video = SHARED / "videos" / "10053703034.mp4"
     if not (golden.exists() and video.exists()):
-        pytest.skip("the real clip and the release's frames of it are not beside the project")
+        pytest.skip("needs the real clip and the frames of the release")
     with np.load(golden) as expected:
         frames, info = read_clip(video, 8, size=(224, 398))
         difference = np.abs(frames[:, ::16, ::16].astype(int) - expected["frames_u8_sub"])
