@@ -3,8 +3,9 @@
 python -m dagr_jax.main --config=configs/vqa.py --workdir=runs/embedded [STAGE …]
 python -m dagr_jax.main --config=configs/ablation.py --workdir=runs/ablation [RUN …]
 
-In several processes, on one machine or on many, the same command in each, with a workdir that all
-share, and --distributed, or --coordinator, --num_processes and --process_id.
+To run several processes, on one machine or on many, start the same command in each process. Add
+--distributed, or --coordinator, --num_processes and --process_id. All processes must share the
+working directory.
 """
 
 import json
@@ -21,33 +22,40 @@ from dagr_jax.runtime import startup
 _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/vqa.py", "Configuration file.", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run's artifacts.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Working directory of the run.", required=True)
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT where process 0 listens, as all processes reach it."
+    "coordinator",
+    None,
+    "HOST:PORT on which process 0 listens; all processes must reach it at this address.",
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes make the run.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This one's number, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Take these three from SLURM, Open MPI, a TPU pod or Kubernetes."
+    "distributed",
+    False,
+    "Take coordinator, num_processes and process_id from SLURM, Open MPI, a TPU pod or Kubernetes.",
 )
 
 
 def main(argv: list[str]) -> None:
-    """Runs the stages named after the flags, or all; of a sweep, the runs that are named.
+    """Runs the stages of a configuration, or the runs of a sweep.
 
-    An error is one line and exit code 1. After Ctrl-C or SIGTERM training saves the step that is
-    done, the other stages leave nothing half-written, and the exit code is 130, as shells report
-    Ctrl-C. Of several processes all end when one does, with its exit code.
+    An error is printed as one line, and the exit code is 1. After Ctrl-C or SIGTERM, training saves
+    the last finished step, other stages leave no incomplete files, and the exit code is 130, as in
+    shells after Ctrl-C. When one of several processes ends, all end with its exit code.
+
+    Args:
+        argv: Program name, then names of stages or of runs of a sweep; without names, all.
     """
-    # Imported here: JAX takes a second to load, and the process may have been started twice.
+    # Imported here: JAX takes a second to import, and the process may still restart itself.
     from dagr_jax.runtime import distributed
     from dagr_jax.stages import run_stages
     from dagr_jax.train.loop import TrainingError
 
-    # Ctrl-C leaves batches in Grain's queue to Python's resource tracker, which frees them; that
-    # it had to is no news for the user.
+    # After Ctrl-C, Python's resource tracker frees the batches in Grain's queue and warns about it.
+    # The warning is of no use to the user.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
-    # Results and progress are ours; the libraries' remarks are for debugging (--verbosity=1).
+    # Only results and progress are shown. Messages of libraries are for debugging (--verbosity=1).
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     workdir = Path(_WORKDIR.value)
@@ -59,7 +67,8 @@ def main(argv: list[str]) -> None:
             _PROCESS_ID.value,
             detect=_DISTRIBUTED.value,
         )
-        # Not before: nothing interrupts the wait for other processes but the signals' own way.
+        # Not earlier: during the wait for other processes, only the default action of a signal
+        # can end this process.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         run_stages(_CONFIG.value, workdir, argv[1:])
         if distributed.is_first():
@@ -68,18 +77,18 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError, TrainingError) as error:
         said, code = f"error: {error}", 1
     except KeyboardInterrupt as stop:
-        said, code = f"{str(stop) or 'interrupted'}; the same command goes on from here", 130
+        said, code = f"{str(stop) or 'interrupted'}; run the same command again to continue", 130
     except Exception as error:
         if not distributed.several():
             raise
         said, code = f"{type(error).__name__}: {error}\n{traceback.format_exc().rstrip()}", 1
-    # Not inside the handlers, which would keep the last batch and its shared memory alive.
+    # Not inside the handlers, where the exception would keep the last batch and its shared memory.
     if code:
         distributed.leave(said, code)
 
 
 def _show(workdir: Path) -> None:
-    """Prints what a run, folds or a sweep have measured."""
+    """Prints the results of a run, of folds or of a sweep."""
     from dagr_jax.report import figures, tables
 
     for result in (workdir / "test" / "metrics.json", workdir / "folds.json"):

@@ -1,4 +1,4 @@
-"""The recipes that `dagr_jax/configs/vqa.py` knows."""
+"""The recipes in `dagr_jax/configs/vqa.py`."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_the_recipe_is_apart_from_data_set_and_preset():
 
 
 def test_recipes_of_paper_and_release():
-    """REFERENCE sections 2 and 3."""
+    """The values of docs/reference.md, sections 2 and 3."""
     paper = vqa.get_config("lsvq")
     assert (paper.saliency.epochs, paper.saliency.batch_size, paper.saliency.gamma) == (
         180,

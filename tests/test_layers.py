@@ -1,4 +1,4 @@
-"""The architecture, read from the imports: which module may use which, and what it may need."""
+"""The architecture, checked by the imports: which modules and packages a module may use."""
 
 import ast
 import os
@@ -18,7 +18,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
-# From bottom to top; a part imports only from the ones below its own, and within its own folder.
+# From bottom to top. A part imports only from lower parts, and from its own folder.
 LAYERS = (
     {"registry", "runtime"},
     {"layers", "metrics", "video"},
@@ -53,7 +53,7 @@ MAX_LINES = 400
 
 
 def imports(path: Path, module: str) -> set[str]:
-    """Full names of everything that a file imports, anywhere in it."""
+    """Returns the full names of all imports in a file, at any level."""
     found = set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -69,7 +69,7 @@ def imports(path: Path, module: str) -> set[str]:
 
 
 def part(module: str) -> str | None:
-    """'models' of 'dagr_jax.models.dagr.unet3d.Model'; None for what the package itself holds."""
+    """'dagr_jax.models.dagr.unet3d.Model' → 'models'; None for names of the package itself."""
     names = module.split(".")
     return names[1] if len(names) > 1 and names[1] in RANK else None
 
@@ -101,7 +101,7 @@ def test_every_module_has_a_layer():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_only_from_below(module):
-    if module == "dagr_jax":  # names its parts only as strings, to load them on use
+    if module == "dagr_jax":  # it refers to its parts only by strings, to import them on use
         assert not any(part(name) for name in imports(MODULES[module], module))
         return
     own = part(module)

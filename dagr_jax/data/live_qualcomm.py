@@ -1,4 +1,4 @@
-"""LIVE-Qualcomm: 208 videos of 54 scenes by 8 phones, raw YUV (Ghadiyaram et al., TCSVT 2018)."""
+"""LIVE-Qualcomm: 208 videos, 54 scenes, 8 phones, raw YUV (Ghadiyaram et al., TCSVT 2018)."""
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,7 @@ from dagr_jax.data.rated import RatedSet
 
 
 def _read(path: Path) -> list[Label]:
-    """qualcommSubjectiveData.mat: the unbiased MOS; the folder is the kind of distortion."""
+    """Reads the unbiased MOS of qualcommSubjectiveData.mat. Folders are named by distortion."""
     held = read_mat(path)
     videos = field(path, held, "qualcommVideoData")
     names = np.atleast_1d(field(path, videos, "vidNames"))
@@ -28,7 +28,7 @@ def _names(name: str) -> Iterator[str]:
 
 
 def _content(name: str) -> str:
-    """The scene: '0723_ManUnderTree_GS5_03_20140723.yuv' → 'ManUnderTree'."""
+    """Returns the scene: '0723_ManUnderTree_GS5_03_20140723.yuv' → 'ManUnderTree'."""
     parts = PurePosixPath(name).stem.split("_")
     return parts[1] if len(parts) > 1 else parts[0]
 

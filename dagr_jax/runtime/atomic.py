@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Atomic writing of files and folders: each is either complete or absent."""
 
 import contextlib
 import os
@@ -9,9 +9,15 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new path beside the given one, which takes its place once the block ends without an error.
+    """Yields a temporary path that replaces `path` when the block ends without an error.
 
-    It has the same suffix; after an error nothing is left of it.
+    After an error the temporary file is deleted and `path` is unchanged.
+
+    Args:
+        path: File to write.
+
+    Yields:
+        A path in the same folder, with the same suffix.
     """
     path = Path(path)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
@@ -24,11 +30,19 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes its name when it is full and is gone when that fails.
+    """Yields an empty temporary folder that is renamed to `folder` when the block ends.
 
-    Several processes fill it together.
+    After an error the temporary folder is deleted. All processes of a distributed run fill the
+    same folder; process 0 creates and renames it.
+
+    Args:
+        folder: Folder to create.
+
+    Yields:
+        The temporary folder, next to `folder`.
     """
-    from dagr_jax.runtime import distributed  # here: it loads JAX, which files do without
+    # Imported here because it loads JAX, which `atomic_file` does not need.
+    from dagr_jax.runtime import distributed
 
     partial = folder.with_name(f".{folder.name}.partial")
 

@@ -1,4 +1,4 @@
-"""Folders of pictures: frames, gaze and saliency maps as files of their own."""
+"""Folders of pictures: frames, gaze maps and saliency maps as single files."""
 
 from pathlib import Path
 
@@ -11,7 +11,11 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder in the order of their names, numbers by value."""
+    """Lists the pictures of a folder, sorted by name; names that are numbers are sorted by value.
+
+    Args:
+        folder: The folder; it may be missing.
+    """
 
     def order(path: Path) -> tuple[bool, int, str]:
         return not path.stem.isdigit(), int(path.stem) if path.stem.isdigit() else 0, path.name
@@ -23,10 +27,17 @@ def pictures(folder: Path) -> list[Path]:
 
 
 def read_picture(path: Path, mode: str) -> np.ndarray:
-    """A picture as uint8: mode "L" (h, w), mode "RGB" (h, w, 3).
+    """Reads a picture.
+
+    Args:
+        path: Picture file.
+        mode: "L" (grey) or "RGB".
+
+    Returns:
+        uint8, (h, w) for "L" and (h, w, 3) for "RGB".
 
     Raises:
-        VideoError: It cannot be read.
+        VideoError: The file cannot be read.
     """
     try:
         with Image.open(path) as image:

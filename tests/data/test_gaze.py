@@ -1,4 +1,4 @@
-"""Gaze: DHF1K laid out as it is unpacked, and any folder; where fixations and maps end up."""
+"""Gaze sets: DHF1K as unpacked, and any folder; positions of fixations and maps."""
 
 import csv
 
@@ -36,7 +36,7 @@ def annotate(folder, count, height=32, width=48, fixation="fixation", low=1):
 
 
 def numbered_bar(number, count, **size):
-    """No two numbers give the same file."""
+    """Makes frames that differ for every number, so that no two files are equal."""
     frames = moving_bar(count, **{"height": 32, "width": 48, **size})
     frames[..., 0] = number % 250
     return frames
@@ -64,7 +64,7 @@ def test_dhf1k_as_it_is_unpacked(source, tmp_path, capsys):
     out = prepare(source, tmp_path / "set")
     assert "DHF1K: 16 of 16 videos used; published: train 600" in capsys.readouterr().err
     listed = read_list(out)
-    # Without public test gaze the published validation part is the test.
+    # Without public test gaze, the published validation part is the test part.
     assert [row.video for row in listed if row.part == "test"] == [
         f"{n:04d}" for n in range(601, 605)
     ]

@@ -36,11 +36,11 @@ def test_the_remainder_of_an_epoch_is_dropped():
     batches = loader.train_iterator(Records(), batch_size=5, seed=0, workers=0)
     for _ in range(6):
         epoch = np.concatenate([next(batches)["index"] for _ in range(2)])
-        assert len(set(epoch.tolist())) == 10  # a batch over the epochs' end would repeat some
+        assert len(set(epoch.tolist())) == 10  # a batch across two epochs could repeat records
 
 
 def test_a_reading_process_outlives_the_signals_that_end_a_run():
-    """The trainer may need one more batch to save what is done."""
+    """The trainer may need one more batch to save a checkpoint."""
     known = set(psutil.Process().children(recursive=True))
     with contextlib.closing(
         loader.train_iterator(Records(), batch_size=4, seed=0, workers=1)

@@ -1,4 +1,4 @@
-"""Positions and the encoder layer, against the formulas in numpy."""
+"""Positions and the encoder layer, compared with the formulas in numpy."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def linear(x, p):
 
 
 def test_one_post_norm_layer(fill):
-    """Attention of two heads, feed-forward, both norms after the residual sum, mean over time."""
+    """Attention with two heads, feed-forward, both norms after the residual sum, mean over time."""
     x = np.random.default_rng(0).standard_normal((2, 4, 6)).astype(np.float32)
     model = TemporalTransformer(num_layers=1, num_heads=2, mlp_dim=5)
     variables = fill(model, x)

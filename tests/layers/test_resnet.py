@@ -1,4 +1,4 @@
-"""The ResNet's start; its values are checked against the release in test_quality_net."""
+"""Initialisation of the ResNet; test_quality_net compares its values with the release."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ def test_gabor_stem_has_grey_edges_without_a_mean_and_coloured_blobs():
     np.testing.assert_allclose(edges.sum((0, 1)), 0.0, atol=1e-6)
     np.testing.assert_array_equal(edges[:, :, 0], edges[:, :, 2])
     assert (np.ptp(kernel[3, 3][:, blobs], axis=0) > 0.01).all()
-    # No two filters are the same one.
+    # No two filters are equal.
     flat = kernel.reshape(-1, 16)
     assert np.abs(flat.T @ flat - np.eye(16)).max() < 0.95
 

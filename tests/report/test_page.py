@@ -32,13 +32,13 @@ BROWSER = next(
 
 @pytest.fixture(scope="module")
 def made(checkpoint, tmp_path_factory):
-    """A page beside a folder of four videos, one of them no video; three parts each."""
+    """A page for a folder of four files, one of them not a video; three segments each."""
     home = tmp_path_factory.mktemp("page")
     clips = home / "my clips #1"
     clips.mkdir()
     write(clips / "plain.mp4", moving_bar(60, 96, 128), g="10")
     write(clips / EVIL, moving_bar(48))
-    # Not for browsers: the container, the codec and the odd size.
+    # Browsers do not support the container, the codec and the odd size.
     write(clips / "other.mkv", moving_bar(36, 47, 63), "hevc", pix_fmt="yuv444p")
     (clips / "text.mp4").write_text("</script><b>no video")
     path = home / "page.html"
@@ -51,13 +51,13 @@ def made(checkpoint, tmp_path_factory):
 
 
 def data_of(path):
-    """What a page knows."""
+    """Returns the data block of a page."""
     block = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text())
     return json.loads(block[1])
 
 
 def picture(url):
-    """The pixels of a data URL."""
+    """Returns the pixels of a data URL."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))))
 
 
@@ -86,7 +86,7 @@ def test_maps_and_facts_are_those_of_the_score(made, scorer):
         tile = sheet[top : top + height, left : left + width] / 255
         large = Image.fromarray(wanted).resize((width, height), Image.Resampling.BILINEAR)
         np.testing.assert_allclose(tile, np.asarray(large), atol=0.04)  # JPEG of quality 85
-    assert picture(plain["thumb"]).shape == (168, 224, 3)  # 128 x 96 pixels of 224
+    assert picture(plain["thumb"]).shape == (168, 224, 3)  # 128 x 96 scaled to a width of 224
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +117,11 @@ def test_a_long_video_has_few_maps(scorer, tmp_path, monkeypatch):
     (file,) = data_of(tmp_path / "page.html")["files"]
     seconds = file["maps"]["saliency"]["seconds"]
     assert 8 <= len(seconds) <= 10 and seconds[-1] > 3.4
-    assert np.ptp(np.diff(seconds)) < 0.2  # over all of the video
+    assert np.ptp(np.diff(seconds)) < 0.2  # maps cover the whole video
 
 
 def test_a_copy_begins_at_its_beginning(scorer, tmp_path):
-    """MPEG-TS begins at 1.4 s or anywhere; nor is a copy a video that a folder is searched for."""
+    """MPEG-TS may start at any time, such as 1.4 s; and copies are not found in a folder search."""
 
     def later(_, packet):
         packet.pts += round(2 / packet.time_base)
@@ -187,7 +187,7 @@ def browser():
 
 @pytest.fixture
 def tab(browser):
-    """A page of the browser; `tab.asked` holds what it requested, `tab.wrong` what went wrong."""
+    """A browser page; `tab.asked` has its requests, `tab.wrong` its errors."""
     with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
         tab = context.new_page()
         tab.asked, tab.wrong = [], []
@@ -199,7 +199,7 @@ def tab(browser):
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder without a word on stderr."""
+    """Serves a folder without log messages on stderr."""
 
     def log_message(self, *_):
         pass
@@ -218,7 +218,7 @@ def address(request, made):
 
 
 def until(tab, condition):
-    """Waits; the page's policy forbids what Playwright would do this with."""
+    """Waits for a condition; the content policy of the page blocks Playwright's own wait."""
     deadline = time.monotonic() + 30
     while not tab.evaluate(condition):
         assert time.monotonic() < deadline, condition
@@ -226,14 +226,14 @@ def until(tab, condition):
 
 
 def show(tab, address, name):
-    """Opens a video of the page by its link, and waits until it is there."""
+    """Opens a video of the page by its link, and waits until it is shown."""
     tab.goto(address)
     tab.get_by_role("link", name=name).click()
     until(tab, "video.readyState >= 2")
 
 
 def seen(tab):
-    """Whether saliency covers the picture: the sum of its opacity, 0 where nothing is shown."""
+    """Returns the total opacity of the saliency over the picture; 0 if none is shown."""
     return tab.evaluate(
         """() => heat.hidden ? 0 : heat.getContext("2d").getImageData(0, 0, heat.width, heat.height)
            .data.filter((_, i) => i % 4 === 3).reduce((a, b) => a + b, 0)"""

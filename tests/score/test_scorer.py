@@ -1,4 +1,4 @@
-"""`Scorer`: the same score however a video comes."""
+"""`Scorer`: the same score for every form of the input."""
 
 import dataclasses
 import io

@@ -35,7 +35,7 @@ def test_table_3_is_what_the_test_stage_measured(tiny_run, capsys):
     assert list(rows) == ["A", "B", "A - B", "centre_bias", "training_mean"]
     measured = json.loads((tiny_run / "test" / "metrics.json").read_text())["saliency"]
     for name in saliency_scores.NAMES:
-        # One batch size here, another there: XLA may sum in another order.
+        # The batch sizes differ, so XLA may sum in a different order.
         assert rows["A"][name]["value"] == pytest.approx(measured[name], rel=1e-4)
         for side in ("centre_bias", "training_mean"):
             assert rows[side][name]["value"] == pytest.approx(measured[side][name], rel=1e-9)
@@ -147,7 +147,7 @@ def test_names_break_behind_underscores():
 def test_videos_that_a_network_was_trained_on_are_left_out_or_said(tiny_run, capsys):
     call = ("saliency", tiny_run, "--data", tiny_run / "data", "--bootstrap", 2)
     code, out, err = report(capsys, *call, "--format", "json", "--part", "all")
-    assert code == 0 and "40 of these 55 videos were trained or validated on" in err
+    assert code == 0 and "the networks have seen 40 of these 55 videos" in err
     assert {row["videos"] for row in json.loads(out)["rows"]} == {55}
     code, out, err = report(capsys, *call, "--format", "csv")
     assert code == 0 and "trained" not in err

@@ -60,5 +60,5 @@ def test_eight_devices_give_the_numbers_of_one(eight_devices):
             meshes.replicate(state, mesh), meshes.put_batch(batch, mesh), jax.random.key(1)
         )
         results.append(jax.device_get((new.params, metrics)))
-    # Only the order of float32 sums differs; dropout draws the same mask.
+    # Only the order of float32 sums differs; the dropout mask is the same.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), *results)

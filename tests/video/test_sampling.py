@@ -38,7 +38,7 @@ def test_linspace_is_floor_of_numpy_linspace(length, n):
     got = linspace_indices(length, n)
     exact = [i * (length - 1) // (n - 1) for i in range(n)] if n > 1 else [0]
     assert got.tolist() == exact
-    # numpy rounds in float64: where the quotient is an integer it may fall just below it.
+    # numpy rounds in float64: if the quotient is an integer, the result may be just below it.
     assert np.abs(got - np.floor(np.linspace(0, length - 1, n))).max() <= 1
 
 
@@ -50,7 +50,7 @@ def test_indices_are_ordered_and_inside(length, n, rule):
     if rule == "linspace" and n > 1:
         assert got[0] == 0 and got[-1] == length - 1
     if n <= length:
-        assert (np.diff(got) > 0).all()  # no frame twice while there are enough
+        assert (np.diff(got) > 0).all()  # no frame twice if there are enough frames
 
 
 @pytest.mark.parametrize("rule", ["linspace", "segments"])
@@ -82,7 +82,7 @@ def test_windows_hold_the_chosen_frames_and_no_window_more(length, n, window, ch
     frames, place = windows_of(chosen, length, window)
     np.testing.assert_array_equal(frames.reshape(-1)[place], chosen)
     assert len(frames) == len(set((chosen // window).tolist()))
-    # Each is the video's own window: it starts at a multiple and is filled up with the last frame.
+    # Each is a window of the video: it starts at a multiple and is padded with the last frame.
     for row in frames.tolist():
         start = row[0]
         assert start % window == 0
