@@ -7,6 +7,8 @@ tables. The keys are the names that configs and the command line use.
 import importlib
 from types import ModuleType
 
+from dagr_jax.runtime.errors import DagrError
+
 MODELS: dict[str, str] = {
     "unet3d": "dagr_jax.models.dagr.unet3d",
     "vqa": "dagr_jax.models.dagr.quality_net",
@@ -28,7 +30,7 @@ DATASETS: dict[str, str] = {
 }
 
 
-class UnknownName(ValueError):
+class UnknownName(DagrError):
     """A name that is not in a table; the message lists those that are."""
 
 

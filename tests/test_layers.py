@@ -20,7 +20,8 @@ MODULES = {
 
 # From bottom to top; a part imports only from the ones below its own, and within its own folder.
 LAYERS = (
-    {"registry", "runtime"},
+    {"runtime"},
+    {"registry"},
     {"layers", "metrics", "video"},
     {"data", "models"},
     {"convert"},
@@ -41,6 +42,8 @@ PURE = (
     "dagr_jax.train.state",
     "dagr_jax.train.steps",
 )
+# Needs the standard library alone, so the pure parts and the configs may use it.
+ERRORS = "dagr_jax.runtime.errors"
 PURE_MAY_USE = {"jax", "flax", "optax", "numpy", "jaxtyping"} | sys.stdlib_module_names
 MAX_LINES = 400
 
@@ -115,8 +118,14 @@ def test_pure_parts_need_jax_alone(module):
     foreign -= PURE_MAY_USE | {"dagr_jax"}
     assert not foreign, f"{module} imports {foreign}; it must run without them"
     ours = {name for name in imports(MODULES[module], module) if part(name) is not None}
-    impure = {name for name in ours if not name.startswith((*PURE, "dagr_jax.registry"))}
+    allowed = (*PURE, "dagr_jax.registry", f"{ERRORS}.")
+    impure = {name for name in ours if not name.startswith(allowed)}
     assert not impure, f"{module} imports {impure}, which need more than JAX"
+
+
+def test_errors_need_the_standard_library_alone():
+    used = {name.split(".")[0] for name in imports(MODULES[ERRORS], ERRORS)}
+    assert used <= sys.stdlib_module_names
 
 
 def run_python(code: str) -> str:
@@ -159,9 +168,8 @@ def test_configs_are_data():
     inside = [name for name in MODULES if part(name) == "configs"]
     for name in inside:
         used = imports(MODULES[name], name)
-        foreign = {
-            one for one in used if not one.startswith(("ml_collections", "dagr_jax.configs"))
-        }
+        allowed = ("ml_collections", "dagr_jax.configs", f"{ERRORS}.")
+        foreign = {one for one in used if not one.startswith(allowed)}
         assert not foreign, f"{name} imports {foreign}; a config is plain ml_collections data"
     files = sorted((ROOT / "configs").glob("*.py"))
     assert {f"dagr_jax.configs.{path.stem}" for path in files} == {*inside} - {"dagr_jax.configs"}

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from dagr_jax import registry
+from dagr_jax.runtime.errors import DagrError
 
 
 @pytest.mark.parametrize("name", registry.MODELS)
@@ -26,7 +27,7 @@ def test_unknown_model_lists_the_known_ones():
 
 
 def test_unknown_dataset_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown data set 'koniq'; available: synthetic"):
+    with pytest.raises(DagrError, match="unknown data set 'koniq'; available: synthetic"):
         registry.dataset_module("koniq")
 
 

@@ -19,6 +19,8 @@ arithmetic is another field, `preset`.
 
 from ml_collections import config_dict
 
+from dagr_jax.runtime.errors import DagrError
+
 # Data sets that say themselves what trains, validates and tests.
 OFFICIAL = ("synthetic", "dhf1k")
 # torchvision's IMAGENET1K_V1 weights of ResNet-50.
@@ -33,12 +35,12 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
             `RECIPES`.
 
     Raises:
-        ValueError: An unknown recipe.
+        DagrError: An unknown recipe.
     """
     dataset, _, recipe = choice.partition(",")
     recipe = recipe or ("embedded" if dataset == "synthetic" else "paper")
     if recipe not in RECIPES:
-        raise ValueError(f"recipe {recipe!r} is unknown; one of {', '.join(RECIPES)}")
+        raise DagrError(f"recipe {recipe!r} is unknown; one of {', '.join(RECIPES)}")
     config = config_dict.ConfigDict()
     # Weights, order of the data, augmentation and dropout follow from it.
     seed = config_dict.FieldReference(0)

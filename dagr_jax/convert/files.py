@@ -15,16 +15,14 @@ import numpy as np
 
 from dagr_jax.convert.state_dict import CONTAINERS
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
 PICKLES = (".pth", ".pt")
 SUFFIXES = (*PICKLES, ".safetensors")
 
 
-class WeightsError(ValueError):
-    """A file of weights that cannot be used; one line: `<file>: <what is wrong>; <mend>`."""
-
-    def __init__(self, path: str | os.PathLike[str], problem: str, mend: str):
-        super().__init__(f"{os.fspath(path)}: {problem}; {mend}")
+class WeightsError(DagrError):
+    """A file of weights that cannot be used."""
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -51,11 +49,15 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
 def write_safetensors(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes arrays, whole or not at all, so that PyTorch reads them as tensors."""
+    """Writes arrays, whole or not at all, so that PyTorch reads them as tensors.
+
+    Raises:
+      DagrError: the file cannot be written.
+    """
     import safetensors.numpy  # here: converting in memory needs JAX alone
 
     with atomic_file(path) as partial:
-        safetensors.numpy.save_file(dict(arrays), partial, {"format": "pt", **metadata})
+        partial.write_bytes(safetensors.numpy.save(dict(arrays), {"format": "pt", **metadata}))
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from absl import flags
 
 from dagr_jax.data.prepare import begin_worker, open_records
+from dagr_jax.runtime.errors import DagrError
 
 Batch = dict[str, np.ndarray]
 
@@ -63,7 +64,7 @@ class QualitySource:
         num_frames: T.
 
     Raises:
-        ValueError: Frames or maps are not those of these videos.
+        DagrError: Frames or maps are not those of these videos.
     """
 
     def __init__(
@@ -79,14 +80,14 @@ class QualitySource:
         self._frames = open_records(folder, "frames")
         self.num_frames, remainder = divmod(len(self._frames), len(everything))
         if remainder:
-            raise ValueError(
+            raise DagrError(
                 f"{folder}: {len(self._frames)} frames do not divide over "
                 f"{len(everything)} videos; delete the folder and run the prepare stage again"
             )
         self._maps = maps
         self._low, self._high = mos_range
         if maps is not None and len(maps) != len(rows):
-            raise ValueError(
+            raise DagrError(
                 f"{len(maps)} saliency maps for {len(rows)} videos of {folder}; delete the maps "
                 "folder and run the maps stage again"
             )
@@ -109,7 +110,7 @@ class QualitySource:
         if self._maps is not None:
             saliency = self._maps[index]
             if saliency["video"] != fact["video"]:
-                raise ValueError(
+                raise DagrError(
                     f"saliency maps of {saliency['video'].decode()!r} stand where those of "
                     f"{fact['video'].decode()!r} belong; delete the maps folder and run the "
                     "maps stage again"
@@ -205,12 +206,12 @@ def train_iterator(
         any number of them, and depends on `workers`. Its `close` ends them.
 
     Raises:
-        ValueError: The source holds fewer records than a batch, or a video fewer frames than
+        DagrError: The source holds fewer records than a batch, or a video fewer frames than
             asked for, or the batch does not divide over the processes.
         TypeError: `frames` of a source that has only whole records.
     """
     if len(source) < batch_size:
-        raise ValueError(
+        raise DagrError(
             f"the training part has {len(source)} records, fewer than the batch of {batch_size}; "
             "lower batch_size"
         )
@@ -252,7 +253,7 @@ def _own(batch_size: int, share: tuple[int, int]) -> int:
     """Records of a batch that one process reads."""
     own, remainder = divmod(batch_size, share[1])
     if remainder:
-        raise ValueError(
+        raise DagrError(
             f"batch_size={batch_size} does not divide over {share[1]} processes; "
             f"use a multiple of {share[1]}"
         )
@@ -264,7 +265,7 @@ def _frame_chooser(
 ) -> Callable[[int, np.random.Generator], tuple[int, np.ndarray]]:
     stored = source.num_frames
     if frames > stored:
-        raise ValueError(f"frames={frames} exceeds the {stored} frames of a record")
+        raise DagrError(f"frames={frames} exceeds the {stored} frames of a record")
 
     def choose(index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
         return index, np.sort(rng.choice(stored, frames, replace=False))
@@ -289,7 +290,7 @@ def eval_batches(
         share: (number of this process, number of processes): of each batch this slice is given.
 
     Raises:
-        ValueError: The batch does not divide over the processes.
+        DagrError: The batch does not divide over the processes.
     """
     own, last = _own(batch_size, share), len(source) - 1
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
 LIST = "videos.csv"
 
@@ -59,11 +60,11 @@ def read_list(folder: Path) -> list[Listed]:
     """The records of a prepared set, in their order.
 
     Raises:
-        FileNotFoundError: The folder holds no prepared set.
+        DagrError: The folder holds no prepared set.
     """
     path = folder / LIST
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no prepared set is here; run the prepare stage first")
+        raise DagrError(path, "no prepared set is here", "run the prepare stage first")
     with open(path, newline="") as stream:
         return [Listed(**row) for row in csv.DictReader(stream)]
 

@@ -30,6 +30,7 @@ from dagr_jax.data.prepare import (
     write_shard,
 )
 from dagr_jax.data.records import Clip, Listed, file_digest, write_list
+from dagr_jax.runtime.errors import environment
 from dagr_jax.video.decode import decode_frames
 from dagr_jax.video.encode import write_video
 
@@ -180,8 +181,9 @@ def prepare(
     """
     train, val, test = contents
     corpus = Corpus(seed, (train, val, test), frames, fixations, distortions, patches)
-    for name in ("videos", "shards"):
-        (folder / name).mkdir()
+    with environment(folder):
+        for name in ("videos", "shards"):
+            (folder / name).mkdir()
     numbers = range(sum(corpus.contents))
     with worker_pool(workers) as pool:
         made = [pool.submit(_make_content, corpus, c, folder, sampling, map_size) for c in numbers]
@@ -200,7 +202,7 @@ def prepare(
         kinds = (Frames, Saliency, Quality)
         for packed in [pool.submit(pack, kind, folder, shards) for kind in kinds]:
             packed.result()
-    with open(folder / "labels.csv", "w", newline="") as stream:
+    with environment(folder), open(folder / "labels.csv", "w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(labels[0]))
         writer.writeheader()
         writer.writerows(labels)
@@ -212,5 +214,6 @@ def prepare(
             for row, digest in zip(labels, digests, strict=True)
         ],
     )
-    (folder / "README.txt").write_text(DISCLAIMER + "\n")
+    with environment(folder):
+        (folder / "README.txt").write_text(DISCLAIMER + "\n")
     shutil.rmtree(folder / "shards")

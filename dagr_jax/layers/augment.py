@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Integer, Num
 
+from dagr_jax.runtime.errors import DagrError
+
 # ITU-R BT.601 luma, the grey of PIL and torchvision.
 LUMA = (0.299, 0.587, 0.114)
 
@@ -57,11 +59,11 @@ def augment_batch(
       (frames, maps), uint8 where nothing had to be computed, float otherwise; [0, 255] stays.
 
     Raises:
-      ValueError: the crop is larger than the frames.
+      DagrError: the crop is larger than the frames.
     """
     h, w = frames.shape[2:4]
     if config.crop and (config.crop[0] > h or config.crop[1] > w):
-        raise ValueError(f"augment.crop={config.crop} is larger than the frames, {h}x{w}")
+        raise DagrError(f"augment.crop={config.crop} is larger than the frames, {h}x{w}")
     if config.crop and maps is not None and maps.shape[2:] != (h, w):
         shape = (*maps.shape[:2], h, w)
         maps = jax.image.resize(maps.astype(jnp.result_type(float)), shape, "bilinear")

@@ -14,6 +14,7 @@ from dagr_jax.layers.conv2d import conv2d, with_gradient
 from dagr_jax.layers.linear import fan_in_uniform
 from dagr_jax.layers.parameter import parameter
 from dagr_jax.layers.pool import adaptive_avg_pool, pool_matrix, pool_windows
+from dagr_jax.runtime.errors import DagrError
 
 
 class Conv3D(nn.Module):
@@ -88,7 +89,7 @@ def conv3d(
       (B, T, H, W, D).
 
     Raises:
-      ValueError: unknown form.
+      DagrError: unknown form.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     return _FORMS[_resolved(form, x.dtype)](x, kernel)
@@ -189,7 +190,7 @@ def fastest_form(dtype: Any, *, train: bool) -> str:
 def _resolved(form: str, dtype: Any, *, train: bool = False) -> str:
     """The form itself, or what 'auto' stands for."""
     if form not in FORMS:
-        raise ValueError(f"Conv3D form {form!r} is unknown; use one of {', '.join(FORMS)}")
+        raise DagrError(f"Conv3D form {form!r} is unknown; use one of {', '.join(FORMS)}")
     return fastest_form(dtype, train=train) if form == "auto" else form
 
 

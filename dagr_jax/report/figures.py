@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from dagr_jax.report.plots import BLUE, LOOKS, ORANGE, STYLE, save
+from dagr_jax.runtime.errors import DagrError, environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +68,13 @@ def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def check(figures: Mapping[str, Any], runs: Collection[str]) -> None:
-    """Raises ValueError, one line, for a figure of an unknown kind or of an unknown run."""
+    """Raises DagrError, one line, for a figure of an unknown kind or of an unknown run."""
     for name, wanted in figures.items():
         if wanted["kind"] not in KINDS:
             known = ", ".join(KINDS)
-            raise ValueError(f"{name}: kind {wanted['kind']!r} is unknown; one of {known}")
+            raise DagrError(f"{name}: kind {wanted['kind']!r} is unknown; one of {known}")
         if absent := [run for run in _runs(wanted) if run not in runs]:
-            raise ValueError(f"{name}: there is no run {', '.join(absent)}; name those of runs")
+            raise DagrError(f"{name}: there is no run {', '.join(absent)}; name those of runs")
 
 
 def _runs(wanted: Mapping[str, Any]) -> list[str]:
@@ -97,7 +98,8 @@ def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
     Returns:
         The files. A cell without a finished run is left empty.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with environment(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     found, paths = cells(summary), []
     for name, wanted in summary["figures"].items():
         path = folder / f"{name}.png"

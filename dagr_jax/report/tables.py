@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
 FORMATS = ("table", "json", "jsonl", "csv")
 
@@ -80,7 +81,7 @@ def write(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> No
     """Writes rows to a file in the format of its suffix, whole or not at all.
 
     Raises:
-        ValueError: The suffix is none of .json, .jsonl, .csv and .txt.
+        DagrError: The suffix is none of .json, .jsonl, .csv and .txt.
     """
     text = render(rows, form_of(path))
     with atomic_file(path) as partial:
@@ -91,10 +92,10 @@ def form_of(path: str | os.PathLike[str]) -> str:
     """The format that a file's suffix stands for.
 
     Raises:
-        ValueError: The suffix is none of .json, .jsonl, .csv and .txt.
+        DagrError: The suffix is none of .json, .jsonl, .csv and .txt.
     """
     forms = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".txt": "table"}
     suffix = Path(path).suffix.lower()
     if suffix not in forms:
-        raise ValueError(f"{path}: the suffix names no format; use one of {', '.join(forms)}")
+        raise DagrError(f"{path}: the suffix names no format; use one of {', '.join(forms)}")
     return forms[suffix]

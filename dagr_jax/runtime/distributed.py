@@ -23,6 +23,8 @@ from typing import Any, NoReturn, TypeVar
 import jax
 from jax.experimental import multihost_utils
 
+from dagr_jax.runtime.errors import DagrError
+
 T = TypeVar("T")
 
 # Seconds: between two looks at the coordination service; for the main thread to leave by itself
@@ -36,7 +38,7 @@ _left = threading.Event()
 _watcher = threading.Thread(target=lambda: _watch(), daemon=True)
 
 
-class DistributedError(ValueError):
+class DistributedError(DagrError):
     """The processes of a run do not find each other, or do not fit together; one line."""
 
 

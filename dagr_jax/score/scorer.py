@@ -14,6 +14,7 @@ from typing import IO, Any, TypeGuard, cast
 
 import numpy as np
 
+from dagr_jax.runtime.errors import DagrError, environment
 from dagr_jax.score.predictor import Predictor
 from dagr_jax.score.progress import PendingClip, PendingVideo, forget
 from dagr_jax.score.results import Failure, Result, Seen, Segment, TimedMap
@@ -87,7 +88,7 @@ class Scorer:
             clip: As `look` wants it.
 
         Raises:
-            ValueError: The checkpoint was trained with saliency maps of another model.
+            DagrError: The checkpoint was trained with saliency maps of another model.
         """
         self._check(PendingVideo("clip", None), 0.0)
         maps = self._predictor.maps_for(clip, None)
@@ -113,7 +114,7 @@ class Scorer:
 
         Raises:
             VideoError: The file or a map cannot be read; one line that names it.
-            ValueError: Frames of another shape or type; maps missing, or not wanted; segments of
+            DagrError: Frames of another shape or type; maps missing, or not wanted; segments of
                 frames, which have no times, or with maps of another model.
         """
         one = PendingVideo(_name_of(video), maps)
@@ -148,7 +149,7 @@ class Scorer:
             read: nothing stops the rest.
 
         Raises:
-            ValueError: As `score`, where it is not a file's fault.
+            DagrError: As `score`, where it is not a file's fault.
         """
         pending: list[PendingClip] = []
         under_way: deque[PendingVideo] = deque()
@@ -159,8 +160,8 @@ class Scorer:
             under_way.append(one)
             try:
                 with opened as messages:
-                    self._take(one, messages, pending, batch_size)
-            except (VideoError, OSError) as error:
+                    self._take(one, _reading(name, messages), pending, batch_size)
+            except VideoError as error:
                 one.failure = str(error)
                 forget(one, pending)
             while under_way and under_way[0].done:
@@ -175,7 +176,7 @@ class Scorer:
             video: As in `score`.
 
         Raises:
-            ValueError: As `score`, or the checkpoint has no saliency network.
+            DagrError: As `score`, or the checkpoint has no saliency network.
         """
         with self._messages(video, 0.0, None) as messages:
             *_, clip = (message for message in messages if isinstance(message, Clip))
@@ -219,10 +220,10 @@ class Scorer:
         last one is filled up with the last frame. Memory holds one window.
 
         Raises:
-            ValueError: As `score`, or the checkpoint has no saliency network.
+            DagrError: As `score`, or the checkpoint has no saliency network.
         """
         if self._predictor.plan.outside:
-            raise ValueError("the checkpoint has no saliency network, so there is nothing to show")
+            raise DagrError("the checkpoint has no saliency network, so there is nothing to show")
         look = self._predictor.look
         frames = timed_frames(video)
         while window := list(itertools.islice(frames, look.window or look.num_frames)):
@@ -235,14 +236,14 @@ class Scorer:
     def _check(self, one: PendingVideo, segments: float) -> None:
         outside = self._predictor.plan.outside
         if outside != (one.folder is not None):
-            raise ValueError(
+            raise DagrError(
                 f"{one.name or 'frames'}: the checkpoint was trained with saliency maps of another "
                 "model; give its folder of maps"
                 if outside
                 else f"{one.folder}: the checkpoint makes its own saliency maps; leave these out"
             )
         if segments and outside:
-            raise ValueError("segments want maps of their own; score without them")
+            raise DagrError("segments want maps of their own; score without them")
 
     def _opened(
         self,
@@ -279,17 +280,18 @@ class Scorer:
         else:
             # FFmpeg reads a file more than once, which not every file object allows.
             with tempfile.NamedTemporaryFile(suffix=".video") as copy:
-                shutil.copyfileobj(cast(IO[bytes], video), copy)
-                copy.flush()
+                with environment(_name_of(video) or "file object", VideoError):
+                    shutil.copyfileobj(cast(IO[bytes], video), copy)
+                    copy.flush()
                 try:
                     yield read_clips(copy.name, look, segments, limits)
                 except VideoError as error:
                     name = _name_of(video) or "file object"
-                    raise VideoError(name, error.problem, error.mend) from None
+                    raise VideoError(name, error.problem, error.remedy) from None
 
     def _of_frames(self, frames: np.ndarray, segments: float) -> Iterator[Message]:
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            raise ValueError(
+            raise DagrError(
                 f"frames are {frames.dtype} of shape {frames.shape}; give uint8 (T, H, W, 3), RGB"
             )
         plan = plan_clips("frames", len(frames), 0.0, segments)
@@ -363,6 +365,16 @@ class Scorer:
             version=self.meta["version"],
             checkpoint=self.digest,
         )
+
+
+def _reading(name: str, messages: Iterable[Message]) -> Iterator[Message]:
+    """What is read of a video; an OSError of its file is a VideoError."""
+    try:
+        yield from messages
+    except OSError as error:
+        told = error.strerror or str(error)
+        problem = f"reading it failed ({told})"
+        raise VideoError(name or "file object", problem, "check the file") from error
 
 
 def _is_path(video: Video) -> TypeGuard[str | os.PathLike[str]]:

@@ -14,6 +14,7 @@ from ml_collections import config_dict
 from dagr_jax.registry import dataset_module, model_module
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.energy import Meter
+from dagr_jax.runtime.errors import environment
 from dagr_jax.stages.evaluate import test_stage
 from dagr_jax.stages.folds import ALL, run_folds
 from dagr_jax.stages.prepare import has_gaze, prepare_set
@@ -91,7 +92,8 @@ def run_stages(
     asked = digest([plain(config), list(chosen)])
 
     def begin() -> str:
-        run.workdir.mkdir(parents=True, exist_ok=True)
+        with environment(run.workdir):
+            run.workdir.mkdir(parents=True, exist_ok=True)
         if home.exists():
             claim(home, plain(config), "a run")
         else:

@@ -18,6 +18,7 @@ from dagr_jax.report import plots, tables
 from dagr_jax.report.agreement import FITTED, METRICS, agreement
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.atomic import atomic_folder
+from dagr_jax.runtime.errors import environment
 from dagr_jax.stages.prepare import check_source, prepare_set
 from dagr_jax.stages.quality import gather, quality_source, to_mos
 from dagr_jax.stages.run import (
@@ -59,7 +60,8 @@ def prepare_other(run: Run, name: str) -> Path:
     folder = Path(chosen.data_dir) if chosen.data_dir else run.workdir / "others" / name
 
     def prepare() -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        with environment(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
         dataset = {"name": chosen.name, "args": plain(chosen.args)}
         check_source(folder, dataset, f"config.test.others.{name}")
         prepare_set(folder, dataset, plain(run.config.sampling), run.saliency_size)
@@ -339,7 +341,7 @@ def per_video(
     for clip, fact in enumerate(facts):
         if fact["mos"] != facts[first[video_of[clip]]]["mos"]:
             raise StageError(
-                f"{fact['video'].decode()}: its clips have different MOS; mend the labels and "
+                f"{fact['video'].decode()}: its clips have different MOS; correct the labels and "
                 "prepare again"
             )
     return first, np.bincount(video_of, predictions) / np.bincount(video_of)

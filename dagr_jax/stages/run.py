@@ -24,14 +24,15 @@ from dagr_jax.registry import model_module
 from dagr_jax.report import tables
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.score import MapPlan
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.loop import predict_all
 from dagr_jax.train.meta import make_meta
 
 
-class StageError(ValueError):
-    """A stage cannot run; one line that names the folder and the mend."""
+class StageError(DagrError):
+    """A stage cannot run; one line that names the folder and the remedy."""
 
 
 # What the weights of a training stage depend on.

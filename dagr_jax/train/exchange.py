@@ -19,6 +19,7 @@ from dagr_jax.convert import (
     write_safetensors,
 )
 from dagr_jax.registry import model_module
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train.checkpoints import load_variables, write_variables
 from dagr_jax.train.meta import make_meta
 
@@ -82,10 +83,10 @@ def import_dagr(
     Raises:
       WeightsError: a file cannot be read, or holds another network than it was named for.
       CheckpointError: `out` exists.
-      ValueError: α > 0 without a saliency network, or α is not in [0, 1].
+      DagrError: α > 0 without a saliency network, or α is not in [0, 1].
     """
     if saliency is None and use.alpha:
-        raise ValueError(f"alpha {use.alpha} needs a saliency network; give one, or alpha 0")
+        raise DagrError(f"alpha {use.alpha} needs a saliency network; give one, or alpha 0")
     sources = {"saliency": saliency, "vqa": vqa}
     networks: dict[str, Network] = {}
     for part, path in sources.items():

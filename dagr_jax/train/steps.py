@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Num
 from dagr_jax.layers.augment import Augment, augment_batch
 from dagr_jax.models import dagr
 from dagr_jax.models.dagr.losses import quality_loss, saliency_loss
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train.state import TrainState, Tree, create_state
 
 Batch = Mapping[str, jax.Array]
@@ -153,7 +154,7 @@ class QualityTask:
       train_saliency: the batch needs no maps then.
 
     Raises:
-      ValueError: `train_saliency` of the preset 'release', whose maps are rounded to 8 bits: no
+      DagrError: `train_saliency` of the preset 'release', whose maps are rounded to 8 bits: no
         gradient passes.
     """
 
@@ -165,7 +166,7 @@ class QualityTask:
 
     def __post_init__(self) -> None:
         if self.train_saliency and self.preset == "release":
-            raise ValueError(
+            raise DagrError(
                 "train_saliency: the preset release rounds the maps, which no gradient passes; "
                 "take the preset paper, or leave the saliency network as it is"
             )

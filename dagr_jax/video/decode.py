@@ -83,7 +83,7 @@ def read_clip(
 
     Raises:
         VideoError: as `decode_frames`.
-        ValueError: unknown rule, or n below 1.
+        DagrError: unknown rule, or n below 1.
     """
     return _decode(path, lambda length: sample_indices(length, n, rule), size, antialias)
 

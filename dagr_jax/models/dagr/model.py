@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Num
 
 from dagr_jax.models.dagr import quality_net, unet3d
 from dagr_jax.models.dagr.layout import check_preset
+from dagr_jax.runtime.errors import DagrError
 
 
 def fuse(
@@ -102,7 +103,7 @@ class Model(nn.Module):
     def __post_init__(self) -> None:
         check_preset(self.preset)
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
+            raise DagrError(f"alpha must be in [0, 1], got {self.alpha}")
         # Flax names a submodule by the field that holds it; parent=None leaves the adopting to us.
         shared = {"preset": self.preset, "dtype": self.dtype}
         if isinstance(self.saliency, Mapping):
@@ -126,7 +127,7 @@ class Model(nn.Module):
           Scores, (B,), float32, on the [0, 1] scale of the training targets, not clipped.
 
         Raises:
-          ValueError: alpha > 0 and there is no saliency network.
+          DagrError: alpha > 0 and there is no saliency network.
         """
         maps = None
         # α = 0 needs no maps; init makes the parameters all the same.
@@ -145,10 +146,10 @@ class Model(nn.Module):
           preset 'release' they are multiples of 1/255, as the release stores them.
 
         Raises:
-          ValueError: there is no saliency network.
+          DagrError: there is no saliency network.
         """
         if self.saliency is None:
-            raise ValueError(
+            raise DagrError(
                 f"alpha={self.alpha} needs saliency maps and the model has no saliency network; "
                 "give the field saliency, or maps to score()"
             )
@@ -179,12 +180,12 @@ class Model(nn.Module):
           Scores, (B,), float32.
 
         Raises:
-          ValueError: alpha > 0 and maps is None.
+          DagrError: alpha > 0 and maps is None.
         """
         fused = jnp.asarray(frames).astype(jnp.result_type(float)) / 255.0
         if self.alpha:
             if maps is None:
-                raise ValueError(f"alpha={self.alpha} needs saliency maps; give maps to score()")
+                raise DagrError(f"alpha={self.alpha} needs saliency maps; give maps to score()")
             s = _resize(_unit(jnp.asarray(maps)), fused.shape[2:4], (2, 3))
             if self.preset == "release":
                 s = release_maps(s)
