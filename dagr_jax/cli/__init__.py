@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from dagr_jax import __version__
 from dagr_jax.cli import bench, convert, evaluate, prepare, report, score, watch
 from dagr_jax.runtime import startup
+from dagr_jax.runtime.errors import DagrError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `dagr`; returns the exit code: 0 all done, 1 something failed, 2 usage."""
+    """Runs `dagr`; returns the exit code: 0 all done, 1 something failed, 2 usage.
+
+    A mistake that the user can fix is one line. Any other exception is a defect and is raised.
+    """
     parser = argparse.ArgumentParser(prog="dagr", description=__doc__)
     parser.add_argument("--version", action="version", version=f"dagr_jax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -30,9 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dagr: interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
+    except DagrError as error:
         if arguments.debug:
             raise
-        told = " ".join(str(error).split())[:500]
-        print(f"dagr: {type(error).__name__}: {told}; --debug shows where", file=sys.stderr)
+        print(f"dagr: {error}", file=sys.stderr)
         return 1

@@ -1,7 +1,6 @@
 """`dagr convert`."""
 
 import argparse
-import sys
 from typing import Any
 
 from dagr_jax.video.sampling import MAP_CHOICES
@@ -65,26 +64,22 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from dagr_jax.registry import model_module
     from dagr_jax.train import exchange
 
-    try:
-        if arguments.to_torch:
-            for path in exchange.export_torch(arguments.source, arguments.to_torch):
-                print(path)
-            return 0
-        if pair:
-            use = exchange.Use(
-                alpha=arguments.alpha,
-                window=arguments.window,
-                choice=arguments.maps,
-                dataset=arguments.dataset,
-                mos_range=tuple(arguments.mos_range),
-            )
-            networks = exchange.import_dagr(arguments.saliency, arguments.vqa, use, arguments.out)
-        else:
-            network = exchange.import_network(arguments.source, arguments.out)
-            networks = {network.name: network}
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    if arguments.to_torch:
+        for path in exchange.export_torch(arguments.source, arguments.to_torch):
+            print(path)
+        return 0
+    if pair:
+        use = exchange.Use(
+            alpha=arguments.alpha,
+            window=arguments.window,
+            choice=arguments.maps,
+            dataset=arguments.dataset,
+            mos_range=tuple(arguments.mos_range),
+        )
+        networks = exchange.import_dagr(arguments.saliency, arguments.vqa, use, arguments.out)
+    else:
+        network = exchange.import_network(arguments.source, arguments.out)
+        networks = {network.name: network}
     described = [model_module(n.name).describe(n.model) for n in networks.values()]
     print(f"{arguments.out}: {' and '.join(described)}, preset 'release'")
     return 0

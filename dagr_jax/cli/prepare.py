@@ -70,9 +70,6 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             parser.error(f"prepare: {arguments.dataset} is made by the prepare stage of its config")
         dataset = {"name": arguments.dataset, "args": args}
         print(prepare_set(Path(arguments.out), dataset, sampling, arguments.map_size))
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("dagr: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -13,6 +13,7 @@ from typing import Any
 from dagr_jax import __version__
 from dagr_jax.bench.gpu import summary
 from dagr_jax.bench.gpu.parts import PARTS, run_parts
+from dagr_jax.runtime.errors import DagrError, environment
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.publish:
         try:
             files = summary.publish(Path(chosen.publish))
-        except ValueError as error:
+        except DagrError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         print("\n".join(map(str, files)))
@@ -57,7 +58,8 @@ def measure(folder: Path, seconds: float, *, small: bool, parts: Any = PARTS) ->
         small: Small sizes.
         parts: As in `parts.PARTS`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with environment(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     (folder / "log.txt").unlink(missing_ok=True)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     result: dict[str, Any] = {"version": __version__, "time": now, "small": small, "parts": []}

@@ -8,6 +8,7 @@ from typing import Any
 
 from dagr_jax.bench.gpu.timing import NOT_STARTED
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
 # In the repository, where the results of real cards are kept.
 KEPT = Path(__file__).resolve().parents[3] / "docs" / "results" / "gpu"
@@ -38,15 +39,15 @@ def publish(folder: Path, kept: Path = KEPT) -> list[Path]:
         The files.
 
     Raises:
-        ValueError: The folder holds no results, or those of a CPU or of small sizes; one line.
+        DagrError: The folder holds no results, or those of a CPU or of small sizes; one line.
     """
     path = folder / "results.json"
     if not path.is_file():
-        raise ValueError(f"{folder}: holds no results.json; name the folder of --out")
+        raise DagrError(f"{folder}: holds no results.json; name the folder of --out")
     result = json.loads(path.read_text())
     name = card(result)
     if name is None or result["small"]:
-        raise ValueError(f"{path}: not of a GPU at full size; only such results are kept")
+        raise DagrError(f"{path}: not of a GPU at full size; only such results are kept")
     kept.mkdir(parents=True, exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     files = [kept / f"{slug}.json", kept / f"{slug}.md"]
