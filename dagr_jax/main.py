@@ -11,13 +11,16 @@ working directory.
 import json
 import os
 import signal
+import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dagr_jax.runtime import startup
+from dagr_jax.runtime.errors import DagrError, environment
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/vqa.py", "Configuration file.", lock_config=True
@@ -40,8 +43,9 @@ _DISTRIBUTED = flags.DEFINE_bool(
 def main(argv: list[str]) -> None:
     """Runs the stages of a configuration, or the runs of a sweep.
 
-    An error is printed as one line, and the exit code is 1. After Ctrl-C or SIGTERM, training saves
-    the last finished step, other stages leave no incomplete files, and the exit code is 130, as in
+    An error that the user can fix is printed as one line, and the exit code is 1. Any other
+    exception is a defect, and its traceback is printed. After Ctrl-C or SIGTERM, training saves the
+    last finished step, other stages leave no incomplete files, and the exit code is 130, as in
     shells after Ctrl-C. When one of several processes ends, all end with its exit code.
 
     Args:
@@ -50,7 +54,6 @@ def main(argv: list[str]) -> None:
     # Imported here: JAX takes a second to import, and the process may still restart itself.
     from dagr_jax.runtime import distributed
     from dagr_jax.stages import run_stages
-    from dagr_jax.train.loop import TrainingError
 
     # After Ctrl-C, Python's resource tracker frees the batches in Grain's queue and warns about it.
     # The warning is of no use to the user.
@@ -61,6 +64,9 @@ def main(argv: list[str]) -> None:
     workdir = Path(_WORKDIR.value)
     said, code = "", 0
     try:
+        file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+        with environment(file), open(file):  # absl reports a missing file only when it is used
+            pass
         distributed.connect(
             _COORDINATOR.value,
             _NUM_PROCESSES.value,
@@ -74,7 +80,7 @@ def main(argv: list[str]) -> None:
         if distributed.is_first():
             _show(workdir)
         distributed.disconnect()
-    except (ValueError, OSError, TrainingError) as error:
+    except DagrError as error:
         said, code = f"error: {error}", 1
     except KeyboardInterrupt as stop:
         said, code = f"{str(stop) or 'interrupted'}; run the same command again to continue", 130
@@ -85,6 +91,33 @@ def main(argv: list[str]) -> None:
     # Not inside the handlers, where the exception would keep the last batch and its shared memory.
     if code:
         distributed.leave(said, code)
+
+
+def _parsed(argv: list[str]) -> list[str]:
+    """Parses the flags and loads the configuration; a mistake is one line and exit code 1."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        # absl's error follows from ours, and its message holds a traceback of it.
+        known = [one for one in _causes(error) if isinstance(one, DagrError)]
+        if not known and "\n" in str(error):
+            raise
+        said = str(known[-1] if known else error)
+    except AttributeError as error:
+        # ml_collections has no other error for a --config.FIELD that does not exist.
+        if any(frame.name == "get_config" for frame in traceback.extract_tb(error.__traceback__)):
+            raise
+        field = str(error).strip("\"'")
+        said = f"--config: it has no field {field}; check the names of the fields"
+    print(f"error: {said}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it follows from."""
+    while error is not None:
+        yield error
+        error = error.__context__
 
 
 def _show(workdir: Path) -> None:
@@ -101,4 +134,4 @@ def _show(workdir: Path) -> None:
 
 if __name__ == "__main__":
     startup.set_up()
-    app.run(main)
+    app.run(main, flags_parser=_parsed)

@@ -20,7 +20,8 @@ MODULES = {
 
 # From bottom to top. A part imports only from lower parts, and from its own folder.
 LAYERS = (
-    {"registry", "runtime"},
+    {"runtime"},
+    {"registry"},
     {"layers", "metrics", "video"},
     {"data", "models"},
     {"train"},
@@ -48,6 +49,8 @@ PURE = (
 CONFIGS = tuple(
     name for name in MODULES if name.startswith("dagr_jax.models.") and name.endswith(".config")
 )
+# Needs the standard library alone, so the pure parts and the configs may use it.
+ERRORS = "dagr_jax.runtime.errors"
 PURE_MAY_USE = {"jax", "flax", "optax", "numpy", "jaxtyping"} | sys.stdlib_module_names
 MAX_LINES = 400
 
@@ -125,8 +128,14 @@ def test_pure_parts_need_jax_alone(module):
     foreign -= PURE_MAY_USE | {"dagr_jax"}
     assert not foreign, f"{module} imports {foreign}; it must run without them"
     ours = {name for name in imports(MODULES[module], module) if part(name) is not None}
-    impure = {name for name in ours if not name.startswith((*PURE, "dagr_jax.registry"))}
+    allowed = (*PURE, "dagr_jax.registry", f"{ERRORS}.")
+    impure = {name for name in ours if not name.startswith(allowed)}
     assert not impure, f"{module} imports {impure}, which need more than JAX"
+
+
+def test_errors_need_the_standard_library_alone():
+    used = {name.split(".")[0] for name in imports(MODULES[ERRORS], ERRORS)}
+    assert used <= sys.stdlib_module_names
 
 
 def run_python(code: str) -> str:
@@ -167,7 +176,7 @@ def test_video_metrics_and_the_start_of_ray_need_no_jax():
 
 def test_configs_are_data():
     inside = [name for name in MODULES if part(name) == "configs"]
-    allowed = ("ml_collections", "dagr_jax.configs", *CONFIGS)
+    allowed = ("ml_collections", "dagr_jax.configs", f"{ERRORS}.", *CONFIGS)
     for name in [*inside, *CONFIGS]:
         foreign = {one for one in imports(MODULES[name], name) if not one.startswith(allowed)}
         assert not foreign, f"{name} imports {foreign}; a config is plain ml_collections data"

@@ -13,6 +13,7 @@ import pytest
 from dagr_jax import cli, convert, registry, stages
 from dagr_jax.data import scenes, synthetic
 from dagr_jax.metrics import agreement
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.score import Scorer
 from dagr_jax.stages.artifacts import write_json
 from dagr_jax.stages.evaluate import per_video
@@ -289,7 +290,7 @@ def test_scores_repeat_to_the_last_bit_and_frames_score_as_their_file(workdir, s
 
 
 def test_frames_of_another_type_are_refused(scorer):
-    with pytest.raises(ValueError, match=r"float32 of shape \(2, 8, 8, 3\); give uint8"):
+    with pytest.raises(DagrError, match=r"float32 of shape \(2, 8, 8, 3\); give uint8"):
         scorer.score(np.zeros((2, 8, 8, 3), np.float32))
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from dagr_jax import cli, stages
 from dagr_jax.data.records import read_list
 from dagr_jax.metrics import agreement
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.score import Scorer
 from dagr_jax.stages.folds import spread
 from dagr_jax.stages.split import rows_of as rows_of_parts
@@ -238,7 +239,7 @@ def test_maps_of_another_model(tiny_run, maps_folder, tmp_path, capsys):
     scorer = Scorer.from_checkpoint(tmp_path / "run")
     mos = scorer.score(clip, maps=maps_folder / clip.stem).mos
     assert mos == pytest.approx(float(row["prediction"]), abs=2e-3)  # stored maps have 8 bits
-    with pytest.raises(ValueError, match="trained with saliency maps of another model; give its"):
+    with pytest.raises(DagrError, match="trained with saliency maps of another model; give its"):
         scorer.score(clip)
     command = ["score", str(clip), "--checkpoint", str(tmp_path / "run"), "--format", "jsonl"]
     assert cli.main([*command, "--maps", str(maps_folder)]) == 0
@@ -256,7 +257,7 @@ def test_maps_of_another_model(tiny_run, maps_folder, tmp_path, capsys):
 
 def test_own_maps_and_given_ones(tiny_run, maps_folder):
     clip = next((tiny_run / "data" / "videos").iterdir())
-    with pytest.raises(ValueError, match="makes its own saliency maps; leave these out"):
+    with pytest.raises(DagrError, match="makes its own saliency maps; leave these out"):
         Scorer.from_checkpoint(tiny_run).score(clip, maps=maps_folder / clip.stem)
 
 

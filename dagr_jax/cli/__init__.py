@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from dagr_jax import __version__
 from dagr_jax.cli import bench, convert, evaluate, models, prepare, report, score, watch
 from dagr_jax.runtime import startup
+from dagr_jax.runtime.errors import DagrError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `dagr`.
+
+    A `DagrError` is printed as one line. Any other exception is a defect, and is raised.
 
     Args:
         argv: Command line without the program name; None: that of the process.
@@ -37,9 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dagr: interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
+    except DagrError as error:
         if arguments.debug:
             raise
-        told = " ".join(str(error).split())[:500]
-        print(f"dagr: {type(error).__name__}: {told}; --debug shows the traceback", file=sys.stderr)
+        print(f"dagr: {error}", file=sys.stderr)
         return 1

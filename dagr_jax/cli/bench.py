@@ -38,11 +38,7 @@ def add(commands: Any) -> None:
 def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if arguments.out and Path(arguments.out).suffix != ".json":
         parser.error("bench: --out must end in .json")
-    try:
-        result = importlib.import_module(f"dagr_jax.bench.{arguments.what}").measure()
-    except RuntimeError as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    result = importlib.import_module(f"dagr_jax.bench.{arguments.what}").measure()
     told = result["machine"]
     print(f"{told['cpu']}, {told['cores']} cores, {told['memory_gib']} GiB; {told['devices']}")
     sys.stdout.write(tables.render(result["rows"], "table"))

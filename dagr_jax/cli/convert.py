@@ -1,7 +1,6 @@
 """`dagr convert`."""
 
 import argparse
-import sys
 from typing import Any
 
 from dagr_jax.video.sampling import MAP_CHOICES
@@ -74,30 +73,26 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from dagr_jax.convert import exchange
     from dagr_jax.convert.state_dict import torch_network
 
-    try:
-        if arguments.to_torch:
-            for path in exchange.export_torch(arguments.source, arguments.to_torch):
-                print(path)
-            return 0
-        if pair:
-            use = exchange.Use(
-                options={
-                    "alpha": arguments.alpha,
-                    "window": arguments.window,
-                    "choice": arguments.maps,
-                },
-                dataset=arguments.dataset,
-                mos_range=tuple(arguments.mos_range),
-            )
-            given = {"saliency": arguments.saliency, "vqa": arguments.vqa}
-            sources = {part: path for part, path in given.items() if path}
-            networks = exchange.import_model(sources, use, arguments.out)
-        else:
-            network = exchange.import_network(arguments.source, arguments.out)
-            networks = {network.name: network}
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    if arguments.to_torch:
+        for path in exchange.export_torch(arguments.source, arguments.to_torch):
+            print(path)
+        return 0
+    if pair:
+        use = exchange.Use(
+            options={
+                "alpha": arguments.alpha,
+                "window": arguments.window,
+                "choice": arguments.maps,
+            },
+            dataset=arguments.dataset,
+            mos_range=tuple(arguments.mos_range),
+        )
+        given = {"saliency": arguments.saliency, "vqa": arguments.vqa}
+        sources = {part: path for part, path in given.items() if path}
+        networks = exchange.import_model(sources, use, arguments.out)
+    else:
+        network = exchange.import_network(arguments.source, arguments.out)
+        networks = {network.name: network}
     described = [torch_network(n.name).describe(n.model) for n in networks.values()]
     print(f"{arguments.out}: {' and '.join(described)}, preset 'release'")
     return 0

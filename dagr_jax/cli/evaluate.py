@@ -7,6 +7,7 @@ from typing import Any
 
 from dagr_jax.cli import options
 from dagr_jax.report import tables
+from dagr_jax.runtime.errors import DagrError
 
 
 def add(commands: Any) -> None:
@@ -65,7 +66,9 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
                 batch_size=arguments.batch_size,
                 maps=arguments.maps,
             )
-        except (ValueError, OSError) as error:
+        except DagrError as error:
+            if arguments.debug:
+                raise
             print(f"dagr: {error}", file=sys.stderr)
             failed += 1
             continue

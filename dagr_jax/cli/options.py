@@ -3,6 +3,7 @@
 import argparse
 
 from dagr_jax.report import tables
+from dagr_jax.runtime.errors import DagrError
 
 
 def add_checkpoint(command: argparse.ArgumentParser) -> None:
@@ -46,5 +47,5 @@ def check_output(arguments: argparse.Namespace, parser: argparse.ArgumentParser)
     if arguments.out:
         try:
             tables.form_of(arguments.out)
-        except ValueError as error:
+        except DagrError as error:
             parser.error(str(error))

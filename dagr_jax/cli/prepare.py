@@ -85,9 +85,6 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             parser.error(f"prepare: {arguments.dataset} is made by the prepare stage of its config")
         dataset = {"name": arguments.dataset, "args": args}
         print(prepare_set(Path(arguments.out), dataset, stream, arguments.map_size))
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("dagr: interrupted; run the same command again to continue", file=sys.stderr)
         return 130

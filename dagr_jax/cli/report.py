@@ -66,15 +66,11 @@ def _table(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     from dagr_jax.report import agreement
 
     check(arguments, parser)
-    try:
-        models = [one for source in arguments.sources for one in predictions.read(source)]
+    models = [one for source in arguments.sources for one in predictions.read(source)]
+    predictions.refuse_twins(models)
+    for recipe in arguments.fuse:
+        models += predictions.fuse(models, recipe)
         predictions.refuse_twins(models)
-        for recipe in arguments.fuse:
-            models += predictions.fuse(models, recipe)
-            predictions.refuse_twins(models)
-    except predictions.PredictionsError as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
     rows = agreement.rows_of(models, arguments.bootstrap)
     rows += agreement.averages(rows)
     if arguments.published:
@@ -100,13 +96,9 @@ def _compare(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 
     check(arguments, parser)
     wanted = arguments.models or (None, None)
-    try:
-        a = _one(predictions.read(arguments.a), arguments.a, wanted[0])
-        b = _one(predictions.read(arguments.b), arguments.b, wanted[1])
-        a, values = predictions.align(a, b)
-    except predictions.PredictionsError as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    a = _one(predictions.read(arguments.a), arguments.a, wanted[0])
+    b = _one(predictions.read(arguments.b), arguments.b, wanted[1])
+    a, values = predictions.align(a, b)
     found = significance.compare(a.values, values, a.mos, a.contents, n=arguments.bootstrap)
     sentence = significance.verdict(found, (a.model, b.model))
 

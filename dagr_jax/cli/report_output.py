@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from dagr_jax.report import tables
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
 
 def add_output(
@@ -69,7 +70,7 @@ def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
     if arguments.out:
         try:
             form = _form_of(arguments.out)
-        except ValueError as error:
+        except DagrError as error:
             parser.error(f"report: {error}")
         if form not in arguments.forms:
             parser.error(f"report: {arguments.out}: {arguments.kind} has no such format")

@@ -11,6 +11,7 @@ from typing import Any
 
 from dagr_jax.cli.report_output import add_output, check, put
 from dagr_jax.report import tables
+from dagr_jax.runtime.errors import DagrError, environment
 
 
 def add(kinds: Any) -> None:
@@ -118,17 +119,13 @@ def _saliency(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
     for name, path in map(_named, arguments.networks):
         networks.setdefault(name, []).append(Path(path))
     keep_compiled()
-    try:
-        rows = saliency_rows(
-            networks,
-            Path(arguments.data),
-            arguments.part,
-            batch_size=arguments.batch_size,
-            resamples=arguments.bootstrap,
-        )
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    rows = saliency_rows(
+        networks,
+        Path(arguments.data),
+        arguments.part,
+        batch_size=arguments.batch_size,
+        resamples=arguments.bootstrap,
+    )
     rows = [{**row, "source": "measured"} for row in rows]
     if arguments.published:
         rows += agreement.published_saliency()
@@ -168,15 +165,9 @@ def _registers(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -
     from dagr_jax.studies.registers import registers_of
 
     _check_picture(arguments, parser)
-    try:
-        classes = _classes(arguments.classes) if arguments.classes else None
-        found = registers_of(
-            Path(arguments.checkpoint), Path(arguments.data), arguments.part, classes
-        )
-        registers_figure.draw(Path(arguments.out), found)
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    classes = _classes(arguments.classes) if arguments.classes else None
+    found = registers_of(Path(arguments.checkpoint), Path(arguments.data), arguments.part, classes)
+    registers_figure.draw(Path(arguments.out), found)
     videos, contents = len(found.classes), len(set(found.classes))
     rows: list[dict[str, Any]] = [
         {
@@ -195,10 +186,13 @@ def _registers(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -
 
 def _classes(path: str) -> dict[str, str]:
     """Reads {video: class} from a CSV file."""
-    with open(path, newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    try:
+        with environment(path), open(path, newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (csv.Error, UnicodeError) as error:
+        raise DagrError(path, "is not a CSV file in UTF-8", "save it as one") from error
     if not rows or not {"video", "class"} <= rows[0].keys():
-        raise ValueError(f"{path}: has no columns video and class; name them in the first line")
+        raise DagrError(path, "has no columns video and class", "name them in the first line")
     return {row["video"]: row["class"] for row in rows}
 
 
@@ -210,12 +204,8 @@ def _strips(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> i
     named = [_named(given) for given in arguments.checkpoint]
     if len(dict(named)) < len(named):
         parser.error("report: two checkpoints have one name; give each its own, NAME=DIR")
-    try:
-        scorers = {name: Scorer.from_checkpoint(path) for name, path in named}
-        draw(Path(arguments.out), [look(clip, scorers) for clip in arguments.clips])
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    scorers = {name: Scorer.from_checkpoint(path) for name, path in named}
+    draw(Path(arguments.out), [look(clip, scorers) for clip in arguments.clips])
     return 0
 
 
@@ -230,11 +220,7 @@ def _sweep(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
 
     check(arguments, parser)
     home = Path(arguments.workdir)
-    try:
-        summary = json.loads(summarise(home).read_text())
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    summary = json.loads(summarise(home).read_text())
     rows = figures.table(summary)
     put(arguments, lambda form: tables.render(rows, form))
     for name in summary["figures"]:

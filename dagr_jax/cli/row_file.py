@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from dagr_jax.report import tables
+from dagr_jax.runtime.errors import DagrError, environment
 
 Row = Mapping[str, Any]
 
 
-class RowFileError(ValueError):
+class RowFileError(DagrError):
     """The partial file of an earlier call does not match this call. The message is one line."""
 
 
@@ -26,7 +27,7 @@ class RowFile:
 
     Raises:
         RowFileError: There are rows of an earlier call, and `resume` is off or the options differ.
-        OSError: The file cannot be written.
+        DagrError: The file cannot be written.
     """
 
     def __init__(self, out: str | os.PathLike[str], told: Row, *, resume: bool):
@@ -34,7 +35,8 @@ class RowFile:
         self.path = self._out.with_name(f"{self._out.name}.partial")
         self._rows: list[Row] = []
         head = json.dumps(told, sort_keys=True)
-        whole = _whole_lines(self.path)
+        with environment(self.path):
+            whole = _whole_lines(self.path)
         if whole and not resume:
             raise RowFileError(
                 f"{self.path}: holds rows of a call that was interrupted; go on with --resume, or "
@@ -45,7 +47,9 @@ class RowFile:
                 f"{self.path}: is of another checkpoint or other options; remove it to begin anew"
             )
         self._known = dict(json.loads(line) for line in whole[1:])
-        self._stream = self.path.open("a", encoding="utf-8")
+        self._kept = bool(self._known)
+        with environment(self._out):
+            self._stream = self.path.open("a", encoding="utf-8")
         if not whole:
             self._write(head)
 
@@ -58,14 +62,20 @@ class RowFile:
         self._rows.append(row)
         if "error" not in row and self.known(row["file"]) is None:
             self._write(json.dumps([_seal(row["file"]), row]))
+            self._kept = True
 
     def _write(self, line: str) -> None:
-        self._stream.write(line + "\n")
-        self._stream.flush()
+        with environment(self._out):
+            self._stream.write(line + "\n")
+            self._stream.flush()
 
     def close(self) -> None:
-        """Closes FILE.partial and keeps it, so that a later call can resume."""
-        self._stream.close()
+        """Closes FILE.partial and keeps it for a later call; without rows, it is removed."""
+        try:
+            self._stream.close()
+        finally:
+            if not self._kept:
+                self.path.unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Writes the output file atomically and removes FILE.partial."""

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from dagr_jax.cli import options
 from dagr_jax.cli.row_file import RowFile, RowFileError
 from dagr_jax.report import tables
+from dagr_jax.runtime.errors import DagrError
 
 if TYPE_CHECKING:
     from dagr_jax.report.page import Page
@@ -129,13 +130,15 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if "-" not in arguments.files or arguments.engine == "ray":
         try:
             files = list(files)
-        except (ValueError, OSError) as error:
+        except DagrError as error:
             parser.error(f"score: {error}")
         total = len(files)
     count = min(arguments.workers, total or arguments.workers)
     try:
         engine = _engine(arguments, count)
-    except (ImportError, ConnectionError) as error:
+    except DagrError as error:
+        if arguments.debug:
+            raise
         print(f"dagr: --engine ray: {error}", file=sys.stderr)
         return 1
     stdout, messages = sys.stdout, contextlib.ExitStack()
@@ -146,11 +149,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         from dagr_jax.score import Scorer
 
         keep_compiled()
-        try:
-            scorer = Scorer.from_checkpoint(arguments.checkpoint)
-        except (ValueError, OSError) as error:
-            print(f"dagr: {error}", file=sys.stderr)
-            return 1
+        scorer = Scorer.from_checkpoint(arguments.checkpoint)
         return _score(arguments, scorer, files, total, engine, stdout)
 
 
@@ -200,7 +199,7 @@ def _score(
     }
     row_file, page, rows = None, None, []
     taken: set[str] = set()  # names of overlays
-    stopped = ""
+    stopped, mistake = "", None
     try:
         if arguments.out:
             row_file = RowFile(arguments.out, told, resume=arguments.resume)
@@ -227,13 +226,13 @@ def _score(
         return 2
     except KeyboardInterrupt:
         stopped = "interrupted"
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        stopped = f"{error.filename2 or error.filename or arguments.out}: {error.strerror}"
+    except DagrError as error:
+        stopped, mistake = f"{error}; stopped", error
     if stopped and row_file:
         with contextlib.suppress(OSError):  # the disk may still be full
             row_file.close()
+    if mistake and (arguments.debug or not rows):
+        raise mistake
     failed = [row["error"] for row in rows if "error" in row]
     if arguments.format != "jsonl":
         stdout.write(_shown(rows, arguments.format))
@@ -242,7 +241,8 @@ def _score(
     for line in failed:
         print(f"dagr: {line}", file=sys.stderr)
     if stopped:
-        kept = "; continue with the same command and --resume" if row_file else ""
+        resumable = row_file is not None and row_file.path.exists()
+        kept = "; continue with the same command and --resume" if resumable else ""
         of = "" if total is None else f" of {total}"
         print(f"dagr: {stopped} after {len(rows)}{of}{kept}", file=sys.stderr)
         return 130 if stopped == "interrupted" else 1

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from dagr_jax.cli import options
+from dagr_jax.runtime.errors import DagrError
 
 
 def add(commands: Any) -> None:
@@ -78,11 +79,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     keep_compiled()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        scorer = Scorer.from_checkpoint(arguments.checkpoint)
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    scorer = Scorer.from_checkpoint(arguments.checkpoint)
     feed = Feed(
         arguments.source,
         scorer.inputs,
@@ -102,7 +99,9 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             else:
                 told = f"{arguments.source}: {item.reason}; next attempt in {item.pause:g} s"
                 print(f"dagr: {told}", file=sys.stderr)
-    except ValueError as error:  # a VideoError, or the checkpoint needs maps
+    except DagrError as error:  # a VideoError, or the checkpoint needs maps
+        if arguments.debug:
+            raise
         print(f"dagr: {error}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:

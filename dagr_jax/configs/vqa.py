@@ -31,7 +31,7 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
             of the model.
 
     Raises:
-        ValueError: The recipe is unknown.
+        DagrError: The recipe is unknown.
     """
     dataset, _, recipe = choice.partition(",")
     return default_config(dataset, recipe)

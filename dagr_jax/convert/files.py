@@ -15,16 +15,14 @@ import numpy as np
 
 from dagr_jax.convert.state_dict import CONTAINERS
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
 PICKLES = (".pth", ".pt")
 SUFFIXES = (*PICKLES, ".safetensors")
 
 
-class WeightsError(ValueError):
-    """A weights file cannot be used. The message is one line, `<file>: <problem>; <fix>`."""
-
-    def __init__(self, path: str | os.PathLike[str], problem: str, mend: str):
-        super().__init__(f"{os.fspath(path)}: {problem}; {mend}")
+class WeightsError(DagrError):
+    """A weights file cannot be used."""
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -58,11 +56,14 @@ def write_safetensors(
         path: File to write.
         arrays: {name: array}.
         metadata: Metadata of the file.
+
+    Raises:
+        DagrError: The file cannot be written.
     """
     import safetensors.numpy  # imported here, because conversion in memory needs only JAX
 
     with atomic_file(path) as partial:
-        safetensors.numpy.save_file(dict(arrays), partial, {"format": "pt", **metadata})
+        partial.write_bytes(safetensors.numpy.save(dict(arrays), {"format": "pt", **metadata}))
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

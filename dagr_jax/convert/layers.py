@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dagr_jax.layers.torch_names import Arrays, Layer
+from dagr_jax.runtime.errors import DagrError
 
 Permute = Callable[[np.ndarray], np.ndarray]
 
@@ -15,7 +16,7 @@ Permute = Callable[[np.ndarray], np.ndarray]
 COUNTER = "num_batches_tracked"
 
 
-class StateDictError(ValueError):
+class StateDictError(DagrError):
     """A state_dict does not match the network. The message is one line with all differences."""
 
 

@@ -34,6 +34,7 @@ from dagr_jax.data.prepare import (
 from dagr_jax.data.rated import RatedSet, Source
 from dagr_jax.data.records import Clip, Listed, file_digest, write_list
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError, environment
 from dagr_jax.video.decode import VideoError
 from dagr_jax.video.inputs import Stream
 
@@ -43,7 +44,7 @@ T = TypeVar("T", Source, GazeVideo)
 FAILURES = 0.01
 
 
-class CollectError(ValueError):
+class CollectError(DagrError):
     """A data set cannot be prepared. The message is one line."""
 
 
@@ -93,7 +94,8 @@ def collect(
     """
     found = [video for path in label_files for video in dataset.sources(source, path)]
     shards = folder / "shards"
-    shards.mkdir(parents=True, exist_ok=True)
+    with environment(folder):
+        shards.mkdir(parents=True, exist_ok=True)
     work = functools.partial(_sample, stream=stream)
     reasons = _decode_all(found, _unusable(found), work, shards, workers)
     used, failed = _finish(folder, found, reasons, max_failures, (Frames, Quality))
@@ -122,11 +124,13 @@ def collect_gaze(
     Raises:
         CollectError: There is no video, or too many videos cannot be used.
     """
-    found = dataset.find(source) if source.is_dir() else []
+    with environment(source, CollectError):
+        found = dataset.find(source) if source.is_dir() else []
     if not found:
         raise CollectError(f"{source}: no video of {dataset.title} with gaze is in it")
     shards = folder / "shards"
-    shards.mkdir(parents=True, exist_ok=True)
+    with environment(folder):
+        shards.mkdir(parents=True, exist_ok=True)
     work = functools.partial(_sample_gaze, stream=stream, map_size=map_size)
     reasons = _decode_all(found, [""] * len(found), work, shards, workers)
     used, failed = _finish(folder, found, reasons, max_failures, (Saliency,))
@@ -199,7 +203,8 @@ def _sample_gaze(
 
 def _write(shard: Path, file: os.PathLike[str], read: Callable[[], dict[str, Any]]) -> str:
     try:
-        record = read()
+        with environment(file, VideoError):
+            record = read()
     except VideoError as error:
         return f"unreadable: {error.problem}"
     if record["length"] < 2:
@@ -274,7 +279,7 @@ def _report(
         counted = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
         raise CollectError(
             f"{path}: {failed.total()} of {len(videos)} videos cannot be used "
-            f"({counted}) and {allowed} may fail; mend them, or allow {failed.total()} failures"
+            f"({counted}) and {allowed} may fail; correct them, or allow {failed.total()} failures"
         )
     return failed
 

@@ -7,6 +7,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from dagr_jax.runtime.errors import DagrError
+
 # Constant rate factors from nearly transparent to very bad, on the scale of each codec.
 CRF_RANGE = {"h264": (17, 50), "hevc": (18, 50), "vp9": (20, 63), "av1": (24, 63)}
 # After its distortion, every clip is encoded by x264 with a constant rate factor in this range,
@@ -57,7 +59,7 @@ def plan(rng: np.random.Generator, name: str = "delivery") -> list[Distortion]:
         Five distortions.
 
     Raises:
-        ValueError: `name` is not in `PLANS`.
+        DagrError: `name` is not in `PLANS`.
     """
 
     def delivery() -> int:
@@ -78,7 +80,7 @@ def plan(rng: np.random.Generator, name: str = "delivery") -> list[Distortion]:
         return dataclasses.replace(again, kind=kind, level=level)
 
     if name not in PLANS:
-        raise ValueError(f"distortions {name!r} are unknown; one of {', '.join(PLANS)}")
+        raise DagrError(f"distortions {name!r} are unknown; one of {', '.join(PLANS)}")
     if name == "capture":
         kinds = ["exposure", "noise", "blur", "rescale", str(rng.choice(["noise", "blur"]))]
         return [other([kind], ["vp9", "av1"]) for kind in kinds]

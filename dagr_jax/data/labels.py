@@ -6,6 +6,7 @@ a value that is not a number are errors that name the file and the line.
 
 import csv
 import math
+import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.io
+
+from dagr_jax.runtime.errors import DagrError
 
 SHEETS = (".xlsx", ".xls")
 
@@ -36,11 +39,8 @@ class Label:
     line: int = 0
 
 
-class LabelError(ValueError):
-    """A label file cannot be used. The message is one line, `<file>: <problem>; <fix>`."""
-
-    def __init__(self, path: Path, problem: str, mend: str):
-        super().__init__(f"{path}: {problem}; {mend}")
+class LabelError(DagrError):
+    """A label file cannot be used."""
 
 
 def read_list(path: Path) -> list[Label]:
@@ -146,14 +146,28 @@ def pair(path: Path, videos: Any, scores: Any) -> list[Label]:
         n labels.
 
     Raises:
-        LabelError: The lengths of the lists differ.
+        LabelError: The lengths of the lists differ, or a score is not a number.
     """
-    names, values = np.atleast_1d(videos).ravel(), np.atleast_1d(scores).ravel()
+    names, values = np.atleast_1d(videos).ravel(), numbers(path, scores)
     if len(names) != len(values):
         raise LabelError(path, f"it has {len(names)} videos and {len(values)} scores", "copy again")
     return _some(
         path, [Label(str(n).strip(), float(v), {}) for n, v in zip(names, values, strict=True)]
     )
+
+
+def numbers(path: Path, values: Any) -> np.ndarray:
+    """A list of numbers of a MATLAB file, (n,) float64.
+
+    Raises:
+        LabelError: One of them is not a number.
+    """
+    try:
+        return np.atleast_1d(values).ravel().astype(np.float64)
+    except (ValueError, TypeError) as error:
+        raise LabelError(
+            path, f"it has text where numbers belong ({error})", "give the data set's own file"
+        ) from error
 
 
 def field(path: Path, tree: Mapping[str, Any], *names: str) -> Any:
@@ -180,10 +194,13 @@ def _rows(path: Path) -> Any:
     text = _text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
     separator = max(",;\t", key=first.count)
-    for number, cells in enumerate(csv.reader(text.splitlines(), delimiter=separator), start=1):
-        cells = [cell.strip() for cell in cells]
-        if any(cells):
-            yield number, cells
+    try:
+        for number, cells in enumerate(csv.reader(text.splitlines(), delimiter=separator), start=1):
+            cells = [cell.strip() for cell in cells]
+            if any(cells):
+                yield number, cells
+    except csv.Error as error:
+        raise LabelError(path, f"is not a table ({error})", "save it as .csv") from error
 
 
 def _text(path: Path) -> str:
@@ -204,7 +221,7 @@ def _sheet(path: Path) -> list[tuple[int, list[str]]]:
     """Returns (row number, cells as text) of the non-empty rows of a workbook's first sheet."""
     try:
         table = pd.read_excel(path, header=None, dtype=object)
-    except (ValueError, OSError, KeyError, ImportError) as error:
+    except (ValueError, OSError, KeyError, ImportError, zipfile.BadZipFile) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LabelError(
             path, f"it cannot be read as a sheet ({said})", "save it as .csv"
@@ -232,7 +249,7 @@ def _mos(path: Path, line: int, cell: str) -> float:
         return math.nan
     value = _number(cell)
     if value is None:
-        raise LabelError(path, f"line {line}: MOS is {cell!r}, not a number", "mend the line")
+        raise LabelError(path, f"line {line}: MOS is {cell!r}, not a number", "correct the line")
     return value
 
 

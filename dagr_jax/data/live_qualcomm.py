@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from dagr_jax.data.labels import Label, LabelError, field, pair, read_mat
+from dagr_jax.data.labels import Label, LabelError, field, numbers, pair, read_mat
 from dagr_jax.data.rated import RatedSet
 
 
@@ -15,8 +15,8 @@ def _read(path: Path) -> list[Label]:
     videos = field(path, held, "qualcommVideoData")
     names = np.atleast_1d(field(path, videos, "vidNames"))
     folders = np.atleast_1d(field(path, videos, "distortionNames"))
-    kinds = np.atleast_1d(field(path, videos, "distortionType")).astype(int)
-    if len(kinds) != len(names) or kinds.min() < 1 or kinds.max() > len(folders):
+    kinds = numbers(path, field(path, videos, "distortionType")).astype(int)
+    if not len(names) or len(kinds) != len(names) or kinds.min() < 1 or kinds.max() > len(folders):
         raise LabelError(path, "distortionType does not fit vidNames", "copy it again")
     paths = [f"{folders[kind - 1]}/{name}" for kind, name in zip(kinds, names, strict=True)]
     return pair(path, paths, field(path, held, "qualcommSubjectiveData", "unBiasedMOS"))

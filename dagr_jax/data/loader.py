@@ -12,6 +12,7 @@ import numpy as np
 from absl import flags
 
 from dagr_jax.data.prepare import begin_worker, open_records
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.inputs import Crops
 
 Batch = dict[str, np.ndarray]
@@ -69,7 +70,7 @@ class QualitySource:
         num_frames: Number of frames per video, T.
 
     Raises:
-        ValueError: Frames or streams are not those of these videos.
+        DagrError: Frames or streams are not those of these videos.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class QualitySource:
         self._frames = open_records(folder, "frames")
         self.num_frames, remainder = divmod(len(self._frames), len(everything))
         if remainder:
-            raise ValueError(
+            raise DagrError(
                 f"{folder}: {len(self._frames)} frames do not divide over "
                 f"{len(everything)} videos; delete the folder and run the prepare stage again"
             )
@@ -95,7 +96,7 @@ class QualitySource:
         self._low, self._high = mos_range
         for stream, records in self._streams.items():
             if len(records) != len(rows):
-                raise ValueError(
+                raise DagrError(
                     f"{len(records)} records of {stream} for {len(rows)} videos of {folder}; "
                     f"delete the folder {stream} and run the stage {stream} again"
                 )
@@ -125,7 +126,7 @@ class QualitySource:
         for name, records in self._streams.items():
             record = records[index]
             if record["video"] != fact["video"]:
-                raise ValueError(
+                raise DagrError(
                     f"{name} of {record['video'].decode()!r} stand where those of "
                     f"{fact['video'].decode()!r} belong; delete the folder {name} and run the "
                     f"stage {name} again"
@@ -230,12 +231,12 @@ def train_iterator(
         and for any number of processes, but depends on `workers`. Its `close` ends the readers.
 
     Raises:
-        ValueError: The source has fewer records than a batch, a video has fewer than `frames`
+        DagrError: The source has fewer records than a batch, a video has fewer than `frames`
             frames, or the batch size is not a multiple of the number of processes.
         TypeError: `frames` is set, but the source can only read whole records.
     """
     if len(source) < batch_size:
-        raise ValueError(
+        raise DagrError(
             f"the training part has {len(source)} records, fewer than the batch of {batch_size}; "
             "lower batch_size"
         )
@@ -279,7 +280,7 @@ def _own(batch_size: int, share: tuple[int, int]) -> int:
     """Returns the number of records of a batch that one process reads."""
     own, remainder = divmod(batch_size, share[1])
     if remainder:
-        raise ValueError(
+        raise DagrError(
             f"batch_size={batch_size} does not divide over {share[1]} processes; "
             f"use a multiple of {share[1]}"
         )
@@ -294,7 +295,7 @@ def _frame_chooser(
 ) -> Callable[[int, np.random.Generator], Drawn]:
     stored = source.num_frames
     if frames > stored:
-        raise ValueError(f"frames={frames} exceeds the {stored} frames of a record")
+        raise DagrError(f"frames={frames} exceeds the {stored} frames of a record")
 
     def choose(index: int, rng: np.random.Generator) -> Drawn:
         chosen = np.sort(rng.choice(stored, frames, replace=False))
@@ -325,7 +326,7 @@ def eval_batches(
         Batches with a `mask` (B,) that is True for real records and False for padding.
 
     Raises:
-        ValueError: The batch size is not a multiple of the number of processes.
+        DagrError: The batch size is not a multiple of the number of processes.
     """
     own, last = _own(batch_size, share), len(source) - 1
 

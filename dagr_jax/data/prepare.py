@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 
 from dagr_jax.data.records import Clip
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError, environment
 from dagr_jax.video.decode import read_stream
 from dagr_jax.video.inputs import Stream
 from dagr_jax.video.resize import resize_bilinear
@@ -247,7 +248,7 @@ def pack(builder: type[_Packed], folder: Path, shards: Shards) -> None:
     """
     tfds.disable_progress_bar()
     # TFDS prints messages on stdout, which is reserved for results.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with environment(folder), contextlib.redirect_stdout(io.StringIO()):
         builder(shards=shards, folder=folder).download_and_prepare()
     shutil.rmtree(folder / "downloads", ignore_errors=True)
 
@@ -266,9 +267,10 @@ def open_records(folder: Path, kind: str, split: str = WHOLE) -> Sequence[dict[s
         split: Of a cached stream the part, "train", "val" or "test".
 
     Raises:
-        FileNotFoundError: The folder has no records of this kind.
+        DagrError: The folder has no records of this kind.
     """
     home = folder / kind / "1.0.0"
     if not has_records(folder, kind):
-        raise FileNotFoundError(f"{home}: no prepared set is here; run the prepare stage first")
+        stage = "maps" if kind == "maps" else "prepare"
+        raise DagrError(home, "no prepared set is here", f"run the {stage} stage first")
     return tfds.builder_from_directory(str(home)).as_data_source(split=split)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
 LIST = "videos.csv"
 
@@ -66,11 +67,11 @@ def read_list(folder: Path) -> list[Listed]:
         One entry per record, in the order of the records.
 
     Raises:
-        FileNotFoundError: The folder has no prepared set.
+        DagrError: The folder has no prepared set.
     """
     path = folder / LIST
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no prepared set is here; run the prepare stage first")
+        raise DagrError(path, "no prepared set is here", "run the prepare stage first")
     with open(path, newline="") as stream:
         return [Listed(**row) for row in csv.DictReader(stream)]
 

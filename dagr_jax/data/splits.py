@@ -16,12 +16,13 @@ import numpy as np
 
 from dagr_jax.data.records import Listed
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError, environment
 
 PARTS = ("train", "val", "test")
 PROTOCOLS = ("random", "repeated", "official", "kfold", "train")
 
 
-class SplitError(ValueError):
+class SplitError(DagrError):
     """A split cannot be made or is not valid. The message is one line."""
 
 
@@ -208,8 +209,11 @@ def read_split(path: Path, listed: Sequence[Listed]) -> list[str]:
     if not path.is_file():
         raise SplitError(f"{path}: there is no such file; give a CSV with video,content,part")
     content_of = {row.video: row.content for row in listed}
-    with open(path, newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    try:
+        with environment(path, SplitError), open(path, newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (csv.Error, UnicodeError) as error:
+        raise SplitError(path, "is not a CSV file in UTF-8", "save it as one") from error
     found: dict[str, str] = {}
     part_of: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):

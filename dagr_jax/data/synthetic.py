@@ -29,6 +29,7 @@ from dagr_jax.data.prepare import (
     write_shard,
 )
 from dagr_jax.data.records import Clip, Listed, file_digest, write_list
+from dagr_jax.runtime.errors import environment
 from dagr_jax.video.decode import decode_frames
 from dagr_jax.video.encode import write_video
 from dagr_jax.video.inputs import Stream
@@ -188,8 +189,9 @@ def prepare(
     """
     train, val, test = contents
     corpus = Corpus(seed, (train, val, test), frames, fixations, distortions, patches)
-    for name in ("videos", "shards"):
-        (folder / name).mkdir()
+    with environment(folder):
+        for name in ("videos", "shards"):
+            (folder / name).mkdir()
     numbers = range(sum(corpus.contents))
     with worker_pool(workers) as pool:
         made = [pool.submit(_make_content, corpus, c, folder, stream, map_size) for c in numbers]
@@ -208,7 +210,7 @@ def prepare(
         kinds = (Frames, Saliency, Quality)
         for packed in [pool.submit(pack, kind, folder, shards) for kind in kinds]:
             packed.result()
-    with open(folder / "labels.csv", "w", newline="") as file:
+    with environment(folder), open(folder / "labels.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(labels[0]))
         writer.writeheader()
         writer.writerows(labels)
@@ -220,5 +222,6 @@ def prepare(
             for row, digest in zip(labels, digests, strict=True)
         ],
     )
-    (folder / "README.txt").write_text(DISCLAIMER + "\n")
+    with environment(folder):
+        (folder / "README.txt").write_text(DISCLAIMER + "\n")
     shutil.rmtree(folder / "shards")

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dagr_jax.layers.linear import Linear
+from dagr_jax.runtime.errors import DagrError
 
 
 def positions(length: int, dim: int) -> Float[np.ndarray, "t d"]:
@@ -23,10 +24,10 @@ def positions(length: int, dim: int) -> Float[np.ndarray, "t d"]:
         (T, D) float32.
 
     Raises:
-        ValueError: `dim` is odd.
+        DagrError: `dim` is odd.
     """
     if dim % 2:
-        raise ValueError(f"positions need an even number of channels, got {dim}")
+        raise DagrError(f"positions need an even number of channels, got {dim}")
     rate = np.exp(-math.log(1e4) * np.arange(0, dim, 2) / dim)
     angle = np.arange(length)[:, None] * rate
     return np.stack([np.sin(angle), np.cos(angle)], -1).reshape(length, dim).astype(np.float32)
@@ -45,7 +46,7 @@ class SelfAttention(nn.Module):
     ) -> Float[Array, "b t d"]:
         b, t, d = x.shape
         if d % self.num_heads:
-            raise ValueError(f"num_heads={self.num_heads} does not divide the {d} channels")
+            raise DagrError(f"num_heads={self.num_heads} does not divide the {d} channels")
         qkv = Linear(
             3 * d,
             self.dtype,

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Num
 
+from dagr_jax.runtime.errors import DagrError
+
 # ITU-R BT.601 luma, which PIL and torchvision use for grey.
 LUMA = (0.299, 0.587, 0.114)
 
@@ -74,11 +76,11 @@ def augment_batch(
         are float.
 
     Raises:
-        ValueError: The crop is larger than the frames.
+        DagrError: The crop is larger than the frames.
     """
     h, w = frames.shape[2:4]
     if config.crop and (config.crop[0] > h or config.crop[1] > w):
-        raise ValueError(f"augment.crop={config.crop} is larger than the frames, {h}x{w}")
+        raise DagrError(f"augment.crop={config.crop} is larger than the frames, {h}x{w}")
     if config.crop and maps is not None and maps.shape[2:] != (h, w):
         shape = (*maps.shape[:2], h, w)
         maps = jax.image.resize(maps.astype(jnp.result_type(float)), shape, "bilinear")

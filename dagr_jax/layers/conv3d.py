@@ -14,6 +14,7 @@ from dagr_jax.layers.conv2d import conv2d, with_gradient
 from dagr_jax.layers.linear import fan_in_uniform
 from dagr_jax.layers.parameter import parameter
 from dagr_jax.layers.pool import adaptive_avg_pool, pool_matrix, pool_windows
+from dagr_jax.runtime.errors import DagrError
 
 
 class Conv3D(nn.Module):
@@ -90,7 +91,7 @@ def conv3d(
         (B, T, H, W, D).
 
     Raises:
-        ValueError: `form` is unknown.
+        DagrError: `form` is unknown.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     return _FORMS[_resolved(form, x.dtype)](x, kernel)
@@ -117,7 +118,7 @@ def upsampled_conv3d(
         (B, T, H, W, D).
 
     Raises:
-        ValueError: `form` is unknown.
+        DagrError: `form` is unknown.
     """
     low, x, kernel = jnp.asarray(low), jnp.asarray(x), jnp.asarray(kernel)
     form = _resolved(form, x.dtype)
@@ -149,7 +150,7 @@ def field_conv3d(
         (B, T, H, W, D).
 
     Raises:
-        ValueError: `form` is unknown.
+        DagrError: `form` is unknown.
     """
     field, x, kernel = jnp.asarray(field), jnp.asarray(x), jnp.asarray(kernel)
     form = _resolved(form, x.dtype)
@@ -201,9 +202,9 @@ def fastest_form(dtype: Any, *, train: bool) -> str:
 
 
 def _resolved(form: str, dtype: Any, *, train: bool = False) -> str:
-    """Returns `form`, or the form that 'auto' selects. Raises ValueError if it is unknown."""
+    """Returns `form`, or the form that 'auto' selects. Raises DagrError if it is unknown."""
     if form not in FORMS:
-        raise ValueError(f"Conv3D form {form!r} is unknown; use one of {', '.join(FORMS)}")
+        raise DagrError(f"Conv3D form {form!r} is unknown; use one of {', '.join(FORMS)}")
     return fastest_form(dtype, train=train) if form == "auto" else form
 
 

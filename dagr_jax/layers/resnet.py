@@ -13,6 +13,7 @@ from dagr_jax.layers.conv2d import Conv2D
 from dagr_jax.layers.norm import BatchNorm
 from dagr_jax.layers.pool import max_pool
 from dagr_jax.layers.torch_names import Arrays, Layer, numbers
+from dagr_jax.runtime.errors import DagrError
 
 # torchvision's initialisation: normal, variance 2 / fan_out.
 _KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -115,7 +116,7 @@ class ResNet(nn.Module):
         """
         if self.stem_init not in _STEM_INIT:
             known = ", ".join(_STEM_INIT)
-            raise ValueError(f"stem_init {self.stem_init!r} is unknown; use one of {known}")
+            raise DagrError(f"stem_init {self.stem_init!r} is unknown; use one of {known}")
         x = images.astype(jnp.dtype(self.dtype))
         x = Conv2D(self.width, 7, 2, self.dtype, _STEM_INIT[self.stem_init], name="conv1")(x)
         x = nn.relu(BatchNorm(name="bn1")(x, train=train))

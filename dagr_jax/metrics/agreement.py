@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
+from dagr_jax.runtime.errors import DagrError
+
 
 def srcc(predictions: ArrayLike, mos: ArrayLike) -> float:
     """Spearman's rank correlation: Pearson's correlation of the ranks. Ties get their mean rank.
@@ -351,7 +353,7 @@ def bootstrap(
     if labels.shape != x.shape:
         raise ValueError(f"contents has shape {labels.shape}; give one label for each of {len(x)}")
     if n < 1 or not 0 < level < 1:
-        raise ValueError(f"n={n}, level={level}: n must be at least 1 and level between 0 and 1")
+        raise DagrError(f"n={n}, level={level}: n must be at least 1 and level between 0 and 1")
     names, inverse = np.unique(labels, return_inverse=True)
     if len(names) < 2:
         nothing = np.full_like(np.asarray(metric(x, y), np.float64), np.nan)
@@ -381,7 +383,7 @@ def _pair(predictions: ArrayLike, mos: ArrayLike) -> tuple[np.ndarray, np.ndarra
     for name, values in (("predictions", x), ("mos", y)):
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            raise ValueError(
+            raise DagrError(
                 f"{name}[{bad[0]}] is {values[bad[0]]} ({len(bad)} of {len(values)} are not "
                 "finite); leave out what has no value"
             )

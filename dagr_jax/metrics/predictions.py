@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from dagr_jax.runtime.errors import DagrError
+
 # Columns of a predictions.csv that do not hold predictions of a model.
 _FACTS = ("video", "mos", "content")
 
 
-class PredictionsError(ValueError):
+class PredictionsError(DagrError):
     """A predictions file cannot be used. The message is one line: the file and the fix."""
 
 
@@ -70,7 +72,7 @@ def read(source: str) -> list[Predictions]:
     told = place.parent / "metrics.json"
     home = place.parent.parent if place.parent.name == "test" else place.parent
     if not dataset:
-        dataset = json.loads(told.read_text())["dataset"] if told.exists() else place.stem
+        dataset = _dataset_of(told) if told.exists() else place.stem
     rows = _rows(place)
     columns = [name for name in rows[0] if name not in _FACTS]
     if model and len(columns) > 1:
@@ -198,8 +200,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, strict=True))
     except OSError as error:
-        mend = "give a predictions.csv or the workdir of a finished run"
-        raise PredictionsError(f"{path}: {error.strerror}; {mend}") from error
+        remedy = "give a predictions.csv or the workdir of a finished run"
+        raise PredictionsError(path, str(error.strerror), remedy) from error
     except (csv.Error, UnicodeError) as error:
         raise PredictionsError(f"{path}: is no CSV file; give a predictions.csv") from error
     if not rows or not {"video", "mos"} < rows[0].keys():
@@ -214,6 +216,16 @@ def _rows(path: Path) -> list[dict[str, str]]:
             raise PredictionsError(f"{path}: {row['video']} is in it twice; leave one out")
         seen.add(row["video"])
     return rows
+
+
+def _dataset_of(path: Path) -> str:
+    """The data set that a metrics.json names."""
+    try:
+        return json.loads(path.read_text())["dataset"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PredictionsError(
+            path, "names no data set", "put DATASET= before the file of predictions"
+        ) from error
 
 
 def _numbers(path: Path, rows: Sequence[dict[str, str]], column: str) -> np.ndarray:

@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike
 from scipy import ndimage
 from skimage.transform import resize_local_mean
 
+from dagr_jax.runtime.errors import DagrError
+
 
 def cc(prediction: ArrayLike, density: ArrayLike) -> float:
     """Pearson's correlation over the pixels of a map (eq. 11).
@@ -276,7 +278,7 @@ def _map(name: str, values: ArrayLike) -> np.ndarray:
     if array.ndim != 2 or not array.size:
         raise ValueError(f"{name} has shape {array.shape}; give one map (height, width)")
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds values that are not finite; look for nan or inf in it")
+        raise DagrError(f"{name} holds values that are not finite; look for nan or inf in it")
     return array
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from dagr_jax.report.plots import BLUE, LOOKS, ORANGE, STYLE, save
+from dagr_jax.runtime.errors import DagrError, environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,14 +84,14 @@ def check(figures: Mapping[str, Any], runs: Collection[str]) -> None:
         runs: Names of the runs of the sweep.
 
     Raises:
-        ValueError: A figure has an unknown kind or an unknown run. The message is one line.
+        DagrError: A figure has an unknown kind or an unknown run. The message is one line.
     """
     for name, wanted in figures.items():
         if wanted["kind"] not in KINDS:
             known = ", ".join(KINDS)
-            raise ValueError(f"{name}: kind {wanted['kind']!r} is unknown; one of {known}")
+            raise DagrError(f"{name}: kind {wanted['kind']!r} is unknown; one of {known}")
         if absent := [run for run in _runs(wanted) if run not in runs]:
-            raise ValueError(f"{name}: there is no run {', '.join(absent)}; name those of runs")
+            raise DagrError(f"{name}: there is no run {', '.join(absent)}; name those of runs")
 
 
 def _runs(wanted: Mapping[str, Any]) -> list[str]:
@@ -115,7 +116,8 @@ def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
     Returns:
         The files. A cell without a finished run is empty.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with environment(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     found, paths = cells(summary), []
     for name, wanted in summary["figures"].items():
         path = folder / f"{name}.png"

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dagr_jax.report.tables import printable
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError, environment
 from dagr_jax.score import Result, Scorer
 from dagr_jax.score.maps import maps_over_time
 from dagr_jax.video.transcode import transcode
@@ -53,14 +54,15 @@ def write_overlay(scorer: Scorer, result: Result, folder: Path, name: str) -> tu
         (.mp4 file, .png file).
 
     Raises:
-        ValueError: The score of the checkpoint uses no map, or the file is gone.
-        OSError: The folder cannot be written.
+        DagrError: The score of the checkpoint uses no map, the file is gone, or the folder cannot
+            be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with environment(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     film, sheet = folder / f"{name}.mp4", folder / f"{name}.png"
     for target in (film, sheet):
         if target.exists() and target.samefile(result.file):
-            raise ValueError(f"{target}: is the video itself; give another folder")
+            raise DagrError(target, "is the video itself", "give another folder")
     tiles: list[Tile] = []
     wanted = set(np.linspace(0, result.total_frames - 1, 8).astype(int).tolist())
 

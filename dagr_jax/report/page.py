@@ -1,7 +1,6 @@
 """One HTML file that shows scored videos: player, maps, quality over time, facts, a table."""
 
 import base64
-import errno
 import hashlib
 import io
 import json
@@ -21,6 +20,7 @@ from PIL import Image
 from dagr_jax import __version__
 from dagr_jax.report.tables import defined
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError, environment
 from dagr_jax.score import Result, Scorer
 from dagr_jax.score.maps import looks
 from dagr_jax.video.clip import ClipPlan
@@ -55,7 +55,7 @@ class Page:
         limits: Limits on videos, as in the scoring.
 
     Raises:
-        FileExistsError: That folder exists and does not belong to a page.
+        DagrError: That folder exists and does not belong to a page.
     """
 
     def __init__(
@@ -70,8 +70,9 @@ class Page:
         self._files: list[dict[str, Any]] = []
         self._copies = self._path.with_name(f"{self._path.stem}_files")
         if self._copies.exists() and not (self._copies / OF_PAGE).exists():
-            problem = "is there and is not of a page; name the page otherwise"
-            raise FileExistsError(errno.EEXIST, problem, str(self._copies))
+            raise DagrError(
+                self._copies, "exists and does not belong to a page", "give the page another name"
+            )
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Adds a video, which is read once more for its maps.
@@ -81,7 +82,7 @@ class Page:
 
         Raises:
             VideoError: The file no longer exists, or has changed.
-            OSError: A copy cannot be written.
+            DagrError: A copy cannot be written.
         """
         if "error" in row:
             self._files.append({"row": dict(row)})
@@ -90,8 +91,9 @@ class Page:
         seen = _Seen.of(self._scorer, result, self._segments, self._limits)
         link, proxy = result.file, not plays(result)
         if proxy:
-            self._copies.mkdir(exist_ok=True)
-            (self._copies / OF_PAGE).touch()
+            with environment(self._copies):
+                self._copies.mkdir(exist_ok=True)
+                (self._copies / OF_PAGE).touch()
             link = str(self._copies / f"{len(self._files) + 1}.mp4")
             transcode(link, result.file, _even(timed_frames(result.file)), result.fps)
         self._files.append(
@@ -108,7 +110,7 @@ class Page:
         """Writes the page atomically.
 
         Raises:
-            OSError: The page cannot be written.
+            DagrError: The page cannot be written.
         """
         with atomic_file(self._path) as partial:
             partial.write_text(self._html(), encoding="utf-8")

@@ -13,6 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from dagr_jax.report.plots import STYLE, overlay, save, show_pictures_alone
 from dagr_jax.report.tables import printable
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.score import Scorer
 from dagr_jax.score.maps import Seen, looks
 
@@ -44,14 +45,14 @@ def look(clip: str, scorers: Mapping[str, Scorer]) -> Shown:
 
     Raises:
         VideoError: The file cannot be read.
-        ValueError: The models sample different frames.
+        DagrError: The models sample different frames.
     """
     frames, maps, scores = None, [], []
     for name, scorer in scorers.items():
         # The last: where a file's index was wrong, what came before does not count.
         *_, seen = (one for one in looks(scorer, clip) if isinstance(one, Seen))
         if frames is not None and not np.array_equal(frames, seen.frames):
-            raise ValueError(f"{clip}: the checkpoints see other frames; draw one at a time")
+            raise DagrError(f"{clip}: the checkpoints see other frames; draw one at a time")
         frames = seen.frames
         score = f"score {scorer.score(clip).score:.1f}"
         if not seen.maps:

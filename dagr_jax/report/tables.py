@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
 FORMATS = ("table", "json", "jsonl", "csv")
 
@@ -84,7 +85,7 @@ def write(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> No
         path: File to write.
 
     Raises:
-        ValueError: The suffix is not .json, .jsonl, .csv or .txt.
+        DagrError: The suffix is not .json, .jsonl, .csv or .txt.
     """
     text = render(rows, form_of(path))
     with atomic_file(path) as partial:
@@ -98,10 +99,10 @@ def form_of(path: str | os.PathLike[str]) -> str:
         path: The file.
 
     Raises:
-        ValueError: The suffix is not .json, .jsonl, .csv or .txt.
+        DagrError: The suffix is not .json, .jsonl, .csv or .txt.
     """
     forms = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".txt": "table"}
     suffix = Path(path).suffix.lower()
     if suffix not in forms:
-        raise ValueError(f"{path}: the suffix names no format; use one of {', '.join(forms)}")
+        raise DagrError(f"{path}: the suffix names no format; use one of {', '.join(forms)}")
     return forms[suffix]

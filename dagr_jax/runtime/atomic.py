@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from dagr_jax.runtime.errors import environment
+
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -18,14 +20,18 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         A path in the same folder, with the same suffix.
+
+    Raises:
+        DagrError: The file cannot be written.
     """
     path = Path(path)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with environment(path, inside=partial):
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -40,6 +46,9 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
     Yields:
         The temporary folder, next to `folder`.
+
+    Raises:
+        DagrError: The folder cannot be created or written.
     """
     # Imported here because it loads JAX, which `atomic_file` does not need.
     from dagr_jax.runtime import distributed
@@ -48,13 +57,15 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
     def begin() -> None:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        with environment(folder):
+            partial.mkdir(parents=True)
 
     distributed.first(begin, makes=partial)
-    try:
-        yield partial
-        distributed.meet()
-        distributed.first(lambda: os.replace(partial, folder), makes=folder)
-    finally:
-        if distributed.is_first():
-            shutil.rmtree(partial, ignore_errors=True)
+    with environment(folder, inside=partial):
+        try:
+            yield partial
+            distributed.meet()
+            distributed.first(lambda: os.replace(partial, folder), makes=folder)
+        finally:
+            if distributed.is_first():
+                shutil.rmtree(partial, ignore_errors=True)

@@ -24,6 +24,8 @@ from typing import Any, NoReturn, TypeVar
 import jax
 from jax.experimental import multihost_utils
 
+from dagr_jax.runtime.errors import DagrError
+
 T = TypeVar("T")
 
 # Seconds: between two queries of the coordination service; for the main thread to exit by itself
@@ -37,7 +39,7 @@ _left = threading.Event()
 _watcher = threading.Thread(target=lambda: _watch(), daemon=True)
 
 
-class DistributedError(ValueError):
+class DistributedError(DagrError):
     """The processes of a run cannot connect or do not match. The message is one line."""
 
 

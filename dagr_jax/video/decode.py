@@ -96,7 +96,7 @@ def read_clip(
     Raises:
         VideoError: The file is missing, empty or not a video, no frame can be decoded, or frames
             have different sizes and `size` is None.
-        ValueError: The rule is unknown, or n is below 1.
+        DagrError: The rule is unknown, or n is below 1.
     """
     resize = Resize(size, antialias=antialias)
     return _decode(path, lambda length: sample_indices(length, n, rule), resize)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from dagr_jax.runtime.errors import environment
+
 # Suffixes of videos in a folder. A file that is named explicitly may have any name.
 SUFFIXES = frozenset(
     f".{suffix}"
@@ -36,18 +38,17 @@ def expand(names: Iterable[str], stdin: TextIO | None = None) -> Iterator[str]:
         Paths. A name without a match is yielded unchanged, so that reading it reports the error.
 
     Raises:
-        OSError: A list cannot be read.
-        ValueError: A list is not a text file.
+        DagrError: A list cannot be read.
     """
     for name in names:
         if name == "-":
             yield from expand_lines(stdin or sys.stdin)
         elif name.startswith("@") and not os.path.exists(name):
-            try:
-                with open(name[1:], encoding="utf-8", errors="surrogateescape") as lines:
-                    yield from expand_lines(lines)
-            except UnicodeError as error:
-                raise ValueError(f"{name[1:]}: is not a list of names, one a line") from error
+            with (
+                environment(name[1:]),
+                open(name[1:], encoding="utf-8", errors="surrogateescape") as lines,
+            ):
+                yield from expand_lines(lines)
         else:
             yield from _found(name)
 

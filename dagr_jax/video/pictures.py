@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dagr_jax.runtime.errors import environment
 from dagr_jax.video.stream import VideoError
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -15,14 +16,18 @@ def pictures(folder: Path) -> list[Path]:
 
     Args:
         folder: The folder; it may be missing.
+
+    Raises:
+        VideoError: The folder cannot be read.
     """
 
     def order(path: Path) -> tuple[bool, int, str]:
         return not path.stem.isdigit(), int(path.stem) if path.stem.isdigit() else 0, path.name
 
-    if not folder.is_dir():
-        return []
-    found = [p for p in folder.iterdir() if p.suffix.lower() in _IMAGES]
+    with environment(folder, VideoError):
+        if not folder.is_dir():
+            return []
+        found = [p for p in folder.iterdir() if p.suffix.lower() in _IMAGES]
     return sorted(found, key=order)
 
 

@@ -14,6 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.resize import resize_bilinear
 
 Size = tuple[int, int]
@@ -53,17 +54,8 @@ class RawVideo(os.PathLike):
 _TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}
 
 
-class VideoError(ValueError):
-    """A file cannot be used as a video. The message is one line, `<file>: <problem>; <fix>`.
-
-    Attributes:
-        problem: What is wrong.
-        mend: What the user can do.
-    """
-
-    def __init__(self, path: str | os.PathLike, problem: str, mend: str):
-        super().__init__(f"{os.fspath(path)}: {problem}; {mend}")
-        self.problem, self.mend = problem, mend
+class VideoError(DagrError):
+    """A file cannot be used as a video."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,13 +43,11 @@ def transcode(
     Raises:
         ValueError: There are no pictures.
         VideoError: FFmpeg cannot encode the pictures or the sound.
-        OSError: The file cannot be written.
+        DagrError: The file cannot be written.
     """
     try:
         _transcode(path, source, shown, fps)
     except av.FFmpegError as error:
-        if isinstance(error, OSError):
-            raise
         problem = f"a copy of it cannot be encoded ({error.strerror})"
         raise VideoError(source, problem, "re-encode it, as H.264 with AAC sound") from error
 

@@ -14,6 +14,7 @@ from dagr_jax.bench.gpu import __main__ as command
 from dagr_jax.bench.gpu import correctness, profile, summary, timing
 from dagr_jax.bench.gpu.parts import PARTS, Part
 from dagr_jax.bench.gpu.plan import PAPER, SMALL, Plan
+from dagr_jax.runtime.errors import DagrError
 
 from ..programs import QUICK_COMPILE, ROOT
 
@@ -188,7 +189,7 @@ def test_only_results_of_a_real_card_are_kept(tmp_path, capsys):
     kept = tmp_path / "kept"
     for wrong in (made_up(backend="cpu"), made_up(small=True)):
         summary.write(tmp_path, wrong)
-        with pytest.raises(ValueError, match="not of a GPU at full size"):
+        with pytest.raises(DagrError, match="not of a GPU at full size"):
             summary.publish(tmp_path, kept)
     summary.write(tmp_path, made_up())
     files = summary.publish(tmp_path, kept)

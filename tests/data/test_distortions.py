@@ -5,6 +5,7 @@ import pytest
 
 from dagr_jax.data import distortions
 from dagr_jax.data.distortions import Distortion, distort, plan, repeated_fraction, shown_frames
+from dagr_jax.runtime.errors import DagrError
 
 RNG = np.random.default_rng(0)
 CLIP = RNG.integers(40, 200, (20, 32, 48, 3)).astype(np.uint8)
@@ -77,5 +78,5 @@ def test_plan_of_a_camera():
         assert kinds[4] in ("noise", "blur")
     coded = np.mean([d.codec is not None for p in plans for d in p])
     assert 0.4 < coded < 0.6  # 1000 draws with probability 1/2: 0.5 ± 0.016
-    with pytest.raises(ValueError, match="'phone' are unknown; one of delivery, capture"):
+    with pytest.raises(DagrError, match="'phone' are unknown; one of delivery, capture"):
         plan(np.random.default_rng(0), "phone")

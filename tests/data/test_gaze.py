@@ -12,6 +12,7 @@ from dagr_jax.data import dhf1k, gaze, gaze_folder
 from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
 from dagr_jax.data.splits import Protocol
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.stages.prepare import prepare_set
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.video.inputs import Resize, Stream
@@ -125,7 +126,7 @@ def test_what_is_wrong_is_in_the_report(source, tmp_path):
     write(broken / "video" / "601.AVI", numbered_bar(99, 5))
     (broken / "annotation" / "0002" / "maps" / "0003.png").write_text("no picture")
     (broken / "annotation" / "0004" / "fixation" / "0001.png").unlink()
-    with pytest.raises(ValueError, match=r"3 of 13 videos cannot be used \(3 unreadable\)"):
+    with pytest.raises(DagrError, match=r"3 of 13 videos cannot be used \(3 unreadable\)"):
         prepare(broken, tmp_path / "set")
     out = prepare(broken, tmp_path / "set", max_failures=3)
     with open(out / "report.csv", newline="") as stream:

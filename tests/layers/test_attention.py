@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dagr_jax.layers.attention import TemporalTransformer, positions
+from dagr_jax.runtime.errors import DagrError
 
 
 def test_positions():
@@ -16,7 +17,7 @@ def test_positions():
 
 
 def test_odd_dimension_is_refused():
-    with pytest.raises(ValueError, match="even number of channels, got 7"):
+    with pytest.raises(DagrError, match="even number of channels, got 7"):
         positions(3, 7)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dagr_jax.layers.augment import Augment, augment_batch, colour_jitter
+from dagr_jax.runtime.errors import DagrError
 
 B, T, H, W = 16, 5, 6, 8
 
@@ -93,5 +94,5 @@ def test_the_draw_belongs_to_the_record_not_to_its_place_in_the_batch(video):
 
 
 def test_a_crop_larger_than_the_frames_is_refused(video):
-    with pytest.raises(ValueError, match=r"augment.crop=\(7, 8\) is larger than the frames, 6x8"):
+    with pytest.raises(DagrError, match=r"augment.crop=\(7, 8\) is larger than the frames, 6x8"):
         run(video, Augment(crop=(7, 8)))

@@ -9,6 +9,7 @@ import pytest
 
 from dagr_jax.layers import conv3d as conv3d_form
 from dagr_jax.layers.conv3d import conv3d, field_conv3d, upsampled_conv3d
+from dagr_jax.runtime.errors import DagrError
 
 
 def conv_and_gradients(form, *arguments, conv=conv3d):
@@ -130,6 +131,6 @@ def test_each_tap_looks_at_its_own_neighbour():
 
 def test_unknown_form_is_refused():
     with pytest.raises(
-        ValueError, match="form 'fft' is unknown; use one of auto, native, taps, winograd, mixed"
+        DagrError, match="form 'fft' is unknown; use one of auto, native, taps, winograd, mixed"
     ):
         conv3d(np.zeros((1, 1, 3, 3, 1)), np.zeros((3, 3, 3, 1, 1)), "fft")

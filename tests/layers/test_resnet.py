@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dagr_jax.layers.resnet import ResNet, gabor_stem
+from dagr_jax.runtime.errors import DagrError
 
 
 def test_gabor_stem_has_grey_edges_without_a_mean_and_coloured_blobs():
@@ -31,5 +32,5 @@ def test_the_start_is_a_field_and_an_unknown_one_is_refused():
     }
     assert all(stem.shape == shape for stem in stems.values())
     assert np.abs(stems["gabor"] - stems["kaiming"]).max() > 0.05
-    with pytest.raises(ValueError, match="'gauss' is unknown; use one of kaiming, gabor"):
+    with pytest.raises(DagrError, match="'gauss' is unknown; use one of kaiming, gabor"):
         ResNet((1,), 4, stem_init="gauss").init(key, x)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dagr_jax import cli
 from dagr_jax.report.overlay import heat, write_overlay
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.score.maps import maps_over_time
 from dagr_jax.video.decode import iter_frames
 from tests.video.clips import moving_bar, write
@@ -141,6 +142,6 @@ def test_the_file_itself_is_never_overwritten(scorer, clips, tmp_path):
     copy = tmp_path / "clip.mp4"
     copy.write_bytes(Path(clips[0]).read_bytes())
     before = copy.read_bytes()
-    with pytest.raises(ValueError, match="is the video itself; give another folder"):
+    with pytest.raises(DagrError, match="is the video itself; give another folder"):
         write_overlay(scorer, scorer.score(copy), tmp_path, "clip")
     assert copy.read_bytes() == before and list(tmp_path.iterdir()) == [copy]

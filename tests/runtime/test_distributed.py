@@ -18,6 +18,7 @@ import pytest
 
 from dagr_jax.data import loader
 from dagr_jax.runtime import distributed
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train.checkpoints import load_variables
 from tests import tiny_distributed
 from tests.programs import QUICK_COMPILE, lines, started, wait_for
@@ -123,7 +124,7 @@ def test_evaluation_slices_cover_every_record_once():
 
 
 def test_a_batch_that_does_not_divide_over_the_processes_is_refused():
-    with pytest.raises(ValueError, match="batch_size=9 does not divide over 2 processes"):
+    with pytest.raises(DagrError, match="batch_size=9 does not divide over 2 processes"):
         loader.train_iterator(records(), batch_size=9, seed=0, workers=0, share=(0, 2))
 
 

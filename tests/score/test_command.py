@@ -199,7 +199,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(checkpoint, clips, tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(f"dagr: {out}: File too large after ")
+    assert done.stderr.splitlines()[-1].startswith(f"dagr: {out}: File too large; raise ")
     assert not out.exists() and 2 <= lines(tmp_path / "rows.csv.partial") < 6
 
 

@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from dagr_jax.stages.saliency_scores import Judged
 from PIL import Image
 from sklearn.metrics import silhouette_score
 
@@ -13,7 +14,6 @@ from dagr_jax import cli
 from dagr_jax.report import strips
 from dagr_jax.score import Scorer
 from dagr_jax.stages import StageError, saliency_scores
-from dagr_jax.stages.saliency_scores import Judged
 from dagr_jax.studies import saliency_table
 from dagr_jax.studies.registers import registers_of, without_registers
 from dagr_jax.studies.saliency_table import network_of, records_of

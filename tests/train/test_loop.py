@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.loop import Interrupted, TrainingError, fit, predict_all
@@ -199,7 +200,7 @@ def test_data_that_ends_or_has_another_batch_size_is_refused(tmp_path):
 
 
 def test_indivisible_batch_is_refused_before_anything_is_written(tmp_path, eight_devices):
-    with pytest.raises(ValueError, match="batch_size=12 does not divide over 8 devices"):
+    with pytest.raises(DagrError, match="batch_size=12 does not divide over 8 devices"):
         train(tmp_path, stage(batch_size=12), devices=8)
     assert not (tmp_path / "vqa").exists()
 

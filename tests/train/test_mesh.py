@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.state import make_optimizer
 from dagr_jax.train.steps import make_train_step
@@ -12,7 +13,7 @@ from .tiny import optim, same_bits, stage, tiny_state
 
 def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(eight_devices):
     mesh = meshes.make_mesh(eight_devices)
-    with pytest.raises(ValueError, match="batch_size=12 does not divide over 8 devices"):
+    with pytest.raises(DagrError, match="batch_size=12 does not divide over 8 devices"):
         meshes.check_divides(12, mesh)
     meshes.check_divides(16, mesh)
 

@@ -13,6 +13,7 @@ from dagr_jax.models import dagr
 from dagr_jax.models.dagr import unet3d
 from dagr_jax.models.dagr.losses import saliency_loss
 from dagr_jax.models.dagr.tasks import QualityTask, SaliencyTask
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.state import create_state, make_optimizer
 from dagr_jax.train.steps import make_train_step
@@ -247,5 +248,5 @@ def test_the_saliency_network_learns_through_the_fused_frames(variables):
 
 
 def test_rounded_maps_let_no_gradient_pass():
-    with pytest.raises(ValueError, match="the preset release rounds the maps"):
+    with pytest.raises(DagrError, match="the preset release rounds the maps"):
         QualityTask(QUALITY, "release", train_saliency=True)

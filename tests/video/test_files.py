@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.files import expand
 
 
@@ -43,7 +44,7 @@ def test_lists(home):
     ]
     found = list(expand(["-"], io.StringIO("b.mp4\0new\nline.mp4\0")))
     assert found == ["b.mp4", "new\nline.mp4"]
-    with pytest.raises(OSError, match="gone.txt"):
+    with pytest.raises(DagrError, match="gone.txt: No such file or directory; check the path"):
         list(expand(["@gone.txt"]))
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.inputs import Crops, InputSpec, Resize, Stream
 from dagr_jax.video.resize import resize, short_side
 from dagr_jax.video.sampling import fragment_indices
@@ -44,7 +45,7 @@ def test_a_spec_survives_a_checkpoint():
     ],
 )
 def test_a_spec_that_means_nothing_is_refused(fields, problem):
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(DagrError, match=problem):
         InputSpec.from_json({"frames": fields})
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.resize import resize_bilinear
 
 
@@ -77,5 +78,5 @@ def test_batches_constants_and_identity(antialias):
 def test_bad_input():
     with pytest.raises(ValueError, match=r"must be uint8 \(\.\.\., h, w, c\), not float32"):
         resize_bilinear(np.zeros((4, 4, 3), np.float32), (2, 2))
-    with pytest.raises(ValueError, match="every side must be at least 1"):
+    with pytest.raises(DagrError, match="every side must be at least 1"):
         resize_bilinear(np.zeros((4, 4, 3), np.uint8), (0, 2))

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.sampling import (
     MAP_CHOICES,
     linspace_indices,
@@ -55,11 +56,11 @@ def test_indices_are_ordered_and_inside(length, n, rule):
 
 @pytest.mark.parametrize("rule", ["linspace", "segments"])
 def test_bad_input(rule):
-    with pytest.raises(ValueError, match="needs at least 1"):
+    with pytest.raises(DagrError, match="needs at least 1"):
         sample_indices(0, 8, rule)
-    with pytest.raises(ValueError, match="ask for at least 1"):
+    with pytest.raises(DagrError, match="ask for at least 1"):
         sample_indices(8, 0, rule)
-    with pytest.raises(ValueError, match="use one of: linspace, segments"):
+    with pytest.raises(DagrError, match="use one of: linspace, segments"):
         sample_indices(8, 8, "random")
 
 
@@ -72,7 +73,7 @@ def test_maps_that_go_with_the_frames():
     assert map_indices(frames, 10, "matched").tolist() == [0, 6, 9, 9]
     assert map_indices(frames, 10, "linspace").tolist() == [0, 3, 6, 9]
     assert map_indices(frames, 2, "first").tolist() == [0, 1, 1, 1]
-    with pytest.raises(ValueError, match="choice of maps 'best' is unknown; use one of"):
+    with pytest.raises(DagrError, match="choice of maps 'best' is unknown; use one of"):
         map_indices(frames, 20, "best")
 
 

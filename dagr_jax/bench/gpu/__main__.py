@@ -13,6 +13,7 @@ from typing import Any
 from dagr_jax import __version__
 from dagr_jax.bench.gpu import summary
 from dagr_jax.bench.gpu.parts import PARTS, run_parts
+from dagr_jax.runtime.errors import DagrError, environment
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Command line without the program name; None: that of the process.
 
     Returns:
-        Exit code: 0, or 1 if a part did not complete. The measured values do not affect it.
+        Exit code: 0, or 1 after a `DagrError` or if a part did not complete. The measured values
+        do not affect it.
     """
     parser = argparse.ArgumentParser(prog="python -m dagr_jax.bench.gpu", description=__doc__)
     parser.add_argument("--out", metavar="DIR", default="gpu", help="output folder (default: gpu)")
@@ -42,17 +44,17 @@ def main(arguments: list[str] | None = None) -> int:
         help="only copy the results of a real GPU from DIR to docs/results/gpu",
     )
     chosen = parser.parse_args(arguments)
-    if chosen.publish:
-        try:
-            files = summary.publish(Path(chosen.publish))
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        print("\n".join(map(str, files)))
-        return 0
     if chosen.minutes <= 0:
         parser.error("--minutes must be above 0")
-    return measure(Path(chosen.out), 60 * chosen.minutes, small=chosen.small)
+    try:
+        if not chosen.publish:
+            return measure(Path(chosen.out), 60 * chosen.minutes, small=chosen.small)
+        files = summary.publish(Path(chosen.publish))
+    except DagrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(map(str, files)))
+    return 0
 
 
 def measure(folder: Path, seconds: float, *, small: bool, parts: Any = PARTS) -> int:
@@ -67,7 +69,8 @@ def measure(folder: Path, seconds: float, *, small: bool, parts: Any = PARTS) ->
     Returns:
         Exit code: 0, or 1 if a part did not complete.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with environment(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     (folder / "log.txt").unlink(missing_ok=True)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     result: dict[str, Any] = {"version": __version__, "time": now, "small": small, "parts": []}

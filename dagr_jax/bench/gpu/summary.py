@@ -8,6 +8,7 @@ from typing import Any
 
 from dagr_jax.bench.gpu.timing import NOT_STARTED
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
 # Folder in the repository with the results of real cards.
 KEPT = Path(__file__).resolve().parents[3] / "docs" / "results" / "gpu"
@@ -43,16 +44,16 @@ def publish(folder: Path, kept: Path = KEPT) -> list[Path]:
         The written files.
 
     Raises:
-        ValueError: The folder has no results, or results of a CPU or of small sizes. The message is
+        DagrError: The folder has no results, or results of a CPU or of small sizes. The message is
             one line.
     """
     path = folder / "results.json"
     if not path.is_file():
-        raise ValueError(f"{folder}: holds no results.json; name the folder of --out")
+        raise DagrError(f"{folder}: holds no results.json; name the folder of --out")
     result = json.loads(path.read_text())
     name = card(result)
     if name is None or result["small"]:
-        raise ValueError(f"{path}: not of a GPU at full size; only such results are kept")
+        raise DagrError(f"{path}: not of a GPU at full size; only such results are kept")
     kept.mkdir(parents=True, exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     files = [kept / f"{slug}.json", kept / f"{slug}.md"]

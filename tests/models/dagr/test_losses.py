@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from dagr_jax.models.dagr import losses
+from dagr_jax.runtime.errors import DagrError
 
 # Compiled, because the many small cases take minutes without compilation.
 saliency_loss = jax.jit(losses.saliency_loss, static_argnames=("preset", "gamma"))
@@ -182,8 +183,8 @@ def test_constant_scores_give_finite_loss_and_gradient(preset, size):
 
 def test_unknown_preset_is_refused():
     x = np.zeros(2, np.float32)
-    with pytest.raises(ValueError, match="preset 'both' is unknown; use one of paper, release"):
+    with pytest.raises(DagrError, match="preset 'both' is unknown; use one of paper, release"):
         quality_loss(x, x, preset="both")
     y = np.zeros((1, 1, 2, 2), np.float32)
-    with pytest.raises(ValueError, match="preset 'both'"):
+    with pytest.raises(DagrError, match="preset 'both'"):
         saliency_loss(y, y, preset="both")

@@ -7,6 +7,7 @@ import pytest
 
 from dagr_jax.models import dagr
 from dagr_jax.models.dagr import quality_net, unet3d
+from dagr_jax.runtime.errors import DagrError
 
 SALIENCY = {"widths": (4,), "bottleneck": 8, "num_registers": 2, "register_dim": 4}
 VQA = {
@@ -193,13 +194,13 @@ def test_preset_and_dtype_reach_both_networks_unless_they_name_their_own():
 
 
 def test_bad_fields_are_refused(variables, frames):
-    with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\], got 1.5"):
+    with pytest.raises(DagrError, match=r"alpha must be in \[0, 1\], got 1.5"):
         build(alpha=1.5)
-    with pytest.raises(ValueError, match="preset 'torch' is unknown"):
+    with pytest.raises(DagrError, match="preset 'torch' is unknown"):
         build(preset="torch")
-    with pytest.raises(ValueError, match="needs saliency maps, and the model has no saliency net"):
+    with pytest.raises(DagrError, match="needs saliency maps, and the model has no saliency net"):
         jax.eval_shape(build(saliency=None).init, jax.random.key(0), frames)
-    with pytest.raises(ValueError, match="the model has no saliency network; give the field"):
+    with pytest.raises(DagrError, match="the model has no saliency network; give the field"):
         dagr.saliency_maps(build(saliency=None), variables, frames)
 
 

@@ -10,6 +10,7 @@ import pytest
 from dagr_jax import convert
 from dagr_jax.layers.attention import TemporalTransformer
 from dagr_jax.models.dagr import losses, quality_net
+from dagr_jax.runtime.errors import DagrError
 
 SMALL = {
     "stage_sizes": (1,),
@@ -203,5 +204,5 @@ def test_unknown_names_are_refused(golden_data):
         ({"num_heads": 3}, "num_heads=3 does not divide the 16 channels"),
     ):
         model = quality_net.Model(**{**SMALL, **fields})
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(DagrError, match=message):
             jax.eval_shape(model.init, jax.random.key(0), fused)

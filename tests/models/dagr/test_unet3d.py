@@ -7,6 +7,7 @@ import pytest
 
 from dagr_jax import convert
 from dagr_jax.models.dagr import losses, unet3d
+from dagr_jax.runtime.errors import DagrError
 
 SMALL = {"widths": (4,), "bottleneck": 8, "num_registers": 2, "register_dim": 5}
 
@@ -181,5 +182,5 @@ def test_what_is_computed_again_changes_no_gradient(remat, fill, golden_data):
 
 
 def test_an_unknown_remat_is_refused():
-    with pytest.raises(ValueError, match="remat 'all' is unknown; use one of none, norms, blocks"):
+    with pytest.raises(DagrError, match="remat 'all' is unknown; use one of none, norms, blocks"):
         unet3d.Model(remat="all").init(jax.random.key(0), np.zeros((1, 1, 8, 8, 3), np.float32))
