@@ -1,8 +1,8 @@
-"""The paper's ablations: Table 6 and figures 5, 7 and 8, each cell for three seeds.
+"""Ablations of the paper: Table 6 and figures 5, 7 and 8, with three seeds per cell.
 
     python -m dagr_jax.main --config=configs/ablation.py --workdir=runs/ablation
 
-`dagr_jax/configs/ablation.py` holds it.
+The configuration is in `dagr_jax/configs/ablation.py`.
 """
 
 from dagr_jax.configs.ablation import get_config

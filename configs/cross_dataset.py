@@ -1,8 +1,8 @@
-"""Figure 4: trained on one data set in five folds, tested on others.
+"""Figure 4: training on one data set in five folds, test on other data sets.
 
     python -m dagr_jax.main --config=configs/cross_dataset.py --workdir=runs/cross
 
-`dagr_jax/configs/cross_dataset.py` holds it.
+The configuration is in `dagr_jax/configs/cross_dataset.py`.
 """
 
 from dagr_jax.configs.cross_dataset import get_config

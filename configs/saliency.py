@@ -1,8 +1,8 @@
-"""Saliency pretraining alone.
+"""Saliency pretraining only.
 
     python -m dagr_jax.main --config=configs/saliency.py --workdir=runs/saliency
 
-`dagr_jax/configs/saliency.py` holds it.
+The configuration is in `dagr_jax/configs/saliency.py`.
 """
 
 from dagr_jax.configs.saliency import get_config

@@ -2,7 +2,7 @@
 
     python -m dagr_jax.main --config=configs/vqa.py --workdir=runs/embedded
 
-`dagr_jax/configs/vqa.py` holds it, and says what may stand after a colon.
+The configuration is in `dagr_jax/configs/vqa.py`, which also describes the argument after a colon.
 """
 
 from dagr_jax.configs.vqa import get_config

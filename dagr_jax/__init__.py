@@ -1,7 +1,7 @@
 """DAGR-VQA in JAX/Flax: no-reference video quality with saliency from register tokens.
 
-``Scorer`` (score video files with a checkpoint) and ``convert`` (PyTorch weights) are loaded on
-first use, so that ``import dagr_jax.models...`` needs neither PyAV nor Orbax.
+`Scorer` (scores video files with a checkpoint) and `convert` (PyTorch weights) are imported on
+first use, so that `import dagr_jax.models` needs neither PyAV nor Orbax.
 """
 
 import importlib

@@ -10,6 +10,8 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
+from dagr_jax.runtime.errors import DagrError
+
 # Name → module that holds CONTRACT, a `models.contract.Contract`.
 MODELS: dict[str, str] = {
     "dagr": "dagr_jax.models.dagr",
@@ -30,7 +32,7 @@ DATASETS: dict[str, str] = {
 }
 
 
-class UnknownName(ValueError):
+class UnknownName(DagrError):
     """A name that is not in a table; the message lists those that are."""
 
 

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# A run on this machine.
+# Runs a configuration on this machine.
 #
 #   launch/local.sh CONFIG WORKDIR [ARGUMENT …]
 #   PROCESSES=2 launch/local.sh CONFIG WORKDIR [ARGUMENT …]
 #   APART=1 PROCESSES=2 launch/local.sh CONFIG WORKDIR [ARGUMENT …]
 #
-# Expects: the environment in which dagr_jax is installed, active; started in the repository.
+# Requirements: the environment with dagr_jax is active; the script is started in the repository.
 #
-# One process, the default, uses all GPUs that it sees (CUDA_VISIBLE_DEVICES chooses): nothing more
-# is needed on one machine. With PROCESSES=N there are N, of which number I takes GPU I alone: for
-# machines where one process cannot feed all GPUs, and to try a run of several machines on one.
-# Without a GPU each process computes on the processor. The batch sizes must divide over the GPUs.
-# With APART=1 they do not make one run together, but each what it finds to do: launch/sweep.sh.
+# By default one process uses all visible GPUs (CUDA_VISIBLE_DEVICES selects them). This is enough
+# on one machine. With PROCESSES=N, process I uses only GPU I. Use this on machines where one process
+# cannot feed all GPUs, or to test a multi-machine run on one machine. Without a GPU, each process
+# uses the CPU. The batch sizes must be multiples of the number of GPUs. With APART=1, the processes
+# do not form one distributed run; each takes its own runs of a sweep (launch/sweep.sh).
 #
-# Ctrl-C and SIGTERM are passed on: the run saves its step and exits with 130, and the same command
-# goes on from there, with any number of processes. Otherwise the exit code is 0, or that of the
-# last process that failed.
+# The script passes Ctrl-C and SIGTERM on. The run then saves its current step and exits with 130.
+# Run the same command again to continue, with any number of processes. Otherwise the exit code is
+# 0, or that of the last process that failed.
 #
-# Exercised: two processes on processors. Not exercised: GPUs.
+# Tested: two processes on CPUs. Not tested: GPUs.
 set -euo pipefail
 
 if (($# < 2)); then
@@ -36,7 +36,7 @@ if [[ -z ${APART:-} ]]; then
   together=("--coordinator=localhost:$port" "--num_processes=$processes")
 fi
 running=()
-# The shell lets its background jobs ignore Ctrl-C.
+# Background jobs of the shell ignore Ctrl-C, so send them SIGTERM.
 trap 'kill -TERM "${running[@]}" 2>/dev/null || true' INT TERM
 for ((i = 0; i < processes; i++)); do
   CUDA_VISIBLE_DEVICES=$i "${command[@]}" ${together[@]+"${together[@]}" "--process_id=$i"} &
@@ -47,7 +47,7 @@ code=0
 for process in "${running[@]}"; do
   status=0
   wait "$process" || status=$?
-  while kill -0 "$process" 2>/dev/null; do # a signal interrupts the waiting
+  while kill -0 "$process" 2>/dev/null; do # a signal interrupts `wait`
     status=0
     wait "$process" || status=$?
   done

@@ -1,25 +1,27 @@
 #!/usr/bin/env bash
-# A Ray cluster for `dagr score --engine ray`, of machines that are reached by name.
+# Starts a Ray cluster for `dagr score --engine ray`, on machines that reach each other by name.
 #
 #   launch/ray.sh head                    on the first machine
-#   launch/ray.sh join FIRST:6379         on every other one
-#   dagr score PATH … --engine ray --ray-address auto --workers N     on any of them
-#   launch/ray.sh stop                    on all of them, at the end
+#   launch/ray.sh join FIRST:6379         on every other machine
+#   dagr score PATH … --engine ray --ray-address auto --workers N     on any machine
+#   launch/ray.sh stop                    on all machines, at the end
 #
-# Expects: the environment in which dagr_jax and its extra `ray` are installed, active, the same
-# versions everywhere; the videos under the same paths everywhere. The checkpoint is needed where
-# the command runs: the weights go to the others through Ray. Ports between the machines must be
-# open; Ray takes any command from who reaches them, so let no one else.
+# Requirements: the environment with dagr_jax and its extra `ray` is active, with the same versions
+# on all machines. All machines see the videos at the same paths. Only the machine that runs the
+# command needs the checkpoint; Ray sends the weights to the others. The ports between the machines
+# must be open. Ray executes any command from anyone who can reach these ports, so close them to
+# everyone else.
 #
-# N workers take a GPU each, or share the cores and stay within one machine; 3 GB of memory each.
+# Each of the N workers uses one GPU. Without GPUs, the workers share the cores and stay on one
+# machine. Each worker needs 3 GB of memory.
 #
-# Exercised: a head alone, on processors. Not exercised: several machines, GPUs.
+# Tested: a head alone, on a CPU. Not tested: several machines, GPUs.
 set -euo pipefail
 
 export RAY_USAGE_STATS_ENABLED=0
 case "${1-}" in
   head) exec ray start --head --port=6379 --include-dashboard=false --object-store-memory=$((1 << 30)) ;;
-  join) exec ray start --address="${2:?FIRST:6379, as the first machine is reached}" \
+  join) exec ray start --address="${2:?give FIRST:6379, the address of the first machine}" \
     --object-store-memory=$((1 << 30)) ;;
   stop) exec ray stop ;;
   *)

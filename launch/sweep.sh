@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# A sweep (configs/ablation.py): the same command in several processes, which divide its runs.
+# Runs a sweep (configs/ablation.py) in several processes, which divide its runs among themselves.
 #
 #   PROCESSES=2 launch/sweep.sh CONFIG WORKDIR [ARGUMENT …]
 #   sbatch --array=0-9 launch/sweep.sh CONFIG WORKDIR [ARGUMENT …]
 #
-# Expects: the environment in which dagr_jax is installed, active; started in the repository. Under
-# SLURM repository, environment and WORKDIR on a file system that all nodes share and that knows
-# file locks (flock): NFS 4, Lustre mounted with -o flock.
+# Requirements: the environment with dagr_jax is active; the script is started in the repository.
+# Under SLURM, repository, environment and WORKDIR are on a file system that all nodes share and that
+# supports file locks (flock): NFS 4, or Lustre mounted with -o flock.
 #
-# On one machine process I takes GPU I; without GPUs each computes on the processor. Under SLURM
-# each task of the array is a process of its own, with one GPU; tasks may begin and end at any time.
-# The processes need nothing of each other: one that dies leaves its run to the next that looks, and
-# the same command goes on with what is missing.
+# On one machine, process I uses GPU I; without GPUs, each process uses the CPU. Under SLURM, each
+# task of the array is one process with one GPU. Tasks may start and end at any time. The processes
+# are independent: if one dies, another process takes over its run. Run the same command again to
+# make the missing runs.
 #
-# Exercised: two processes on one machine, one of them killed. Not exercised: SLURM, GPUs.
+# Tested: two processes on one machine, one of them killed. Not tested: SLURM, GPUs.
 #SBATCH --job-name=dagr-sweep
 #SBATCH --gpus=1
 #SBATCH --cpus-per-task=6

@@ -1,17 +1,17 @@
-"""Settings that must stand before JAX starts, and the golden numbers of the PyTorch release."""
+"""Settings that must be made before JAX starts, and the golden numbers of the PyTorch release."""
 
 import os
 import signal
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# A shell lets what it starts in the background ignore Ctrl-C; programs that tests stop would too.
+# Background jobs of a shell ignore Ctrl-C, and programs that the tests stop would inherit this.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Eight fake devices, so that sharding is tested everywhere. They share few cores, with other tests:
-# XLA aborts the process when they wait for each other for longer than it expects of real ones.
-# Compiling is most of what tests wait for: LLVM's optimizer is a third of that, and XLA's newer way
-# to fused loops half of the rest. `.ci/run` lets the tests beside PyTorch run as users do.
+# Eight fake devices, so that sharding is tested on every machine. They share few cores with other
+# tests, so they wait for each other longer than real devices; by default XLA then aborts.
+# Most of the test time is compilation. LLVM's optimizer takes a third of it, and XLA's new fusion
+# emitters half of the rest. `.ci/run` runs the tests with PyTorch with the settings of users.
 for flag in (
     "--xla_backend_optimization_level=0",
     "--xla_cpu_use_fusion_emitters=false",
@@ -21,9 +21,9 @@ for flag in (
     if flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
-# Many tests compile the same small networks: once is enough for all of them, and for the processes
-# they start. A folder of this session's own, so that no run depends on an earlier one.
-if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers share the folder of their parent
+# Many tests, and the processes that they start, compile the same small networks. They share one
+# cache. Each session has its own folder, so that no session depends on an earlier one.
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share the folder of their parent
     _COMPILED = tempfile.TemporaryDirectory(prefix="dagr-compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
@@ -31,7 +31,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-# Shapes and types of public functions are checked while the tests run; needs to come first.
+# Checks shapes and types of public functions at run time. It must come before other imports.
 install_import_hook(["dagr_jax.models", "dagr_jax.layers"], "beartype.beartype")
 
 import fcntl  # noqa: E402
@@ -46,20 +46,20 @@ pytest_plugins = ["tests.scoring"]
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Workdir of the main job at toy size, all stages (`tests.tiny_run`); not to be changed."""
+    """Working directory of a tiny run with all stages (`tests.tiny_run`); tests only read it."""
     from dagr_jax import stages
     from tests.tiny_run import tiny_config
 
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # one run for all workers: who comes later finds it finished
+        base = base.parent  # one run for all workers; the first worker makes it
     with open(base / "tiny.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stages.run_stages(tiny_config(), base / "tiny")
     return base / "tiny"
 
 
-# Minutes each. They come first, so that at the end no worker waits for one of them.
+# These take minutes each. They run first, so that no worker has to wait for one at the end.
 LONG = (
     "tests/test_release.py",
     "tests/test_resume.py",
@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], Mapping[str, np.ndarray]]:
-    """name → arrays of golden/<name>.npz."""
+    """Function: name → arrays of golden/<name>.npz."""
 
     from dagr_jax.bench import golden
 
@@ -92,7 +92,7 @@ def golden() -> Callable[[str], Mapping[str, np.ndarray]]:
 
 @pytest.fixture(scope="session")
 def golden_data() -> Callable[..., np.ndarray]:
-    """(key, *shape) → the input that golden/README.md calls data."""
+    """Function: (key, *shape) → the input that golden/README.md calls data."""
 
     from dagr_jax.bench import golden
 
@@ -101,7 +101,7 @@ def golden_data() -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="session")
 def golden_weights() -> Callable[[str], dict[str, np.ndarray]]:
-    """name → the state_dict of golden/keys_<name>.json by the recipe of golden/README.md."""
+    """Function: name → state_dict of golden/keys_<name>.json, by the recipe of golden/README.md."""
 
     from dagr_jax.bench import golden
 
@@ -118,9 +118,9 @@ def gradient_errors() -> Callable[..., dict[str, float]]:
 
 @pytest.fixture(scope="session")
 def fill() -> Callable[..., dict]:
-    """(model, *inputs) → variables filled with random numbers, without compiling `init`.
+    """Function: (model, *inputs) → random variables, without compiling `init`.
 
-    Kernels have variance 2 / fan_in, scales and variances lie around one, the rest around zero.
+    Kernels have variance 2 / fan_in. Scales and variances are around 1, all others around 0.
     """
 
     from dagr_jax.bench.sides import random_variables

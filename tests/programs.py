@@ -1,4 +1,4 @@
-"""Programs that tests start, watch and stop."""
+"""Programs that tests start, monitor and stop."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# As in conftest.py: compiling is most of what tests wait for.
+# As in conftest.py: most of the test time is compilation.
 QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
@@ -17,12 +17,12 @@ QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitter
 def started(
     command: Sequence[str], environment: Mapping[str, str], log: Path
 ) -> Iterator[subprocess.Popen]:
-    """A program as leader of its own process group, which ends with the context.
+    """Starts a program as leader of its own process group; the context ends the group.
 
     Args:
-      command: run in the repository.
-      environment: all of it.
-      log: stderr is appended here; stdout goes beside it, with the suffix .out.
+        command: Command, run in the repository.
+        environment: All environment variables.
+        log: File to which stderr is appended; stdout goes to the same name with suffix .out.
     """
     with open(log, "a") as errors, open(log.with_suffix(".out"), "a") as results:
         process = subprocess.Popen(

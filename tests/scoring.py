@@ -1,4 +1,4 @@
-"""A checkpoint of random weights and toy size, and clips to score: fixtures of several folders."""
+"""Shared fixtures: a tiny checkpoint with random weights, and clips to score."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def write_checkpoint(
 ) -> Path:
     """A model of four frames of 24 × 32; `window` and `choice` say how its maps are made."""
     model = dagr.Model(**ARGS)
-    # With this seed, no layer is dead and the scores of the clips differ.
+    # With this seed no layer is dead, and the scores of the clips differ.
     variables = fill(model, jnp.zeros((1, 4, 24, 32, 3)), seed=5)
     streams = {"frames": Stream("linspace", 4, Resize((24, 32)))}
     if window:
@@ -66,7 +66,7 @@ def scorer(checkpoint) -> Scorer:
 
 @pytest.fixture(scope="session")
 def windows_scorer(fill, tmp_path_factory) -> Scorer:
-    """Its maps are of every frame, as the release's are."""
+    """A scorer with maps of every frame, as in the release."""
     folder = tmp_path_factory.mktemp("checkpoint") / "of-windows"
     return Scorer.from_checkpoint(write_checkpoint(folder, fill, window=4, choice="linspace"))
 
@@ -84,13 +84,13 @@ def no_maps_checkpoint(fill, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory) -> list[str]:
-    """Five clips of 20, 23, … frames at 25 a second; not to be changed."""
+    """Five clips of 20, 23, … frames at 25 fps; tests only read them."""
     home = tmp_path_factory.mktemp("clips")
     return [str(write(home / f"{i}.mp4", moving_bar(20 + 3 * i))) for i in range(5)]
 
 
 def make_hundred(home: Path) -> tuple[list[str], dict[str, str]]:
-    """A hundred paths in order, of which ten are bad; name → what is said, of each bad one."""
+    """Makes 100 files, ten of them bad; returns their paths and {name: message} of the bad ones."""
     bad = make_bad(home)
     good = []
     for number in range(90):
@@ -100,7 +100,7 @@ def make_hundred(home: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def make_bad(home: Path) -> dict[str, str]:
-    """Ten files that are bad in different ways; name → what is said of it."""
+    """Makes ten files that are bad in different ways; returns {name: message}."""
     good = write(home / "whole.mp4", moving_bar(30), movflags="faststart").read_bytes()
     (home / "whole.mp4").unlink()
     random = np.random.default_rng(0)
@@ -130,7 +130,7 @@ def make_bad(home: Path) -> dict[str, str]:
 
 
 def steady(rows: list[dict]) -> list[dict]:
-    """Rows without what changes from call to call, and what CSV cannot tell from nothing."""
+    """Returns rows without fields that differ between calls or that CSV cannot represent."""
     return [
         {k: v for k, v in row.items() if k != "seconds" and v not in ("", None)} for row in rows
     ]

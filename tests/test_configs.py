@@ -1,4 +1,4 @@
-"""The recipes that `dagr_jax/configs/vqa.py` knows."""
+"""The recipes in `dagr_jax/configs/vqa.py`."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 
 from dagr_jax.configs import saliency, vqa
 from dagr_jax.models.dagr.config import IMAGENET
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.stages import Run
 
 
@@ -15,7 +16,7 @@ def test_the_recipe_is_apart_from_data_set_and_preset():
     config = vqa.get_config("synthetic,release")
     assert (config.dataset.name, config.recipe, config.preset) == ("synthetic", "release", "paper")
     assert config.dataset.args.contents == vqa.get_config().dataset.args.contents
-    with pytest.raises(ValueError, match="recipe 'quick' is unknown; one of paper, release, embe"):
+    with pytest.raises(DagrError, match="recipe 'quick' is unknown; one of paper, release, embe"):
         vqa.get_config("lsvq,quick")
     only = saliency.get_config("dhf1k,release")
     assert only.stages == ("prepare", "saliency", "report") and only.saliency.optim.accumulate == 4
@@ -24,7 +25,7 @@ def test_the_recipe_is_apart_from_data_set_and_preset():
 
 
 def test_recipes_of_paper_and_release():
-    """REFERENCE sections 2 and 3."""
+    """The values of docs/reference.md, sections 2 and 3."""
     paper = vqa.get_config("lsvq")
     assert (paper.saliency.epochs, paper.saliency.batch_size, paper.saliency.gamma) == (
         180,

@@ -1,4 +1,4 @@
-"""The architecture, read from the imports: which module may use which, and what it may need."""
+"""The architecture, checked by the imports: which modules and packages a module may use."""
 
 import ast
 import os
@@ -18,9 +18,10 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
-# From bottom to top; a part imports only from the ones below its own, and within its own folder.
+# From bottom to top. A part imports only from lower parts, and from its own folder.
 LAYERS = (
-    {"registry", "runtime"},
+    {"runtime"},
+    {"registry"},
     {"layers", "metrics", "video"},
     {"data", "models"},
     {"train"},
@@ -48,12 +49,14 @@ PURE = (
 CONFIGS = tuple(
     name for name in MODULES if name.startswith("dagr_jax.models.") and name.endswith(".config")
 )
+# Needs the standard library alone, so the pure parts and the configs may use it.
+ERRORS = "dagr_jax.runtime.errors"
 PURE_MAY_USE = {"jax", "flax", "optax", "numpy", "jaxtyping"} | sys.stdlib_module_names
 MAX_LINES = 400
 
 
 def imports(path: Path, module: str) -> set[str]:
-    """Full names of everything that a file imports, anywhere in it."""
+    """Returns the full names of all imports in a file, at any level."""
     found = set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -69,7 +72,7 @@ def imports(path: Path, module: str) -> set[str]:
 
 
 def part(module: str) -> str | None:
-    """'models' of 'dagr_jax.models.dagr.unet3d.Model'; None for what the package itself holds."""
+    """'dagr_jax.models.dagr.unet3d.Model' → 'models'; None for names of the package itself."""
     names = module.split(".")
     return names[1] if len(names) > 1 and names[1] in RANK else None
 
@@ -101,7 +104,7 @@ def test_every_module_has_a_layer():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_only_from_below(module):
-    if module == "dagr_jax":  # names its parts only as strings, to load them on use
+    if module == "dagr_jax":  # it refers to its parts only by strings, to import them on use
         assert not any(part(name) for name in imports(MODULES[module], module))
         return
     own = part(module)
@@ -125,8 +128,14 @@ def test_pure_parts_need_jax_alone(module):
     foreign -= PURE_MAY_USE | {"dagr_jax"}
     assert not foreign, f"{module} imports {foreign}; it must run without them"
     ours = {name for name in imports(MODULES[module], module) if part(name) is not None}
-    impure = {name for name in ours if not name.startswith((*PURE, "dagr_jax.registry"))}
+    allowed = (*PURE, "dagr_jax.registry", f"{ERRORS}.")
+    impure = {name for name in ours if not name.startswith(allowed)}
     assert not impure, f"{module} imports {impure}, which need more than JAX"
+
+
+def test_errors_need_the_standard_library_alone():
+    used = {name.split(".")[0] for name in imports(MODULES[ERRORS], ERRORS)}
+    assert used <= sys.stdlib_module_names
 
 
 def run_python(code: str) -> str:
@@ -167,7 +176,7 @@ def test_video_metrics_and_the_start_of_ray_need_no_jax():
 
 def test_configs_are_data():
     inside = [name for name in MODULES if part(name) == "configs"]
-    allowed = ("ml_collections", "dagr_jax.configs", *CONFIGS)
+    allowed = ("ml_collections", "dagr_jax.configs", f"{ERRORS}.", *CONFIGS)
     for name in [*inside, *CONFIGS]:
         foreign = {one for one in imports(MODULES[name], name) if not one.startswith(allowed)}
         assert not foreign, f"{name} imports {foreign}; a config is plain ml_collections data"

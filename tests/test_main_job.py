@@ -1,7 +1,7 @@
-"""The README's first command, for real: what the trained system is worth.
+"""The first command of the README at full size: quality of the trained system.
 
-Minutes long, so marked slow. The run is taken from the folder that DAGR_RUN names, when it names
-one (a run of `configs/vqa.py` that is finished or can be), and made otherwise.
+It takes minutes, so it is marked slow. If DAGR_RUN is the folder of a run of `configs/vqa.py`
+(finished or resumable), this run is used; otherwise the test makes one.
 """
 
 import csv
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = Path(os.environ.get("DAGR_RUN") or tmp_path_factory.mktemp("main") / "run")
-    # One device, as for a user; the tests' eight fake ones are set in the environment.
+    # One device, as for users; the environment of the tests sets eight fake devices.
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     command = [sys.executable, "-m", "dagr_jax.main", "--config=configs/vqa.py"]
     subprocess.run([*command, f"--workdir={workdir}"], cwd=ROOT, env=environment, check=True)
@@ -50,7 +50,8 @@ def clips() -> list[Path]:
 def test_unseen_contents_are_ranked_and_their_saliency_is_more_than_a_centre_bias(run):
     result = json.loads((run / "test" / "metrics.json").read_text())
     assert result["n"] == 120
-    # Seeds 0, 1 and 2 gave 0.824, 0.832 and 0.827; another machine's rounding is like another seed.
+    # Seeds 0, 1 and 2 gave 0.824, 0.832 and 0.827. Rounding on another machine acts like another
+    # seed.
     assert result["srcc"]["value"] >= 0.8
     assert result["srcc"]["value"] > max(map(abs, result["baselines"].values()))
     saliency, bias = result["saliency"], result["saliency"]["centre_bias"]
@@ -63,7 +64,7 @@ def test_files_of_the_test_part_score_as_their_lines(run):
     scorer = Scorer.from_checkpoint(run)
     for row in rows:
         mos = scorer.score(run / "data" / "videos" / row["video"]).mos
-        # Batches of 8 and of 1 round differently; the file holds 7 decimals.
+        # Batches of 8 and of 1 round differently; the file has 7 decimals.
         assert mos == pytest.approx(float(row["prediction"]), abs=1e-5)
 
 
@@ -86,7 +87,7 @@ def test_an_empty_file_is_one_line_and_an_exit_code(run, capsys):
 def test_scores_of_real_clips_fall_with_compression(run, clips, tmp_path):
     scorer = Scorer.from_checkpoint(run)
     for clip in clips:
-        # Two seconds: encoding all of a clip six times takes minutes.
+        # Only two seconds, because encoding a whole clip six times takes minutes.
         frames = list(itertools.islice(iter_frames(clip), 60))
         frames = [f[: f.shape[0] // 2 * 2, : f.shape[1] // 2 * 2] for f in frames]
         scores = []

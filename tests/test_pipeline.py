@@ -1,4 +1,4 @@
-"""The main job from end to end at toy size: every stage, its artifact, and the scorer on top."""
+"""A tiny run from end to end: every stage, its output, and the scorer."""
 
 import csv
 import json
@@ -13,6 +13,7 @@ import pytest
 from dagr_jax import cli, convert, registry, stages
 from dagr_jax.data import scenes, synthetic
 from dagr_jax.metrics import agreement
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.score import Scorer
 from dagr_jax.stages.artifacts import write_json
 from dagr_jax.stages.evaluate import per_video
@@ -69,7 +70,7 @@ def test_predictions_hold_every_test_video_once(workdir):
     expected = [v for v, r in labels.items() if r["split"] == "test"]
     assert [r["video"] for r in predictions] == expected
     for row in predictions:
-        # Labels pass through float32 records.
+        # Labels are stored as float32.
         assert float(row["mos"]) == pytest.approx(float(labels[row["video"]]["mos"]), rel=1e-6)
 
 
@@ -97,7 +98,7 @@ def test_metrics_agree_with_the_predictions(workdir):
         assert -1 <= values["cc"] <= 1 and np.isfinite(values["nss"]) and values["kld"] > 0
         for name in ("sim", "auc_judd", "auc_borji", "auc_shuffled"):
             assert 0 <= values[name] <= 1
-    # A still map never changes more than the frames do.
+    # A static map never changes more than the frames.
     assert saliency["centre_bias"]["temporal_consistency"] == 1.0
     assert -1 <= saliency["temporal_consistency"] <= 1
 
@@ -162,7 +163,7 @@ def test_the_temporal_head_which_has_no_statistics(workdir, tmp_path, alpha):
     stages.run_stages(config, tmp_path)
     predictions = rows_of(tmp_path / "test" / "predictions.csv")
     assert len({row["prediction"] for row in predictions}) > 1
-    # Its weights can be the start of another run.
+    # Another run can start from its weights.
     config.vqa.update({"init": str(tmp_path), "steps": 0})
     config.data_dir = str(workdir / "data")
     stages.run_stages(config, tmp_path / "again")
@@ -171,7 +172,7 @@ def test_the_temporal_head_which_has_no_statistics(workdir, tmp_path, alpha):
 
 
 def test_the_backbone_starts_from_a_file(workdir, tmp_path):
-    """torchvision's names; everything else keeps its fresh start."""
+    """The backbone is loaded by torchvision's names; other weights keep their random start."""
     sizes = tiny_config().model.args.vqa
     arrays = arrays_of(small_resnet_shapes(tuple(sizes.stage_sizes), sizes.width))
     path = tmp_path / "resnet.safetensors"
@@ -269,7 +270,7 @@ def test_the_overview_is_a_picture(workdir):
 def test_a_file_scores_as_its_line_in_the_predictions(workdir, scorer):
     for row in rows_of(workdir / "test" / "predictions.csv")[:4]:
         result = scorer.score(workdir / "data" / "videos" / row["video"])
-        # Batches of 8 and of 1 are compiled differently; the file holds 7 decimals.
+        # Batches of 8 and of 1 are compiled differently; the file has 7 decimals.
         assert result.mos == pytest.approx(float(row["prediction"]), abs=1e-5)
         assert result.mos == pytest.approx(1 + result.score / 25, abs=1e-9)
 
@@ -289,7 +290,7 @@ def test_scores_repeat_to_the_last_bit_and_frames_score_as_their_file(workdir, s
 
 
 def test_frames_of_another_type_are_refused(scorer):
-    with pytest.raises(ValueError, match=r"float32 of shape \(2, 8, 8, 3\); give uint8"):
+    with pytest.raises(DagrError, match=r"float32 of shape \(2, 8, 8, 3\); give uint8"):
         scorer.score(np.zeros((2, 8, 8, 3), np.float32))
 
 

@@ -1,4 +1,4 @@
-"""`dagr prepare`, and the stages on a folder of videos that somebody labelled."""
+"""`dagr prepare`, and all stages on a folder of labelled videos."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ def test_the_command_prints_counts_and_leaves_a_prepared_set(source, tmp_path, c
     assert sorted(p.name for p in out.iterdir()) == [
         "dataset.json", "frames", "prepared.json", "quality", "report.csv", "videos.csv",
     ]  # fmt: skip
-    # It is there: nothing is done, whoever asks for the same.
+    # The set exists, so a call with the same arguments does nothing.
     assert prepare(source, out) == 0
     assert prepare(source, out, "--rule", "segments") == 1
     assert "stream.rule was linspace and is now segments" in capsys.readouterr().err
@@ -61,7 +61,7 @@ def test_too_many_failures_are_one_line_and_nothing_is_decoded_twice(
 
     monkeypatch.setattr(decode_set, "_decode_all", counting)
     assert prepare(source, out, "--max-failures", "6") == 0
-    assert decoded == [0]  # they were still there
+    assert decoded == [0]  # no video was decoded again
     assert not (tmp_path / ".set.partial").exists()
 
 
@@ -90,13 +90,13 @@ def test_bad_input(tmp_path, monkeypatch, capsys, arguments, code, said):
 
 
 def test_all_stages_on_a_labelled_folder(tmp_path):
-    """No gaze maps here: the saliency net comes from another run, or α is 0."""
+    """Without gaze maps, the saliency network comes from another run, or α is 0."""
     clips = tmp_path / "clips"
     clips.mkdir()
     rows = ["file,mos,content"]
     for i in range(40):
         frames = moving_bar(6, height=32, width=48) // (1 + i % 4)
-        frames[..., 0] = i  # no two files are the same
+        frames[..., 0] = i  # no two files are equal
         write(clips / f"clip{i}.mp4", frames)
         rows.append(f"clip{i}.mp4,{10 + 20 * (i % 4)},scene{i // 2}")
     (clips / "labels.csv").write_text("\n".join(rows) + "\n")
@@ -105,7 +105,7 @@ def test_all_stages_on_a_labelled_folder(tmp_path):
     config.split.update({"test": 0.2, "val": 0.2})
     with pytest.raises(stages.StageError, match="holds no gaze maps to train the saliency network"):
         stages.run_stages(config, tmp_path / "refused")
-    assert not (tmp_path / "refused").exists()  # it is said before anything is decoded
+    assert not (tmp_path / "refused").exists()  # the error comes before anything is decoded
     config.model.args.alpha = 0.0
     home = tmp_path / "run"
     stages.run_stages(config, home)

@@ -1,4 +1,4 @@
-"""What a data set is worth beyond one split: folds, other data sets, other models' maps."""
+"""Folds, tests on other data sets, and maps of other models."""
 
 import csv
 import json
@@ -14,6 +14,7 @@ from dagr_jax import cli, stages
 from dagr_jax.data.records import read_list
 from dagr_jax.metrics import agreement
 from dagr_jax.models import dagr
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.score import Scorer
 from dagr_jax.stages.folds import spread
 from dagr_jax.stages.split import rows_of as rows_of_parts
@@ -24,14 +25,14 @@ from tests.tiny_run import tiny_config
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    """A thousand fits of the logistic take `dagr evaluate` ten seconds, and no interval is read."""
+    """Reduces resamples: 1,000 logistic fits take ten seconds, and the intervals are not tested."""
     real = agreement.bootstrap
     monkeypatch.setattr(agreement, "bootstrap", lambda *a, n, **k: real(*a, n=min(n, 50), **k))
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory) -> Path:
-    """Another embedded corpus: the same names and contents, other pictures."""
+    """Another embedded corpus with the same names and contents, but different pictures."""
     home = tmp_path_factory.mktemp("other")
     config = tiny_config()
     config.dataset.args.update({"seed": 99, "contents": (2, 1, 1)})
@@ -98,7 +99,7 @@ def test_usage_of_evaluate(tmp_path, capsys):
 
 
 def test_all_folds_in_one_command(tiny_run, other, tmp_path):
-    """Every content tests once; the saliency net is trained for each fold on its own contents."""
+    """Every content is tested once; each fold trains its own saliency network on its contents."""
     config = tiny_config()
     config.data_dir = str(tiny_run / "data")
     config.split.update({"protocol": "kfold", "folds": 2, "fold": -1})
@@ -120,14 +121,14 @@ def test_all_folds_in_one_command(tiny_run, other, tmp_path):
         assert sum(map(len, parts.values())) == 11 and len(parts) == 3
     assert sorted(tested) == sorted(row.video for row in read_list(tiny_run / "data"))
     assert summary["srcc"]["low"] <= summary["srcc"]["median"] <= summary["srcc"]["high"]
-    # Figure 4: each fold's model predicts all of the other set, and the boxes are drawn.
+    # Figure 4: the model of each fold predicts the whole other set, and the box plot is drawn.
     elsewhere = summary["others"]["other"]["srcc"]["values"]
     for k, value in enumerate(elsewhere):
         result = json.loads((tmp_path / f"fold{k}" / "test_other" / "metrics.json").read_text())
         assert (result["srcc"]["value"], result["n"], result["left_out"]) == (value, 20, 0)
     assert len(elsewhere) == 2
     assert Image.open(tmp_path / "folds.png").size[1] > 300
-    # A second call repeats nothing.
+    # A second call does no work again.
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("fold*/*/*")}
     assert len(before) > 10
     stages.run_stages(config, tmp_path)
@@ -145,7 +146,7 @@ def test_a_saliency_set_of_its_own_has_one_split_for_all_folds(tiny_run, other, 
 
 
 def test_spread():
-    # A fold whose model gave all videos one score has no SRCC, and is not left out of the count.
+    # A fold with equal scores for all videos has no SRCC, but is counted.
     assert spread([0.8, None, 0.7])["median"] == pytest.approx(0.75)
     assert spread([0.8, None])["values"] == [0.8, None] and spread([None]) == {"values": [None]}
     assert spread([0.8, 0.9, 0.7]) == {
@@ -185,7 +186,7 @@ def test_a_split_of_ones_own(tiny_run, tmp_path):
 
 
 def test_the_test_part_is_read_by_the_test_stage_alone(tiny_run, tmp_path, monkeypatch):
-    """Its records cannot be read before; every other stage runs to its end."""
+    """Reading its records fails before the test stage; all other stages complete."""
     from dagr_jax.data import loader
 
     config = tiny_config()
@@ -203,7 +204,7 @@ def test_the_test_part_is_read_by_the_test_stage_alone(tiny_run, tmp_path, monke
     monkeypatch.setattr(loader.Rows, "__getitem__", watched)
     config.saliency.update({"init": str(tiny_run), "steps": 0})
     stages.run_stages(config, tmp_path, ["prepare", "saliency", "maps", "vqa"])
-    assert len(set(read)) == 40  # all others were
+    assert len(set(read)) == 40  # all other records were read
     with pytest.raises(AssertionError, match="a test record was read"):
         stages.run_stages(config, tmp_path, ["test"])
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -213,7 +214,7 @@ def test_the_test_part_is_read_by_the_test_stage_alone(tiny_run, tmp_path, monke
 
 @pytest.fixture(scope="module")
 def maps_folder(tiny_run, tmp_path_factory) -> Path:
-    """Maps of "another model" for every clip: a bright square that wanders."""
+    """Maps of "another model" for every clip: a moving bright square."""
     folder = tmp_path_factory.mktemp("maps")
     for row in read_list(tiny_run / "data"):
         home = folder / Path(row.video).stem
@@ -240,7 +241,7 @@ def test_maps_of_another_model(tiny_run, maps_folder, tmp_path, capsys):
     scorer = Scorer.from_checkpoint(tmp_path / "run")
     mos = scorer.score(clip, maps=maps_folder / clip.stem).mos
     assert mos == pytest.approx(float(row["prediction"]), abs=2e-3)  # stored maps have 8 bits
-    with pytest.raises(ValueError, match="trained with saliency maps of another model; give its"):
+    with pytest.raises(DagrError, match="trained with saliency maps of another model; give its"):
         scorer.score(clip)
     command = ["score", str(clip), "--checkpoint", str(tmp_path / "run"), "--format", "jsonl"]
     assert cli.main([*command, "--maps", str(maps_folder)]) == 0
@@ -258,7 +259,7 @@ def test_maps_of_another_model(tiny_run, maps_folder, tmp_path, capsys):
 
 def test_own_maps_and_given_ones(tiny_run, maps_folder):
     clip = next((tiny_run / "data" / "videos").iterdir())
-    with pytest.raises(ValueError, match="makes its own saliency maps; leave these out"):
+    with pytest.raises(DagrError, match="makes its own saliency maps; leave these out"):
         Scorer.from_checkpoint(tiny_run).score(clip, maps=maps_folder / clip.stem)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from dagr_jax import registry
 from dagr_jax.models.contract import Contract
+from dagr_jax.runtime.errors import DagrError
 
 
 @pytest.mark.parametrize("name", registry.MODELS)
@@ -39,7 +40,7 @@ def test_unknown_model_lists_the_known_ones():
 
 
 def test_unknown_dataset_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown data set 'koniq'; available: synthetic"):
+    with pytest.raises(DagrError, match="unknown data set 'koniq'; available: synthetic"):
         registry.dataset_module("koniq")
 
 
@@ -58,7 +59,7 @@ def test_data_sets_of_other_packages_are_found(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch, "[dagr_jax.datasets]\ntheirs = somebodys_set\n")
     assert registry.datasets() == {**known, "theirs": "somebodys_set"}
     assert registry.dataset_module("theirs").MOS_RANGE == (0.0, 1.0)
-    with pytest.raises(ValueError, match=r"unknown data set 'koniq'; available: .*\btheirs\b"):
+    with pytest.raises(DagrError, match=r"unknown data set 'koniq'; available: .*\btheirs\b"):
         registry.dataset_module("koniq")
 
 

@@ -1,4 +1,4 @@
-"""The `release` preset through the whole pipeline: file → frames, windowed maps, fusion, score."""
+"""The preset `release` in the whole pipeline: file → frames, windowed maps, fusion, score."""
 
 import csv
 from pathlib import Path
@@ -22,7 +22,7 @@ CLIP = Path(__file__).resolve().parents[2] / "shared" / "videos" / "10053703034.
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory):
-    """Of two small networks, converted."""
+    """A scorer of two small converted networks."""
     folder = tmp_path_factory.mktemp("weights")
     paths = {}
     for part, shapes in (("saliency", small_unet_shapes()), ("vqa", small_full_shapes())):
@@ -42,13 +42,13 @@ def with_maps(scorer: Scorer, window: int, choice: str) -> Scorer:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """19 frames: two windows of 8 and one of 3."""
+    """A clip of 19 frames: two windows of 8 and one of 3."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     return write(path, moving_bar(19, height=60, width=100))
 
 
 def plainly(scorer: Scorer, path: Path, choice: str) -> float:
-    """The release's pipeline, one step after the other as REFERENCE section 1 lists them."""
+    """The pipeline of the release, step by step, as in docs/reference.md, section 1."""
     model, variables = scorer.model, scorer._predictor.variables
     every = np.stack(list(iter_frames(path, (224, 398), antialias=True)))
     padded = np.concatenate([every, every[-1:].repeat(-len(every) % 8, axis=0)])
@@ -80,7 +80,7 @@ def plainly(scorer: Scorer, path: Path, choice: str) -> float:
 def test_a_file_is_scored_as_the_release_does(scorer, clip, choice):
     scorer = with_maps(scorer, 8, choice)
     result = scorer.score(clip)
-    # A grey level of a map that falls to the other side of a truncation moves a score by 1e-5.
+    # If one grey level of a map is truncated differently, the score changes by 1e-5.
     assert result.score / 100 == pytest.approx(plainly(scorer, clip, choice), rel=1e-4)
 
 
@@ -97,7 +97,7 @@ def test_frames_of_a_file_and_the_file_are_one_thing(scorer, clip):
 def test_the_choice_of_maps_changes_the_score(scorer, clip):
     plans = [(8, "linspace"), (8, "matched"), (8, "first"), (0, "matched")]
     linspace, *others = [with_maps(scorer, *plan).score(clip).score for plan in plans]
-    # As many maps as frames: evenly over the maps is each frame's own.
+    # With as many maps as frames, evenly spaced maps are the maps of the frames.
     assert others.pop(0) == linspace
     assert len({round(score, 6) for score in (linspace, *others)}) == 3
 
@@ -110,7 +110,7 @@ def test_the_stages_use_the_same_maps_as_the_scorer(tmp_path):
         config.maps.update({"window": 4, "choice": "first"})
         config.dataset.args.contents = (2, 1, 1)
         for section in (config.saliency, config.vqa):
-            section.update({"steps": 0, "epochs": 0})  # the fresh weights stay
+            section.update({"steps": 0, "epochs": 0})  # keep the random weights
     run = stages.Run(config, tmp_path)
     stages.run_stages(config, tmp_path)
     scorer = Scorer.from_checkpoint(tmp_path)
@@ -124,7 +124,7 @@ def test_the_stages_use_the_same_maps_as_the_scorer(tmp_path):
 
 @pytest.fixture(scope="module")
 def golden_scorers(tmp_path_factory, golden_weights):
-    """α → a Scorer of the golden weights, converted."""
+    """Function: α → Scorer of the converted golden weights."""
     folder = tmp_path_factory.mktemp("golden")
     paths = {}
     for part, name in (("saliency", "unet_registers"), ("vqa", "simple_fusion")):
@@ -139,7 +139,7 @@ def golden_scorers(tmp_path_factory, golden_weights):
 
 
 def remembering(look):
-    """The same maps without computing them again: seconds for each window at full size."""
+    """Caches the maps, because each window takes seconds at full size."""
     seen = {}
 
     def once(variables, inputs):
@@ -155,7 +155,7 @@ def remembering(look):
 @pytest.mark.slow
 @pytest.mark.skipif(not CLIP.exists(), reason=f"no real clip at {CLIP}")
 def test_a_real_clip_end_to_end(golden, golden_scorers, monkeypatch):
-    """The release's own frames, maps and scores of a KoNViD-1k clip (tests/golden/README.md)."""
+    """Frames, maps and scores of the release for a KoNViD-1k clip (tests/golden/README.md)."""
     expected = golden("end_to_end_10053703034")
     scorer = golden_scorers[0.5]
     programs = scorer._predictor._compute
@@ -165,12 +165,12 @@ def test_a_real_clip_end_to_end(golden, golden_scorers, monkeypatch):
     difference = np.abs(frames[:, ::16, ::16].astype(int) - expected["frames_u8_sub"])
     assert difference.mean() < 0.2 and difference.max() <= 2
 
-    # The stored frames as one window.
+    # Use the stored frames as one window.
     video = frames[None].astype(np.float32) / 255
     look = jax.jit(lambda v, x: scorer.model.apply(v, x, method=lambda m, x: m.saliency(x)))
     logits = np.asarray(look(scorer._predictor.variables, video))[0, :, ::8, ::8]
     want = expected["sampled_window_logits_sub"]
-    # Frames that differ by a grey level here and there move logits by more than rounding does.
+    # Frames that differ by one grey level at some pixels change logits more than rounding does.
     assert np.abs(logits - want).max() < 0.02 * want.std()
 
     (maps,) = scorer.maps(CLIP).values()
@@ -184,9 +184,9 @@ def test_a_real_clip_end_to_end(golden, golden_scorers, monkeypatch):
 
     fused = dagr.fuse(video, dagr.release_maps(maps)[None], 0.5)
     sub = np.moveaxis(np.asarray(fused)[0, :, ::16, ::16], -1, 0)
-    # A grey level of the frame, and one of the map, which counts twice.
+    # One grey level of the frame, and one of the map, which counts twice.
     assert np.abs(sub - expected["fused_sub"]).max() < 3 / 255
-    # From the file itself, all in one.
+    # Now the whole pipeline, from the file.
     assert scorer.score(CLIP).score / 100 == pytest.approx(
         float(expected["score_alpha_0.5"][0]), rel=1e-2
     )

@@ -1,4 +1,4 @@
-"""The program killed in every stage, and stopped by Ctrl-C: what comes out is what would have."""
+"""A run that is killed in every stage, or stopped by Ctrl-C, ends with identical results."""
 
 import contextlib
 import os
@@ -23,10 +23,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """One compilation cache for all runs: compiling is nearly all of their time."""
+    """One compilation cache for all runs, because nearly all of their time is compilation."""
     return {
         **os.environ,
-        "XLA_FLAGS": QUICK_COMPILE,  # on one device, as for a user
+        "XLA_FLAGS": QUICK_COMPILE,  # one device, as for users
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
@@ -34,7 +34,7 @@ def environment(tmp_path_factory):
 
 @contextlib.contextmanager
 def program(workdir: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """The main job at toy size, with a Grain worker, as leader of its own process group."""
+    """Starts a tiny run with a Grain worker, as leader of its own process group."""
     command = [
         *(sys.executable, "-m", "dagr_jax.main", "--config=tests/tiny_run.py"),
         *(f"--workdir={workdir}", "--config.workers=1"),
@@ -50,7 +50,7 @@ def finish(workdir: Path, environment: dict[str, str]) -> None:
 
 
 def members(group: int) -> list[int]:
-    """Processes of a group that are alive (not zombies)."""
+    """Returns the processes of a group that are alive (not zombies)."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -79,7 +79,7 @@ def assert_same_run(workdir: Path, whole: Path) -> None:
         ours, theirs = load_variables(workdir / stage), load_variables(whole / stage)
         assert same_bits(ours[0], theirs[0]) and ours[1] == theirs[1]
         steps = [sorted(p.name for p in (run / stage).iterdir()) for run in (workdir, whole)]
-        assert steps[0] == steps[1]  # no leftovers either
+        assert steps[0] == steps[1]  # no leftover files either
     assert not list(workdir.glob(".*")) and not list(workdir.glob("*/.*.partial*"))
 
 
@@ -101,14 +101,14 @@ def test_killed_inside_every_stage_and_restarted(whole, environment, tmp_path):
             wait_for(process, reached)
             if stage == "test":
                 time.sleep(delay)
-            os.kill(process.pid, signal.SIGKILL)  # the program alone, not its workers
+            os.kill(process.pid, signal.SIGKILL)  # only the program, not its workers
             process.wait()
             artifact = {"prepare": "data"}.get(stage, stage)
             if stage in ("prepare", "maps", "test"):
                 assert not (workdir / artifact).exists(), f"{stage} was over"
             else:
                 assert f"[{stage}]" not in log.read_text(), f"{stage} was over"
-            # Workers leave by themselves: none may write into what the next run begins.
+            # Workers must end by themselves, so that none writes to the files of the next run.
             until = time.monotonic() + 20
             while members(process.pid):
                 assert time.monotonic() < until, (stage, members(process.pid))
@@ -121,16 +121,16 @@ def test_killed_inside_every_stage_and_restarted(whole, environment, tmp_path):
 def test_a_signal_saves_the_step_that_is_done(whole, environment, tmp_path, number):
     workdir = tmp_path / "run"
     log = workdir.with_suffix(".log")
-    for stage in ("data", "saliency", "maps"):  # over already, as in the run that is not stopped
+    for stage in ("data", "saliency", "maps"):  # finished in the whole run
         shutil.copytree(whole / stage, workdir / stage)
     with program(workdir, environment) as process:
         wait_for(process, lambda: lines(workdir / "vqa" / "log.jsonl") >= 5)
-        # A terminal sends Ctrl-C to the whole group; a scheduler may send SIGTERM to it too.
+        # A terminal sends Ctrl-C to the whole group; a scheduler may also send SIGTERM to it.
         os.killpg(process.pid, number)
         assert process.wait(timeout=60) == 130
     said = log.read_text().strip().splitlines()
     assert said[-1].startswith("vqa: interrupted, saved at step ")
-    assert said[-1].endswith("; the same command goes on from here")
+    assert said[-1].endswith("; run the same command again to continue")
     assert not any("Traceback" in line for line in said)
     done = int(said[-1].split("step ")[1].split("/")[0])
     assert max(int(p.name) for p in (workdir / "vqa").iterdir() if p.name.isdigit()) == done

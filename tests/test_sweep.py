@@ -1,4 +1,4 @@
-"""A sweep at toy size: what is shared, what is repeated, what is drawn."""
+"""A tiny sweep: shared networks, repeated runs and figures."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def tiny() -> config_dict.ConfigDict:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A sweep that was killed, hard, in its midst and started again in two processes at once."""
+    """A sweep that is killed in the middle and then restarted in two processes."""
     home = tmp_path_factory.mktemp("sweep")
     command = [sys.executable, "-m", "dagr_jax.main", f"--config={CONFIG}", f"--workdir={home}"]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -46,7 +46,7 @@ def made(tmp_path_factory):
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     before = finished.stat().st_mtime_ns
-    # The program is the one in whose environment the tests run.
+    # Start the program with the interpreter of the tests.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     two = ["launch/sweep.sh", str(CONFIG), str(home)]
     done = subprocess.run(
@@ -71,7 +71,7 @@ def test_every_run_is_made_once(made):
     assert [(row["run"], row["seed"]) for row in rows] == wanted
     begun = [line for line in told.splitlines() if " are done] " in line]
     names = [line.partition("] ")[2] for line in begun]
-    assert len(set(names)) == len(names) == len(wanted) - 1  # all but the one that was finished
+    assert len(set(names)) == len(names) == len(wanted) - 1  # all but the finished run
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def test_no_two_runs_of_the_ablation_are_the_same(choice):
     wanted = sweep.plain(config.figures)
     figures.check(wanted, config.runs)
     drawn = {name for one in wanted.values() for name in figures._runs(one)}
-    assert drawn == set(config.runs)  # each is drawn somewhere
+    assert drawn == set(config.runs)  # each run is in some figure
 
 
 def test_a_cell_without_a_finished_run_stays_empty(tmp_path):
@@ -181,7 +181,7 @@ def test_a_figure_of_nothing_is_one_line(tmp_path):
 
 
 def test_a_sweep_grows_and_one_that_fails_stops_no_other(tmp_path, monkeypatch):
-    """With stages that do nothing but note what they were given."""
+    """The stages only record their arguments."""
     given = []
 
     def run_stages(config, home):

@@ -1,4 +1,4 @@
-"""The task of a few numbers, trained by several processes together.
+"""Training of a tiny task in several processes.
 
 python -m tests.tiny_distributed HOST:PORT PROCESSES NUMBER WORKDIR EVALUATIONS
 """
@@ -19,14 +19,14 @@ CONFIG = stage(steps=12, eval_every=4, log_every=1, optim=optim(ema=0.9))
 
 
 class Stopped(Exception):
-    """After as many evaluations as asked for."""
+    """Raised after the given number of evaluations."""
 
 
 def train(workdir: Path, devices: list[jax.Device] | None = None, evaluations: int = 99) -> None:
-    """Twelve steps with an evaluation after each four, dropout and all.
+    """Trains twelve steps with dropout and an evaluation after every four steps.
 
     Raises:
-      Stopped: in the evaluation after `evaluations`; the step is not saved.
+        Stopped: In the evaluation after `evaluations`; the step is not saved.
     """
     mesh = meshes.make_mesh(devices)
     task, state = tiny_state(CONFIG, dropout=0.3)
@@ -39,7 +39,7 @@ def train(workdir: Path, devices: list[jax.Device] | None = None, evaluations: i
             raise Stopped
         left[0] -= 1
         variables = meshes.put_whole(state.variables_to_use(), mesh)
-        # Of 24 records in batches of 10 the last one is padded, in the last process only by some.
+        # With 24 records in batches of 10, the last batch is padded, in part in the last process.
         batches = loader.eval_batches(data, batch_size=10, share=distributed.share())
         found = np.zeros(len(data))
         for index, values in predict_all(predict, variables, batches, mesh):

@@ -1,4 +1,4 @@
-"""The ablation at toy size: two seeds, and of its runs those that differ in kind."""
+"""A tiny ablation: two seeds, and one run of each kind."""
 
 from ml_collections import config_dict
 
@@ -9,13 +9,13 @@ RUNS = ("all", "alpha0", "alpha25", "second_n4", "static", "trained")
 
 
 def get_config() -> config_dict.ConfigDict:
-    """`configs/ablation.py` of few runs on eleven contents."""
+    """`configs/ablation.py` with a few runs on eleven contents."""
     config = ablation.get_config()
     with config.unlocked():
         shrink(config.base)
         config.seeds = (0, 1)
         config.runs = {name: config.runs[name] for name in RUNS}
-        config.runs.trained.vqa.batch_size = 8  # the tests' eight devices
+        config.runs.trained.vqa.batch_size = 8  # for the eight devices of the tests
         figures = config.figures
         figures.table6.runs = tuple(bar for bar in figures.table6.runs if bar[1] in RUNS)
         figures.figure5.columns = ("with registers",)

@@ -1,1 +1,1 @@
-"""Measurements, and the PyTorch twin that they compare with."""
+"""Benchmarks, and the PyTorch twin of the networks with which they compare."""

@@ -1,4 +1,4 @@
-"""`dagr bench cold`: fresh processes from launch to score, beside PyTorch's where that is."""
+"""`dagr bench cold`: new processes from start to score, compared with PyTorch if installed."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from dagr_jax.train.checkpoints import write_variables
 from dagr_jax.train.meta import make_meta
 from dagr_jax.video.inputs import InputSpec, Resize, Stream
 
-# The networks of the embedded recipe, whose arithmetic is nothing beside starting a process.
+# The networks of the embedded recipe. Their arithmetic is negligible compared with process start.
 FRAMES, SIZE = 8, (224, 398)
 ARGS: dict[str, Any] = {
     "saliency": {"widths": (8, 16, 32, 64), "bottleneck": 64},
@@ -33,17 +33,17 @@ ARGS: dict[str, Any] = {
 
 
 def measure(rounds: int = 5) -> dict[str, Any]:
-    """`dagr score` of a 1080p clip and a small checkpoint: first run, later runs, and PyTorch.
+    """Times `dagr score` of a 1080p clip with a small checkpoint: first run, later runs, PyTorch.
 
-    The first run of a machine compiles; later ones find what it kept. PyTorch's process imports,
-    loads the same weights, decodes and scores without compiling (`bench.torch_score`).
+    The first run on a machine compiles; later runs use the compilation cache. The PyTorch process
+    imports, loads the same weights, decodes and scores without compiling (`bench.torch_score`).
 
     Args:
-        rounds: Processes of each side, one side after the other.
+        rounds: Number of processes of each side; the sides alternate.
 
     Returns:
-        "machine", "rows", and "ratios" ours / PyTorch (below 1 is faster), `cold_float32/float32`
-        for the first run and `warm_float32/float32` for later ones.
+        "machine", "rows", and "ratios" ours / PyTorch (below 1 is faster): `cold_float32/float32`
+        for the first run and `warm_float32/float32` for later runs.
 
     Raises:
         RuntimeError: A process failed.
@@ -72,7 +72,7 @@ def measure(rounds: int = 5) -> dict[str, Any]:
             torch_score.write(folder, ARGS, nets, (LENGTH, FRAMES, *SIZE))
             theirs = ["-m", "dagr_jax.bench.torch_score", str(folder), str(clip)]
             sides["torch"] = lambda: _run(theirs, warm)
-        # The round before the timed ones fills the cache that later runs find.
+        # The untimed warm-up round fills the cache for the later runs.
         seconds = alternate(sides, rounds)
     ratios = {}
     if "torch" in seconds:
@@ -99,7 +99,7 @@ def _meta() -> dict[str, Any]:
 
 
 def _run(arguments: list[str], cache: Path) -> None:
-    """A fresh interpreter with an own cache folder, and malloc as `startup.set_up` finds it."""
+    """Runs a new interpreter with its own cache folder and without GLIBC_TUNABLES."""
     ours = ("JAX_COMPILATION_CACHE_DIR", "GLIBC_TUNABLES")
     environment = {key: value for key, value in os.environ.items() if key not in ours}
     environment["XDG_CACHE_HOME"] = str(cache)

@@ -1,4 +1,4 @@
-"""`dagr bench decode`: eight frames out of a 1080p clip, against decoding more than they need."""
+"""`dagr bench decode`: 8 frames of a 1080p clip, compared with decoding more frames."""
 
 import multiprocessing
 import tempfile
@@ -18,18 +18,21 @@ HEIGHT, WIDTH, LENGTH, FPS = 1080, 1920, 240, 30
 
 
 def measure(rounds: int = 5) -> dict[str, Any]:
-    """The clip once with a key frame each second and once with one in ten.
+    """Times decoding of a clip with a key frame every second, and of one with one every 10 s.
 
-    Sides: "ours", as the scorer decodes; "in_order", every frame decoded and the chosen ones
-    converted; "every_frame", every frame decoded and converted. All give the same frames, with
-    one thread; "ours" also counts the frames first, which the others are told.
+    The sides are "ours" (the decoder of the scorer), "in_order" (decode every frame, convert the
+    chosen ones) and "every_frame" (decode and convert every frame). All return the same frames and
+    use one thread. "ours" also counts the frames first; the others get the frame count.
+
+    Args:
+        rounds: Number of timed rounds, after one warm-up round.
 
     Returns:
-        "machine", "rows", and "ratios" ours / theirs (below 1 is faster), keyed
+        "machine", "rows", and "ratios" ours / theirs (below 1 is faster), with the keys
         `decode_<seconds between key frames>s/<side>`.
 
     Raises:
-        RuntimeError: The sides do not give the same frames.
+        RuntimeError: The sides return different frames.
     """
     rows, ratios = [], {}
     chosen = sample_indices(LENGTH, 8)
@@ -55,7 +58,13 @@ def measure(rounds: int = 5) -> dict[str, Any]:
 
 
 def write_clip(path: Path, gop: int, seed: int = 0) -> None:
-    """A clip with a photograph's detail, moving; a key frame every `gop` frames."""
+    """Writes a moving clip with as much detail as a photograph.
+
+    Args:
+        path: File to write.
+        gop: Number of frames between key frames.
+        seed: Seed of the noise.
+    """
     rng = np.random.default_rng(seed)
     grain = rng.normal(0, 6, (HEIGHT + LENGTH, WIDTH + LENGTH, 1))
     y, x = np.mgrid[: HEIGHT + LENGTH, : WIDTH + LENGTH]
@@ -75,13 +84,13 @@ def write_clip(path: Path, gop: int, seed: int = 0) -> None:
 
 
 def read_in_order(path: Path, chosen: np.ndarray, *, every: bool, threads: int = 1) -> np.ndarray:
-    """The chosen frames, of all frames decoded one after the other.
+    """Decodes all frames in order and returns the chosen ones.
 
     Args:
-        path: Of the video.
-        chosen: Numbers of the frames, ascending.
-        every: Convert every frame to RGB, not the chosen ones alone.
-        threads: Of the decoder; 0: as many as it takes.
+        path: Video file.
+        chosen: (n,) indices of the frames, ascending.
+        every: Convert every frame to RGB, not only the chosen ones.
+        threads: Number of decoder threads; 0: the decoder chooses.
 
     Returns:
         (n, H, W, 3) uint8.
@@ -100,7 +109,7 @@ def read_in_order(path: Path, chosen: np.ndarray, *, every: bool, threads: int =
 
 
 def _peak(path: Path) -> float:
-    """Megabytes that decoding takes at most, Python and libraries included, in a process alone."""
+    """Returns the peak memory of decoding in a new process, in MB, including Python itself."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_resident_after, (path,))
@@ -108,7 +117,7 @@ def _peak(path: Path) -> float:
 
 def _resident_after(path: Path) -> float:
     decode_frames(path, sample_indices(LENGTH, 8), (224, 398))
-    # Not getrusage: what it says is inherited from the process that started this one.
+    # Not getrusage: its value is inherited from the parent process.
     status = Path("/proc/self/status").read_text()
     kilobytes = next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]
     return round(int(kilobytes) / 1024, 1)

@@ -1,7 +1,7 @@
-"""Golden numbers of the PyTorch release: how their weights and inputs are made, and how far off.
+"""Golden numbers of the PyTorch release: their weights, their inputs, and errors against them.
 
-The recipe is in `tests/golden/README.md`. It needs numpy alone, so that a machine with nothing but
-JAX can check the networks.
+The recipe is in `tests/golden/README.md`. It needs only numpy, so that a machine with JAX only can
+check the networks.
 """
 
 import json
@@ -11,24 +11,43 @@ from pathlib import Path
 
 import numpy as np
 
-# In the repository; the wheel does not hold it.
+# In the repository; it is not in the wheel.
 FOLDER = Path(__file__).resolve().parents[2] / "tests" / "golden"
 
 
 def arrays(name: str, folder: Path = FOLDER) -> dict[str, np.ndarray]:
-    """The arrays of `<name>.npz`."""
+    """Loads the arrays of `<name>.npz`.
+
+    Args:
+        name: Name of the file, without suffix.
+        folder: Folder of the golden files.
+    """
     with np.load(folder / f"{name}.npz") as found:
         return dict(found)
 
 
 def weights(name: str, folder: Path = FOLDER) -> dict[str, np.ndarray]:
-    """The state_dict of the network `keys_<name>.json`, under PyTorch's names."""
+    """Makes the weights of a network.
+
+    Args:
+        name: Name of the network; `keys_<name>.json` lists its shapes.
+        folder: Folder of the golden files.
+
+    Returns:
+        A state_dict with PyTorch's names.
+    """
     shapes = json.loads((folder / f"keys_{name}.json").read_text())
     return {key: weight(key, tuple(shape)) for key, shape in shapes.items()}
 
 
 def weight(key: str, shape: tuple[int, ...], seed: int = 7) -> np.ndarray:
-    """The value of one entry of a state_dict."""
+    """Makes one entry of a state_dict.
+
+    Args:
+        key: PyTorch's name of the entry.
+        shape: Shape of the entry.
+        seed: Seed; the value depends on the seed and the key.
+    """
     rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
     if key.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
@@ -50,21 +69,26 @@ def weight(key: str, shape: tuple[int, ...], seed: int = 7) -> np.ndarray:
 
 
 def data(key: Sequence[int], *shape: int) -> np.ndarray:
-    """The input of a key: float32 in [0, 1] of that shape."""
+    """Makes a random input, float32 in [0, 1].
+
+    Args:
+        key: Seed of the input.
+        *shape: Shape of the input.
+    """
     return np.random.default_rng(list(key)).uniform(0, 1, shape).astype(np.float32)
 
 
 def gradient_errors(
     expected: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """The error of each gradient, in units of 1e-3 of its norm plus 1e-5.
+    """Computes the error of each gradient, in units of (1e-3 of its norm + 1e-5).
 
     Args:
         expected: Golden arrays; `grad/<key>` holds the L2 norm of a gradient and its first values.
-        gradients: By PyTorch's keys.
+        gradients: {PyTorch's key: gradient}.
 
     Returns:
-        Key to the larger one of the errors of the norm and of the first values.
+        {key: error}, the maximum of the errors of the norm and of the first values.
     """
     off = {}
     for name, want in expected.items():

@@ -1,4 +1,4 @@
-"""One network in eval mode, in several forms of ours and of PyTorch, with the same weights."""
+"""Speed of one network in eval mode, in several forms of ours and of PyTorch, same weights."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -21,28 +21,29 @@ def compare(
     rounds: int,
     needed: float | None = None,
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """Times the forms of a network beside PyTorch's float32, bfloat16 and compiled bfloat16.
+    """Times forms of a network against PyTorch's float32, bfloat16 and compiled bfloat16.
 
-    In float32 TF32 is off on both sides.
+    With float32, TF32 is off on both sides.
 
     Args:
         what: Name of the measurement.
         kind: "unet3d" or "vqa".
-        forms: Name → our module; "float32" and "bfloat16" have ratios.
-        variables: Of all forms.
-        video: The input, (B, T, H, W, 3) float32.
-        rounds: Timed rounds, after one that is not.
-        needed: GFLOP without which the network cannot be computed, where that is known; the share
-            of the matrix peak is counted on it, else on what XLA counts.
+        forms: {name: our module}; ratios are computed for "float32" and "bfloat16".
+        variables: Variables of all forms.
+        video: (B, T, H, W, 3) float32 input.
+        rounds: Number of timed rounds, after one warm-up round.
+        needed: Minimum number of GFLOP of the network, if known. The share of the matrix peak is
+            computed from it, else from the FLOP that XLA counts.
 
     Returns:
-        "machine", "rows" with the arithmetic that XLA counts, its rate and the share of this
-        machine's matrix product in the same type, and "ratios" ours / PyTorch (below 1 is
-        faster), keyed `<what>_<our dtype>/<their form>`; and the seconds of every side.
+        A result and the seconds of every side. The result has "machine"; "rows" with the FLOP that
+        XLA counts, the FLOP rate, and its share of this machine's rate for a matrix product of the
+        same type; and "ratios" ours / PyTorch (below 1 is faster), with the keys
+        `<what>_<our dtype>/<their form>`.
 
     Raises:
-        RuntimeError: Our float32 output and PyTorch's differ by more than 1e-4 of their range, or
-            of itself where there is one number alone.
+        RuntimeError: Our float32 output and PyTorch's differ by more than 1e-4 of their range (of
+            their value, if the output is one number).
     """
     ours: dict[str, Callable[[], Any]] = {}
     gflop: dict[str, float] = {}
@@ -51,7 +52,7 @@ def compare(
             compiled = jax.jit(model.apply).lower(variables, video).compile()
         costs = compiled.cost_analysis()
         gflop[name] = costs["flops"] / 1e9 if costs else float("nan")
-        # The weights lie on the device before the clock starts.
+        # The weights are on the device before the timing starts.
         there = jax.device_put((variables, video))
         ours[name] = functools.partial(_run, compiled, *there)
     theirs, failures = _torch_sides(kind, forms["float32"], variables, video)
@@ -87,13 +88,13 @@ def _run(compiled: Any, variables: Any, video: Any) -> Any:
 def _torch_sides(
     kind: str, model: Any, variables: Mapping[str, Any], video: np.ndarray
 ) -> tuple[dict[str, Callable[[], np.ndarray]], dict[str, str]]:
-    """PyTorch's forms, and why others do not run; ({}, {}) where it is not installed."""
+    """Returns PyTorch's forms, and {form: reason} of forms that do not run; empty without torch."""
     device = torch_device()
     if not device:
         return {}, {}
     import torch
 
-    # The saliency net takes (B, T, 3, H, W), the quality net (B, 3, T, H, W).
+    # Inputs: saliency network (B, T, 3, H, W), quality network (B, 3, T, H, W).
     axes = (0, 1, 4, 2, 3) if kind == "unet3d" else (0, 4, 1, 2, 3)
     frames = torch.from_numpy(video).permute(axes).contiguous().to(device)
 
@@ -113,6 +114,6 @@ def _torch_sides(
     try:
         compiled = side(True, compiled=True)
         compiled()
-    except Exception as error:  # whatever its compilers raise
+    except Exception as error:  # torch.compile can raise any exception
         return sides, {"bfloat16 compiled": str(error).strip().partition("\n")[0][:120]}
     return {**sides, "bfloat16 compiled": compiled}, {}

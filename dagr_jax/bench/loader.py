@@ -1,4 +1,4 @@
-"""`dagr bench loader`: whether the data keep up with a step."""
+"""`dagr bench loader`: does data loading keep up with a training step?"""
 
 import contextlib
 import statistics
@@ -28,21 +28,21 @@ SIZE, FRAMES = (224, 398), 8
 def measure(
     steps: int = 200, step_s: float = 0.05, batch_size: int = 5, workers: int = 2, videos: int = 100
 ) -> dict[str, Any]:
-    """Trains on nothing: takes a batch, sleeps as long as an accelerator would compute.
+    """Simulates training: takes a batch, then sleeps for the duration of an accelerator's step.
 
-    Batches hold 8 frames of 224 × 398 and their maps, read from records as a run's are; their
-    pictures have the detail of photographs, so that they decompress as such.
+    Batches have 8 frames of 224 × 398 and their maps, read from records as in a run. The pictures
+    are photographs, so that decompression takes a realistic time.
 
     Args:
-        steps: Timed steps, after ten that are not.
-        step_s: Seconds of a step.
-        batch_size: Videos of a batch.
-        workers: Processes that read.
-        videos: In the set.
+        steps: Number of timed steps, after ten warm-up steps.
+        step_s: Duration of a step in seconds.
+        batch_size: Videos per batch.
+        workers: Number of reader processes.
+        videos: Number of videos in the set.
 
     Returns:
-        "machine", "rows" with the time that a step waits for its batch, and "ratios", of which
-        `fed` is the share of the time in which the step ran.
+        "machine", "rows" with the time that a step waits for its batch, and "ratios", where `fed`
+        is the share of the time in which a step ran.
     """
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)

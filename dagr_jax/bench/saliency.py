@@ -1,4 +1,4 @@
-"""`dagr bench saliency`: a window of the saliency network, beside PyTorch's where that is."""
+"""`dagr bench saliency`: a window of the saliency network, compared with PyTorch if installed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,21 +13,23 @@ from dagr_jax.bench.timing import ratio
 from dagr_jax.models.dagr import unet3d
 
 WINDOW = (8, 224, 398)
-# GFLOP of that window with the paper's sizes: no tap beyond the ends, upsampled halves mixed where
-# they are small.
+# Minimum GFLOP of that window with the paper's sizes: no taps beyond the ends, upsampled halves
+# convolved at low resolution.
 NEEDED = 1380.0
 
 
 def measure(rounds: int = 5, model_args: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Logits of one window in eval mode, by our forms and PyTorch's.
+    """Times the logits of one window in eval mode, for our forms and PyTorch's.
+
+    On an accelerator, all forms are measured in both types.
 
     Args:
-        rounds: Timed rounds, after one that is not.
-        model_args: Fields of `unet3d.Model`; none for the paper's.
+        rounds: Number of timed rounds, after one warm-up round.
+        model_args: Fields of `unet3d.Model`; None: the paper's.
 
     Returns:
-        The first of `inference.compare`, and the ratio of our float32 to its plain form,
-        `saliency_float32/taps`. On an accelerator all forms are tried in both types.
+        The result of `inference.compare`. Its "ratios" also have `saliency_float32/taps`, our
+        float32 against the form "taps".
 
     Raises:
         RuntimeError: Our float32 logits and PyTorch's differ by more than 1e-4 of their range.

@@ -1,4 +1,4 @@
-"""`dagr bench scaling`: what a score costs against resolution, frames, batch and devices."""
+"""`dagr bench scaling`: scoring time by resolution, frames, batch size and devices."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from dagr_jax.models import dagr
 from dagr_jax.runtime.machine import machine
 from dagr_jax.train.mesh import jit_predict, make_mesh, put_batch, replicate
 
-# Videos, frames, height, width. The first is what the others are compared with.
+# (videos, frames, height, width). The others are compared with the first.
 SHAPES = {
     "8 frames of 224 x 398": (1, 8, 224, 398),
     "112 x 199": (1, 8, 112, 199),
@@ -28,7 +28,7 @@ SHAPES = {
     "batch of 4": (4, 8, 224, 398),
 }
 DEVICES = (1, 2, 4, 8)
-# A small model and a video for each device: simulated devices share the cores.
+# A small model and one small video per device, because simulated devices share the cores.
 SMALL: dict[str, Any] = {
     "saliency": {"widths": (8, 16, 32, 64), "bottleneck": 64},
     "vqa": {"stage_sizes": (1, 1, 1), "width": 16, "projection_dim": 128},
@@ -37,19 +37,19 @@ SMALL_VIDEO = (8, 112, 199)
 
 
 def measure(rounds: int = 3, model_args: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Scores in eval mode, float32 on a CPU and bfloat16 elsewhere, random weights.
+    """Times scoring in eval mode: float32 on a CPU, bfloat16 on accelerators, random weights.
 
-    On a CPU the devices are simulated, each in a process of its own. They share the cores, so that
-    the time of a video shows only whether more devices bring more work, not what they save.
+    On a CPU the devices are simulated, in a new process for each number of devices. They share the
+    cores, so the time per video shows only the overhead of more devices, not a speedup.
 
     Args:
-        rounds: Timed rounds, after one that is not.
-        model_args: Fields of `dagr.Model`; none for the paper's.
+        rounds: Number of timed rounds, after one warm-up round.
+        model_args: Fields of `dagr.Model`; None: the paper's.
 
     Returns:
-        "machine", "rows", and "ratios": cost of a
-        pixel of a frame against the first shape's, `scaling_<shape>/first`, and time of a video
-        with several devices against one, `devices_<n>/1`; 1 is ideal.
+        "machine", "rows", and "ratios": time per pixel relative to the first shape,
+        `scaling_<shape>/first`, and time per video with n devices relative to one device,
+        `devices_<n>/1`; 1 is ideal.
     """
     model = dagr.Model(**{"saliency": {}, "vqa": {}, **(model_args or {})}, dtype=dtypes()[-1])
     variables = jax.device_put(random_variables(model, jnp.zeros((1, 2, 32, 32, 3))))
@@ -74,7 +74,7 @@ def measure(rounds: int = 3, model_args: Mapping[str, Any] | None = None) -> dic
         each = [second / count for second in its]
         rows.append(row(f"scaling {count} devices, a video", each))
         if count > 1:
-            # Apart in time: the fastest of each are compared, not rounds.
+            # These were not measured in alternation, so compare the fastest times, not rounds.
             ratios[f"devices_{count}/1"] = round(min(each) / min(times[1]), 4)
     return {"machine": machine(), "rows": rows, "ratios": ratios}
 
@@ -86,7 +86,7 @@ def _counts() -> list[int]:
 
 
 def _on_devices(count: int, rounds: int) -> list[float]:
-    """Seconds of a batch of one video for each of so many devices."""
+    """Runs `weak_scaling` on `count` devices, which are simulated on a CPU."""
     if jax.default_backend() != "cpu":
         return weak_scaling(count, rounds)
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
@@ -96,7 +96,15 @@ def _on_devices(count: int, rounds: int) -> list[float]:
 
 
 def weak_scaling(count: int, rounds: int) -> list[float]:
-    """Seconds of each round of a batch with one video for each device."""
+    """Times a batch with one video per device.
+
+    Args:
+        count: Number of devices.
+        rounds: Number of timed rounds.
+
+    Returns:
+        Seconds of each round.
+    """
     mesh = make_mesh(jax.devices()[:count])
     model: Any = dagr.Model(**SMALL)
     variables = replicate(random_variables(model, jnp.zeros((1, 2, 32, 32, 3))), mesh)

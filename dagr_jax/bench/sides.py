@@ -1,4 +1,4 @@
-"""The two sides of a comparison: one of our networks, and PyTorch's with the same weights."""
+"""The two sides of a comparison: our network, and its PyTorch twin with the same weights."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,9 +11,15 @@ from dagr_jax.convert import to_state_dict
 
 
 def random_variables(model: Any, *inputs: Any, seed: int = 0, **kwargs: Any) -> dict[str, Any]:
-    """Variables filled with random numbers, without compiling `init`.
+    """Makes random variables of a model, without compiling `init`.
 
-    Kernels have variance 2 / fan_in, scales and variances lie around one, the rest around zero.
+    Kernels have variance 2 / fan_in. Scales and variances are around 1, all others around 0.
+
+    Args:
+        model: Flax module.
+        *inputs: Arguments of `model.init`.
+        seed: Seed of the values.
+        **kwargs: Keyword arguments of `model.init`.
     """
     shapes = jax.eval_shape(lambda *a: model.init(jax.random.key(0), *a, **kwargs), *inputs)
     rng = np.random.default_rng(seed)
@@ -31,7 +37,7 @@ def random_variables(model: Any, *inputs: Any, seed: int = 0, **kwargs: Any) -> 
 
 
 def torch_device() -> str:
-    """Where PyTorch's sides run: "cuda", "cpu", or "" where it is not installed."""
+    """Returns the device of PyTorch's sides: "cuda", "cpu", or "" if it is not installed."""
     try:
         import torch
     except ImportError:
@@ -40,16 +46,16 @@ def torch_device() -> str:
 
 
 def dtypes() -> list[str]:
-    """Our types that are worth measuring: a CPU multiplies bfloat16 more slowly than float32."""
+    """Returns our types to measure; not bfloat16 on a CPU, which is slower than float32 there."""
     return ["float32"] if jax.default_backend() == "cpu" else ["float32", "bfloat16"]
 
 
 @contextlib.contextmanager
 def precision(dtype: str) -> Iterator[None]:
-    """How programs that are traced inside multiply float32.
+    """Sets the precision of float32 products in programs that are traced inside the context.
 
     Args:
-        dtype: "float32" for exact products, which GPUs do not take by default; "tf32"; "bfloat16".
+        dtype: "float32" (full precision, which is not the default on GPUs), "tf32" or "bfloat16".
     """
     chosen = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": None}[dtype]
     with jax.default_matmul_precision(chosen):
@@ -57,7 +63,7 @@ def precision(dtype: str) -> Iterator[None]:
 
 
 def torch_tf32(on: bool) -> None:
-    """Whether PyTorch multiplies float32 by TF32 on GPUs; the setting is the process's."""
+    """Turns TF32 for float32 products on GPUs on or off in PyTorch, for the whole process."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = on
@@ -65,13 +71,13 @@ def torch_tf32(on: bool) -> None:
 
 
 def torch_net(kind: str, model: Any, variables: Any, *, channels_last: bool = False) -> Any:
-    """The network in PyTorch, with the same weights, on `torch_device`.
+    """Makes the PyTorch twin of a network, with the same weights, on `torch_device`.
 
     Args:
         kind: "unet3d" or "vqa".
         model: Our module.
-        variables: Its variables.
-        channels_last: Weights in the layout that PyTorch's half-precision kernels want.
+        variables: Variables of the module.
+        channels_last: Store weights channels last, which PyTorch's half-precision kernels need.
     """
     import torch
 
@@ -87,7 +93,13 @@ def torch_net(kind: str, model: Any, variables: Any, *, channels_last: bool = Fa
 
 
 def torch_nets(model: Any, variables: Any, *, channels_last: bool = False) -> tuple[Any, Any]:
-    """Saliency and quality network of a `dagr.Model` by `torch_net`, in eval mode."""
+    """Makes the twins of the saliency and quality network of a `dagr.Model`, in eval mode.
+
+    Args:
+        model: `dagr.Model`.
+        variables: Variables of the model.
+        channels_last: Store weights channels last, which PyTorch's half-precision kernels need.
+    """
 
     def net(kind: str, part: str) -> Any:
         own = {collection: tree[part] for collection, tree in variables.items()}

@@ -1,7 +1,7 @@
-"""`dagr bench table4`: the paper's speed table, from file to score, beside PyAV and PyTorch.
+"""`dagr bench table4`: the paper's speed table, from file to score, against PyAV and PyTorch.
 
-The paper gives 6.19 s for ten 1080p videos of 240 frames on an RTX A5000, and counts all 2,400
-frames, of which eight a video are looked at: 387.7 frames/s.
+The paper reports 6.19 s for ten 1080p videos of 240 frames on an RTX A5000. It counts all 2,400
+frames, although the model uses only eight per video: 387.7 frames/s.
 """
 
 import functools
@@ -39,24 +39,25 @@ def measure(
     model_args: Mapping[str, Any] | None = None,
     decoded: tuple[int, tuple[int, int]] | None = None,
 ) -> dict[str, Any]:
-    """Ten clips one after the other, each by every side before the next; random weights.
+    """Times ten clips. Every side scores a clip before the next clip starts. Random weights.
 
-    Our side decodes as the scorer does. The other decodes in order by PyAV with as many threads
-    as it takes, converts the sampled frames, resizes them as we do and runs the networks in
-    PyTorch. Where PyAV is not installed, or with `decoded`, both sides begin with decoded frames,
-    and "decoding" is missing in the rows. In the type float32 TF32 is off.
+    Our side decodes as the scorer does. The other side decodes in order with PyAV, which chooses
+    the number of threads, converts the sampled frames, resizes them as we do and runs the networks
+    in PyTorch. Without PyAV, or with `decoded`, both sides start from decoded frames, and the rows
+    have no "decoding". With float32, TF32 is off.
 
     Args:
-        model_args: Fields of `dagr.Model`; none for the paper's.
-        decoded: (frames, (height, width)) of clips that are decoded already; None decodes files.
+        model_args: Fields of `dagr.Model`; None: the paper's.
+        decoded: (frames, (height, width)) of decoded random clips; None: decode files.
 
     Returns:
-        "machine", "rows" with `frames_per_s` counted as the paper counts and `looked_at_per_s` the
-        frames that the networks see, each part of our time,
-        and "ratios" ours / PyTorch (below 1 is faster), keyed `table4_<our dtype>/<their dtype>`.
+        "machine"; "rows" of the sides and of the parts of our time, where `frames_per_s` counts all
+        frames as the paper does, and `looked_at_per_s` counts the frames that the networks see; and
+        "ratios" ours / PyTorch (below 1 is faster), with the keys
+        `table4_<our dtype>/<their dtype>`.
 
     Raises:
-        RuntimeError: The float32 scores of both sides differ by more than 1e-3 of them.
+        RuntimeError: The float32 scores of both sides have a relative difference above 1e-3.
     """
     args = {"saliency": {}, "vqa": {}, **(model_args or {})}
     model = dagr.Model(**args)
@@ -99,7 +100,7 @@ def measure(
 
 
 def _clips(folder: Path, *, in_memory: bool) -> tuple[list[Path], Read | None, Read | None]:
-    """Clips, how we read them and how PyAV alone does; in memory only names of clips."""
+    """Makes the clips; returns their paths, our reader and PyAV's (None: frames in memory)."""
     paths = [folder / f"{number}.mp4" for number in range(CLIPS)]
     if in_memory or importlib.util.find_spec("av") is None:
         return paths, None, None
@@ -116,7 +117,13 @@ def _clips(folder: Path, *, in_memory: bool) -> tuple[list[Path], Read | None, R
 
 
 def read_plainly(path: Path, length: int, count: int, size: tuple[int, int]) -> np.ndarray:
-    """Sampled frames of a clip of known length by PyAV, decoded in order with all its threads.
+    """Reads the sampled frames of a clip with PyAV: decodes in order, with all threads.
+
+    Args:
+        path: Video file.
+        length: Number of frames of the clip.
+        count: Number of sampled frames.
+        size: (height, width) of the result.
 
     Returns:
         (count, height, width, 3) uint8.
@@ -168,7 +175,7 @@ def _our_side(
 def _torch_sides(
     model: dagr.Model, variables: Any, read: Read
 ) -> dict[str, Callable[[Path], float]]:
-    """PyTorch's forms; {} where it is not installed."""
+    """Returns PyTorch's sides; {} if it is not installed."""
     device = torch_device()
     if not device:
         return {}
@@ -184,7 +191,15 @@ def _torch_sides(
 def torch_scorer(
     saliency: Any, quality: Any, alpha: float, device: str, *, half: bool
 ) -> Callable[[np.ndarray], float]:
-    """The score of (T, H, W, 3) uint8 frames by the twins of both networks, preset 'paper'."""
+    """Returns a function that scores (T, H, W, 3) uint8 frames in PyTorch, preset 'paper'.
+
+    Args:
+        saliency: Twin of the saliency network.
+        quality: Twin of the quality network.
+        alpha: Weight of the saliency in the fused frames.
+        device: PyTorch device.
+        half: Whether to use bfloat16 autocast.
+    """
     import torch
 
     forward = torch_forward(saliency, quality, alpha)
@@ -199,7 +214,13 @@ def torch_scorer(
 
 
 def torch_forward(saliency: Any, quality: Any, alpha: float) -> Callable[[Any], Any]:
-    """(B, T, H, W, 3) uint8 tensors → scores (B,), by the twins of both networks."""
+    """Returns a function: (B, T, H, W, 3) uint8 tensor → (B,) scores, preset 'paper'.
+
+    Args:
+        saliency: Twin of the saliency network.
+        quality: Twin of the quality network.
+        alpha: Weight of the saliency in the fused frames.
+    """
 
     def forward(frames: Any) -> Any:
         video = frames.float() / 255

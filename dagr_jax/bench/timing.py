@@ -1,4 +1,4 @@
-"""How things are timed: all sides in one process, in strict alternation, medians and ratios."""
+"""Timing: all sides in one process, in strict alternation; medians and ratios."""
 
 import statistics
 import subprocess
@@ -13,17 +13,20 @@ Side = Callable[[], Any]
 def alternate(
     sides: Mapping[str, Side], rounds: int, warmup: int = 1, *, steady: bool = False
 ) -> dict[str, list[float]]:
-    """Seconds of each side, (rounds,) each; a round runs every side once.
+    """Times the sides in alternation; a round runs every side once.
 
-    A machine that others use speeds up and slows down; sides that alternate meet the same weather.
+    The load of a shared machine drifts. Sides that alternate see the same load drift.
 
     Args:
-        sides: Name → what is timed.
-        rounds: How often.
-        warmup: Rounds before that are not timed.
-        steady: Run a side once before each time that it is timed, so that it meets the machine as
-            in a loop of its own. Memory that another side had, or that a virtual machine gave
-            back to its host meanwhile, takes seconds to get again.
+        sides: {name: function to time}.
+        rounds: Number of timed rounds.
+        warmup: Number of untimed rounds before them.
+        steady: Run a side once, untimed, before each timed run, so that it runs as in a loop of its
+            own. Otherwise the timed run would include seconds for allocating memory again that
+            another side used, or that a virtual machine returned to its host.
+
+    Returns:
+        {name: seconds of each round}.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(warmup + rounds):
@@ -38,7 +41,13 @@ def alternate(
 
 
 def row(what: str, seconds: Sequence[float], **more: Any) -> dict[str, Any]:
-    """A measured side: its median, fastest and slowest time in seconds."""
+    """Makes the row of a measured side: its median, fastest and slowest time in seconds.
+
+    Args:
+        what: Name of the side.
+        seconds: Seconds of each round.
+        **more: Further fields of the row.
+    """
     return {
         "what": what,
         "median_s": round(statistics.median(seconds), 5),
@@ -50,17 +59,22 @@ def row(what: str, seconds: Sequence[float], **more: Any) -> dict[str, Any]:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Median over the rounds of ours / theirs; below 1 is faster."""
+    """Returns the median over the rounds of ours / theirs; below 1 means that ours is faster."""
     return round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 4)
 
 
 def ratios(
     what: str, seconds: Mapping[str, Sequence[float]], ours: Sequence[str]
 ) -> dict[str, float]:
-    """`ratio` of sides of ours to each of PyTorch's, whose names begin with "torch ".
+    """Computes `ratio` of our sides to each of PyTorch's sides (names that begin with "torch ").
+
+    Args:
+        what: Name of the measurement.
+        seconds: {side: seconds of each round}.
+        ours: Names of our sides.
 
     Returns:
-        Keyed `<what>_<our side>/<their side>`.
+        {"<what>_<our side>/<their side>": ratio}.
     """
     return {
         f"{what}_{mine}/{name.removeprefix('torch ')}": ratio(seconds[mine], times)
@@ -71,10 +85,14 @@ def ratios(
 
 
 def fresh_process(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """What a new Python interpreter with these arguments prints.
+    """Runs a new Python interpreter and returns its stdout.
+
+    Args:
+        arguments: Arguments of the interpreter.
+        environment: Environment variables.
 
     Raises:
-        RuntimeError: It failed; what it said.
+        RuntimeError: The process failed; the message has its stderr.
     """
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -89,7 +107,16 @@ def fresh_process(arguments: Sequence[str], environment: Mapping[str, str]) -> s
 
 
 def matmul_peak(dtype: str, size: int = 2048, rounds: int = 5) -> float:
-    """GFLOP/s of a square matrix product, the best of some rounds: what this machine can do."""
+    """Measures the peak rate of this machine: a square matrix product, best of some rounds.
+
+    Args:
+        dtype: Type of the matrices.
+        size: Number of rows and columns.
+        rounds: Number of timed rounds.
+
+    Returns:
+        GFLOP/s.
+    """
     import jax
     import jax.numpy as jnp
 

@@ -1,7 +1,7 @@
-"""A score the way PyTorch's users compute it: what `dagr score` is compared with.
+"""Scoring of a clip in plain PyTorch, with which `dagr bench cold` compares `dagr score`.
 
-python -m dagr_jax.bench.torch_score FOLDER CLIP prints the score of a clip by the networks that
-`write` left in a folder, in a process of its own.
+`python -m dagr_jax.bench.torch_score FOLDER CLIP` prints the score of a clip, computed with the
+networks that `write` wrote to the folder.
 """
 
 import json
@@ -20,14 +20,26 @@ from dagr_jax.models.dagr import quality_net, unet3d
 def write(
     folder: Path, args: dict[str, Any], nets: tuple[Any, Any], clip: tuple[int, int, int, int]
 ) -> None:
-    """Weights, fields of `dagr.Model` and (frames, sampled frames, height, width) of a clip."""
+    """Writes the networks and the settings for `main`.
+
+    Args:
+        folder: Output folder.
+        args: Fields of `dagr.Model`.
+        nets: Saliency and quality network in PyTorch.
+        clip: (frames, sampled frames, height, width) of the clip.
+    """
     for name, net in zip(("saliency", "vqa"), nets, strict=True):
         torch.save(net.state_dict(), folder / f"{name}.pth")
     (folder / "args.json").write_text(json.dumps({"model": args, "clip": clip}))
 
 
 def main(folder: Path, clip: Path) -> float:
-    """The score of a clip by what `write` left."""
+    """Scores a clip.
+
+    Args:
+        folder: Folder that `write` filled.
+        clip: Video file.
+    """
     told = json.loads((folder / "args.json").read_text())
     model = dagr.Model(**told["model"])
     nets = []

@@ -1,4 +1,4 @@
-"""`dagr bench train`: a training step of each network, beside PyTorch's where that is."""
+"""`dagr bench train`: a training step of each network, compared with PyTorch if installed."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,11 +25,11 @@ from dagr_jax.train.mesh import jit_train_step, make_mesh, put_batch, replicate
 from dagr_jax.train.state import create_state
 from dagr_jax.train.steps import make_train_step
 
-# Videos, frames, height, width of a step.
+# (videos, frames, height, width) of a training step.
 SALIENCY = (1, 8, 224, 398)
 QUALITY = (4, 8, 224, 398)
 RATE = 1e-5
-Side = Callable[[], float]  # runs a step and gives its loss
+Side = Callable[[], float]  # runs a step and returns its loss
 
 
 def measure(
@@ -37,23 +37,23 @@ def measure(
     saliency_args: Mapping[str, Any] | None = None,
     vqa_args: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Forward, loss, gradient and Adam's update of one batch, by both sides from the same weights.
+    """Times a training step: forward pass, loss, gradient and Adam update of one batch.
 
-    Preset 'paper'; no augmentation and no dropout, so that both sides do the same. In float32 TF32
-    is off on both sides.
+    Both sides start from the same weights, with preset 'paper'. There is no augmentation and no
+    dropout, so that both sides compute the same. With float32, TF32 is off on both sides. Our
+    bfloat16 is measured only on accelerators.
 
     Args:
-        rounds: Timed steps of each side; before each it takes one that is not timed.
-        saliency_args: Fields of `unet3d.Model`; none for the paper's.
-        vqa_args: Fields of `quality_net.Model`; none for the paper's.
+        rounds: Number of timed steps of each side; an untimed step runs before each of them.
+        saliency_args: Fields of `unet3d.Model`; None: the paper's.
+        vqa_args: Fields of `quality_net.Model`; None: the paper's.
 
     Returns:
-        "machine", "rows", and "ratios" ours / PyTorch (below 1 is faster), keyed
-        `train_<network>_<our dtype>/<their dtype>`; no ratios without PyTorch. Our bfloat16 runs
-        on accelerators alone.
+        "machine", "rows", and "ratios" ours / PyTorch (below 1 is faster), with the keys
+        `train_<network>_<our dtype>/<their dtype>`; no ratios without PyTorch.
 
     Raises:
-        RuntimeError: The first losses of both sides in float32 differ by more than 1e-3.
+        RuntimeError: The first float32 losses have a relative difference above 1e-3.
     """
     rows: list[dict[str, Any]] = []
     found: dict[str, float] = {}
@@ -102,11 +102,11 @@ def _quality_sides(
 
 
 def torch_loss(network: str, alpha: float = 0.5) -> Callable[[Any, Any], Any]:
-    """(PyTorch's network, batch of tensors) → the loss of a training step.
+    """Returns a function: (PyTorch's network, batch of tensors) → loss of a training step.
 
     Args:
         network: "saliency" or "quality".
-        alpha: Weight of the saliency in the fused frames, of the quality network.
+        alpha: Weight of the saliency in the fused frames of the quality network.
     """
 
     def saliency(net: Any, batch: Any) -> Any:
@@ -146,7 +146,7 @@ def _our_side(task: Any, variables: Any, batch: Mapping[str, np.ndarray], dtype:
 
     def run() -> float:
         nonlocal state
-        with precision(dtype):  # where the first call traces
+        with precision(dtype):  # the first call traces the step
             state, metrics = step(state, there, key)
         jax.block_until_ready(state)
         return float(metrics["loss"])
@@ -157,7 +157,7 @@ def _our_side(task: Any, variables: Any, batch: Mapping[str, np.ndarray], dtype:
 def _torch_sides(
     kind: str, model: Any, variables: Any, batch: Mapping[str, np.ndarray], loss_of: Any
 ) -> dict[str, Side]:
-    """PyTorch's forms of the step; {} where it is not installed."""
+    """Returns PyTorch's sides of the step; {} if it is not installed."""
     device = torch_device()
     if not device:
         return {}

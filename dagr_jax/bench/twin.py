@@ -1,11 +1,11 @@
-"""The networks and losses in PyTorch: what parity is tested against and speed compared with.
+"""PyTorch twins of the networks and losses, for parity tests and speed comparisons.
 
-Written from REFERENCE sections 2 and 3 with PyTorch's own layers. The names in a `state_dict` are
-the release's, so that weights go from one side to the other by `convert`. Layouts are PyTorch's
-too, channels before time. Modules compute in the type of their parameters; for bfloat16 run them
-under `torch.autocast`.
+They are written from docs/reference.md, sections 2 and 3, with PyTorch's own layers. The names in a
+`state_dict` are those of the release, so that `convert` can convert weights in both directions. The
+layout is PyTorch's, channels before time. Modules compute in the type of their parameters; for
+bfloat16, run them under `torch.autocast`.
 
-Needs torch, which nothing else in the package does.
+Only the benchmarks need torch; the rest of the package does not.
 """
 
 import inspect
@@ -23,25 +23,25 @@ from dagr_jax.models.dagr import quality_net, unet3d
 # Channel statistics of ImageNet in [0, 1].
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-# For how many frames a transformer keeps positions.
+# Maximum number of frames for which a transformer has positions.
 _MAX_FRAMES = 512
-# The constants that `dagr_jax.models.dagr.losses` explains.
+# `dagr_jax.models.dagr.losses` explains these constants.
 _KL_EPSILON = 1e-4
 _RELEASE_EPSILON = 1e-6
 _VARIANCE_EPSILON = 1e-12
 
 
 class UNet3D(nn.Module):
-    """UNet3D saliency network with register tokens (REFERENCE section 2).
+    """UNet3D saliency network with register tokens (docs/reference.md, section 2).
 
-    96,243,333 parameters with the default sizes.
+    It has 96,243,333 parameters with the default sizes.
 
     Args:
-      widths: channels of the encoder levels.
-      bottleneck: channels below them.
-      num_registers: N; 0 for the network without registers (the ablation).
-      register_dim: length of a register token.
-      preset: 'release' reshapes (B, T, 3, H, W) to (B, 3, T, H, W), 'paper' transposes.
+        widths: Number of channels of the encoder levels.
+        bottleneck: Number of channels of the bottleneck.
+        num_registers: Number of register tokens, N; 0: no registers (the ablation).
+        register_dim: Length of a register token.
+        preset: 'release' reshapes (B, T, 3, H, W) to (B, 3, T, H, W), 'paper' transposes.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class UNet3D(nn.Module):
         self.final_conv = nn.Conv3d(channels, 1, 1)
 
     def forward(self, video: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b 1 t h w"]:
-        """Saliency logits, (B, 1, T, H, W), of RGB video in [0, 1], (B, T, 3, H, W)."""
+        """RGB video in [0, 1], (B, T, 3, H, W) → saliency logits, (B, 1, T, H, W)."""
         b, t, c, h, w = video.shape
         x = video.transpose(1, 2) if self.preset == "paper" else video.reshape(b, c, t, h, w)
         if self.num_registers:
@@ -99,9 +99,9 @@ class UNet3D(nn.Module):
         return self.final_conv(x)
 
     def registers(self, num_frames: int) -> Float[Tensor, "n t"]:
-        """Value of each register channel at each of `num_frames` frames, (N, T).
+        """Returns the value of each register channel at each of `num_frames` frames, (N, T).
 
-        The N tokens lie along time, resized to the frames by nearest neighbour.
+        The N tokens lie along the time axis and are resized to T by nearest neighbour.
         """
         tokens = self.token_proj(self.register_tokens.transpose(1, 2))[0, :, :, 0, 0]  # (N, N)
         frames = torch.arange(num_frames, device=tokens.device)
@@ -147,7 +147,7 @@ class Bottleneck(nn.Module):
 
 
 class Spatial(nn.Module):
-    """ResNet without its pooling and classifier, as the Sequential of its children."""
+    """ResNet without final pooling and classifier, as a Sequential of its children."""
 
     def __init__(self, stage_sizes: Sequence[int], width: int) -> None:
         super().__init__()
@@ -172,14 +172,14 @@ class Spatial(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
-        """Features averaged over the image."""
+        """Images (N, 3, H, W) → features (N, D), averaged over the image."""
         return self.features(images).mean(dim=(2, 3))
 
 
 class Temporal(nn.Module):
     """Positions, post-norm transformer encoder, mean over time: (B, T, C) → (B, D), T ≤ 512.
 
-    `channels` is C if a linear map to D = `dim` comes first; None where C is D.
+    With `channels` = C, a linear map to D = `dim` comes first; None: C is D.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class Temporal(nn.Module):
 
 
 class Regressor(nn.Module):
-    """Linear, ReLU, Dropout for each hidden width, then Linear to one: (B, D) → (B,)."""
+    """Linear, ReLU, Dropout for each hidden width, then Linear to one output: (B, D) → (B,)."""
 
     def __init__(self, channels: int, hidden: Sequence[int], dropout: float) -> None:
         super().__init__()
@@ -227,11 +227,11 @@ class Regressor(nn.Module):
 
 
 class Quality(nn.Module):
-    """Quality network with one of three heads (REFERENCE section 3).
+    """Quality network with one of three heads (docs/reference.md, section 3).
 
-    67,096,385 parameters with the default sizes. The arguments are the fields of
-    `dagr_jax.models.dagr.quality_net.Model` and explained there; preset 'release' reshapes
-    (B, 3, T, H, W) to (B·T, 3, H, W) for the ResNet, 'paper' transposes.
+    It has 67,096,385 parameters with the default sizes. The arguments are the fields of
+    `dagr_jax.models.dagr.quality_net.Model`, which explains them. For the ResNet, preset 'release'
+    reshapes (B, 3, T, H, W) to (B·T, 3, H, W), and preset 'paper' transposes.
     """
 
     def __init__(
@@ -272,7 +272,7 @@ class Quality(nn.Module):
                 self.register_buffer(name, torch.tensor(values).view(3, 1, 1, 1), persistent=False)
 
     def frame_features(self, fused: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b t d"]:
-        """Features of each frame: the ResNet's, averaged over it, or (temporal) its mean colour."""
+        """Returns features of each frame: averaged ResNet features, or (temporal) mean colour."""
         if self.normalize:
             fused = (fused - self.mean) / self.std
         if self.head == "temporal":
@@ -283,7 +283,7 @@ class Quality(nn.Module):
         return self.spatial_analyzer(fused.reshape(b * t, c, h, w)).unflatten(0, (b, t))
 
     def forward(self, fused: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, " b"]:
-        """Scores, (B,), unclipped on the targets' [0, 1], of fused frames in [0, 1]."""
+        """Fused frames in [0, 1] → unclipped scores, (B,), on the scale [0, 1] of the targets."""
         features = self.frame_features(fused)
         if self.head == "temporal":
             return self.regressor(self.temporal_analyzer(features))
@@ -295,13 +295,13 @@ class Quality(nn.Module):
 
 
 def twin_of(model: unet3d.Model | quality_net.Model) -> UNet3D | Quality:
-    """The PyTorch module of the same sizes, head and preset, freshly initialised.
+    """Makes a new PyTorch module with the sizes, head and preset of our module.
 
-    Fields that say how JAX computes (`dtype`, `conv_form`) or how it starts (`stem_init`) have no
+    Fields that select how JAX computes (`dtype`, `conv_form`) or initialises (`stem_init`) have no
     counterpart.
 
     Raises:
-      TypeError: the model is neither network.
+        TypeError: `model` is neither network.
     """
     twins: dict[type, type[UNet3D] | type[Quality]] = {
         unet3d.Model: UNet3D,
@@ -321,9 +321,9 @@ def saliency_loss(
     preset: str = "paper",
     gamma: float = 0.01,
 ) -> Float[Tensor, ""]:
-    """γ·KL + CC after sigmoid and min-max over the batch tensor (REFERENCE sections 2 and 6).
+    """γ·KL + CC after sigmoid and min-max over the batch (docs/reference.md, sections 2 and 6).
 
-    The target is a density in [0, 1]. 'paper' averages over the maps that are not all zero.
+    The target is a density in [0, 1]. 'paper' averages over the maps that are not all-zero.
     """
     _check_preset(preset)
     s = logits.sigmoid()
@@ -344,14 +344,14 @@ def saliency_loss(
 def release_kl(
     pred: Float[Tensor, "b t h w"], target: Float[Tensor, "b t h w"]
 ) -> Float[Tensor, ""]:
-    """The release's KL: softmax over time at every pixel, summed, divided by the batch size."""
+    """KL of the release: softmax over time at every pixel, summed, divided by the batch size."""
     return F.kl_div(pred.log_softmax(dim=1), target.softmax(dim=1), reduction="batchmean")
 
 
 def release_cc(
     pred: Float[Tensor, "b t h w"], target: Float[Tensor, "b t h w"]
 ) -> Float[Tensor, "b w"]:
-    """The release's CC: −Pearson over time and height, one value for each image column."""
+    """CC of the release: −Pearson over time and height, one value per image column."""
     x = pred - pred.mean(dim=(1, 2), keepdim=True)
     y = target - target.mean(dim=(1, 2), keepdim=True)
     norm_x = (x.square().sum(dim=(1, 2)) + _RELEASE_EPSILON).sqrt()
@@ -366,9 +366,9 @@ def quality_loss(
     weight: float = 0.1,
     temperature: float = 0.3,
 ) -> Float[Tensor, ""]:
-    """L1 + weight·(1 − Spearman) of scores and targets in [0, 1] (REFERENCE sections 3 and 6).
+    """L1 + weight·(1 − Spearman) of values in [0, 1] (docs/reference.md, sections 3 and 6).
 
-    'paper' ranks the predictions softly, by `temperature`; 'release' hard, without a gradient.
+    Predictions have soft ranks (`temperature`) in 'paper', hard ones in 'release' (no gradient).
     """
     _check_preset(preset)
     rank = _hard_rank(prediction)
@@ -380,7 +380,7 @@ def quality_loss(
 
 
 def _hard_rank(x: Tensor) -> Tensor:
-    """Ranks 1…B, ties share their mean rank."""
+    """Returns ranks 1…B; ties get their mean rank."""
     below = (x[:, None] > x).sum(dim=1).to(x.dtype)
     equal = (x[:, None] == x).sum(dim=1).to(x.dtype)
     return below + (equal + 1) / 2

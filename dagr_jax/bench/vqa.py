@@ -1,4 +1,4 @@
-"""`dagr bench vqa`: the quality network on fused frames, beside PyTorch's where that is."""
+"""`dagr bench vqa`: the quality network on fused frames, compared with PyTorch if installed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,14 +14,14 @@ VIDEO = (8, 224, 398)
 
 
 def measure(rounds: int = 5, model_args: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Scores of one video in eval mode, by our forms and PyTorch's.
+    """Times the score of one video in eval mode, for our forms and PyTorch's.
 
     Args:
-        rounds: Timed rounds, after one that is not.
-        model_args: Fields of `quality_net.Model`; none for the paper's.
+        rounds: Number of timed rounds, after one warm-up round.
+        model_args: Fields of `quality_net.Model`; None: the paper's.
 
     Returns:
-        The first of `inference.compare`.
+        The result of `inference.compare`.
 
     Raises:
         RuntimeError: Our float32 score and PyTorch's differ by more than 1e-4 of it.

@@ -1,4 +1,4 @@
-"""`python -m dagr_jax.cli`, as `dagr`."""
+"""`python -m dagr_jax.cli`, the same as `dagr`."""
 
 import sys
 

@@ -7,29 +7,36 @@ from typing import Any
 
 from dagr_jax.cli import options
 from dagr_jax.report import tables
+from dagr_jax.runtime.errors import DagrError
 
 
 def add(commands: Any) -> None:
-    """Adds the command."""
+    """Adds the command `dagr evaluate`."""
     evaluate = commands.add_parser(
         "evaluate",
-        help="a checkpoint on prepared sets that it has not seen",
-        description="Predicts whole prepared sets, as for cross-data-set figures. What the "
-        "checkpoint was trained or validated on is left out and counted.",
+        help="evaluate a checkpoint on other data sets",
+        description="Predicts all videos of prepared sets, for cross-data-set results. Videos on "
+        "which the checkpoint was trained or validated are left out and counted.",
     )
-    evaluate.add_argument("data", nargs="+", metavar="DATA", help="folders of dagr prepare")
+    evaluate.add_argument(
+        "data", nargs="+", metavar="DATA", help="prepared sets (folders written by dagr prepare)"
+    )
     options.add_checkpoint(evaluate)
     evaluate.add_argument(
         "--workdir",
         required=True,
         metavar="DIR",
-        help="a folder for each set goes here: predictions.csv, metrics.json, overview.png",
+        help="output folder, with a subfolder for each set: predictions.csv, metrics.json, "
+        "overview.png",
     )
     evaluate.add_argument(
-        "--maps", default="", metavar="DIR", help="saliency maps of the one set, as for dagr score"
+        "--maps",
+        default="",
+        metavar="DIR",
+        help="saliency maps of another model, one folder of pictures per video (for one DATA only)",
     )
     evaluate.add_argument(
-        "--batch-size", type=int, default=4, metavar="N", help="videos at once (4)"
+        "--batch-size", type=int, default=4, metavar="N", help="videos per batch (default: 4)"
     )
     options.add_output(evaluate)
     evaluate.set_defaults(run=_run)
@@ -59,7 +66,9 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
                 batch_size=arguments.batch_size,
                 maps=arguments.maps,
             )
-        except (ValueError, OSError) as error:
+        except DagrError as error:
+            if arguments.debug:
+                raise
             print(f"dagr: {error}", file=sys.stderr)
             failed += 1
             continue

@@ -1,36 +1,51 @@
-"""What several commands take."""
+"""Options that several commands share."""
 
 import argparse
 
 from dagr_jax.report import tables
+from dagr_jax.runtime.errors import DagrError
 
 
 def add_checkpoint(command: argparse.ArgumentParser) -> None:
-    """Adds --checkpoint."""
+    """Adds the option --checkpoint."""
     command.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="a run's workdir, or its vqa/ folder"
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help="working directory of a run, or its vqa/ folder",
     )
 
 
 def add_max_pixels(command: argparse.ArgumentParser) -> None:
-    """Adds --max-pixels."""
+    """Adds the option --max-pixels."""
     command.add_argument(
-        "--max-pixels", type=int, default=8192 * 8192, metavar="N", help="of a frame (8192 x 8192)"
+        "--max-pixels",
+        type=int,
+        default=8192 * 8192,
+        metavar="N",
+        help="refuse videos with more pixels per frame (default: 8192 x 8192)",
     )
 
 
 def add_output(command: argparse.ArgumentParser) -> None:
-    """Adds what every command that prints rows takes."""
-    command.add_argument("--format", choices=tables.FORMATS, default="table", help="of stdout")
+    """Adds the options --format and --out of commands that print rows."""
     command.add_argument(
-        "--out", metavar="FILE", help="also write the rows here: .json, .jsonl, .csv or .txt"
+        "--format",
+        choices=tables.FORMATS,
+        default="table",
+        help="format of the printed rows (default: table)",
+    )
+    command.add_argument(
+        "--out",
+        metavar="FILE",
+        help="also write the rows to this file (.json, .jsonl, .csv or .txt)",
     )
 
 
 def check_output(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """A usage error for an --out that no rows can be written to."""
+    """Exits with a usage error if rows cannot be written in the format of --out."""
     if arguments.out:
         try:
             tables.form_of(arguments.out)
-        except ValueError as error:
+        except DagrError as error:
             parser.error(str(error))

@@ -9,34 +9,51 @@ from dagr_jax.video.sampling import RULES
 
 
 def add(commands: Any) -> None:
-    """Adds the command."""
+    """Adds the command `dagr prepare`."""
     prepare = commands.add_parser(
         "prepare",
-        help="decode a data set of rated videos or of gaze, once",
-        description="Samples, resizes and packs the videos of a data set. A call that was "
-        "interrupted goes on where it stopped. report.csv says of every video whether it is used.",
+        help="prepare a set of rated videos or a gaze set",
+        description="Samples, resizes and packs the videos of a data set. An interrupted call "
+        "continues where it stopped. report.csv lists every video and whether it is used.",
     )
-    prepare.add_argument("dataset", metavar="DATASET", help="konvid1k, lsvq, …, or folder")
+    prepare.add_argument(
+        "dataset", metavar="DATASET", help="name of the data set: konvid1k, lsvq, …, or folder"
+    )
     prepare.add_argument("--source", required=True, metavar="DIR", help="folder of the videos")
-    prepare.add_argument("--out", required=True, metavar="DIR", help="prepared set, for data_dir")
+    prepare.add_argument(
+        "--out", required=True, metavar="DIR", help="prepared set to write (config field data_dir)"
+    )
     prepare.add_argument(
         "--labels",
         nargs="+",
         default=[],
         metavar="FILE",
-        help="label files, official or lists 'path, x, x, mos' (the official one in --source)",
+        help="label files: official ones, or lists 'path, x, x, mos' (default: the official one in "
+        "--source)",
     )
     prepare.add_argument(
         "--max-failures",
         type=int,
         default=-1,
         metavar="N",
-        help="videos that may be missing or unreadable (one in a hundred)",
+        help="number of videos that may be missing or unusable (default: one in a hundred)",
     )
-    prepare.add_argument("--frames", type=int, default=8, metavar="N", help="frames of a video (8)")
-    prepare.add_argument("--rule", choices=RULES, default="linspace", help="which frames")
     prepare.add_argument(
-        "--size", type=int, nargs=2, default=(224, 398), metavar=("H", "W"), help="(224 398)"
+        "--frames", type=int, default=8, metavar="N", help="frames per video (default: 8)"
+    )
+    prepare.add_argument(
+        "--rule",
+        choices=RULES,
+        default="linspace",
+        help="rule that selects the frames (default: linspace)",
+    )
+    prepare.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=(224, 398),
+        metavar=("H", "W"),
+        help="height and width of the stored frames in pixels (default: 224 398)",
     )
     prepare.add_argument(
         "--map-size",
@@ -44,7 +61,7 @@ def add(commands: Any) -> None:
         nargs=2,
         default=(224, 398),
         metavar=("H", "W"),
-        help="of gaze maps and of the frames beside them (224 398)",
+        help="height and width of gaze maps, and of the frames of gaze sets (default: 224 398)",
     )
     prepare.set_defaults(run=_run)
 
@@ -68,10 +85,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             parser.error(f"prepare: {arguments.dataset} is made by the prepare stage of its config")
         dataset = {"name": arguments.dataset, "args": args}
         print(prepare_set(Path(arguments.out), dataset, stream, arguments.map_size))
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        print("dagr: interrupted; the same command goes on from here", file=sys.stderr)
+        print("dagr: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     return 0

@@ -10,19 +10,22 @@ from dagr_jax.cli import report_runs
 from dagr_jax.cli.report_output import add_output, check, put
 from dagr_jax.report import tables
 
-_SOURCE = "a predictions.csv or a run's workdir; before it may stand DATASET= or MODEL:DATASET="
+_SOURCE = (
+    "a predictions.csv or the working directory of a run, with an optional prefix DATASET= or "
+    "MODEL:DATASET="
+)
 
 
 def add(commands: Any) -> None:
-    """Adds the command."""
-    report = commands.add_parser("report", help="tables of the paper from predictions")
+    """Adds the command `dagr report`."""
+    report = commands.add_parser("report", help="make the tables and figures of the paper")
     kinds = report.add_subparsers(dest="kind", required=True)
 
     table = kinds.add_parser(
         "table",
         help="agreement of models with MOS on data sets (Table 1)",
-        description="SRCC, PLCC, KRCC and RMSE, plain and after the logistic fit, with 95 % "
-        "bootstrap intervals over contents; averages over data sets.",
+        description="Computes SRCC, PLCC, KRCC and RMSE, PLCC and RMSE also after the logistic "
+        "fit, with 95 % bootstrap intervals over contents, and averages over data sets.",
     )
     table.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCE)
     table.add_argument(
@@ -30,24 +33,28 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=0.4*MODEL+0.6*MODEL",
-        help="also a weighted sum of standardised predictions",
+        help="add a model: the weighted sum of standardised predictions of other models",
     )
     table.add_argument(
-        "--published", action="store_true", help="also the paper's own rows, marked as published"
+        "--published", action="store_true", help="add the paper's results, marked as published"
     )
     add_output(table, ("table", "md", "latex", "json", "jsonl", "csv"))
     table.set_defaults(run=_table)
 
     compare = kinds.add_parser(
         "compare",
-        help="whether one model is better than another on the same videos (Table 2)",
-        description="The paper's paired tests of the predictions, the same of absolute errors, "
-        "Meng's and Steiger's tests of the correlations, and the bootstrap of the SRCC difference.",
+        help="test whether one model is better than another on the same videos (Table 2)",
+        description="Runs the paired tests of the paper on the predictions, the same tests on the "
+        "absolute errors, Meng's and Steiger's tests of the correlations, and a bootstrap of the "
+        "SRCC difference.",
     )
-    compare.add_argument("a", metavar="A", help=_SOURCE)
-    compare.add_argument("b", metavar="B", help="of the same videos")
+    compare.add_argument("a", metavar="A", help=f"first model: {_SOURCE}")
+    compare.add_argument("b", metavar="B", help="second model, for the same videos")
     compare.add_argument(
-        "--models", nargs=2, metavar=("A", "B"), help="columns, of files with several"
+        "--models",
+        nargs=2,
+        metavar=("A", "B"),
+        help="columns to compare, for files with several models",
     )
     add_output(compare, ("table", "json", "jsonl", "csv"))
     compare.set_defaults(run=_compare)
@@ -59,15 +66,11 @@ def _table(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     from dagr_jax.report import agreement
 
     check(arguments, parser)
-    try:
-        models = [one for source in arguments.sources for one in predictions.read(source)]
+    models = [one for source in arguments.sources for one in predictions.read(source)]
+    predictions.refuse_twins(models)
+    for recipe in arguments.fuse:
+        models += predictions.fuse(models, recipe)
         predictions.refuse_twins(models)
-        for recipe in arguments.fuse:
-            models += predictions.fuse(models, recipe)
-            predictions.refuse_twins(models)
-    except predictions.PredictionsError as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
     rows = agreement.rows_of(models, arguments.bootstrap)
     rows += agreement.averages(rows)
     if arguments.published:
@@ -83,8 +86,8 @@ def _table(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     put(arguments, render)
     unfit = [row for row in rows if not row.get("logistic", {"converged": True})["converged"]]
     for row in unfit:
-        told = f"{row['model']} on {row['dataset']}: no logistic fits; its line was taken"
-        print(f"dagr: {told}", file=sys.stderr)
+        told = f"{row['model']} on {row['dataset']}: the logistic fit did not converge"
+        print(f"dagr: {told}; the best curve or line found is used", file=sys.stderr)
     return 0
 
 
@@ -93,13 +96,9 @@ def _compare(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 
     check(arguments, parser)
     wanted = arguments.models or (None, None)
-    try:
-        a = _one(predictions.read(arguments.a), arguments.a, wanted[0])
-        b = _one(predictions.read(arguments.b), arguments.b, wanted[1])
-        a, values = predictions.align(a, b)
-    except predictions.PredictionsError as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    a = _one(predictions.read(arguments.a), arguments.a, wanted[0])
+    b = _one(predictions.read(arguments.b), arguments.b, wanted[1])
+    a, values = predictions.align(a, b)
     found = significance.compare(a.values, values, a.mos, a.contents, n=arguments.bootstrap)
     sentence = significance.verdict(found, (a.model, b.model))
 
@@ -116,7 +115,7 @@ def _compare(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 
 
 def _one(models: list, source: str, wanted: str | None) -> Any:
-    """The model of a source that is meant."""
+    """Returns the model of a source with the given name, or its only model."""
     from dagr_jax.metrics.predictions import PredictionsError
 
     named = [one for one in models if wanted in (None, one.model)]
@@ -127,7 +126,7 @@ def _one(models: list, source: str, wanted: str | None) -> Any:
 
 
 def _lines(found: Any) -> list[dict[str, Any]]:
-    """A comparison as rows: what is compared, A's and B's value or the statistic, and p."""
+    """Makes the rows of a comparison: what is compared, values of A and B or statistic, and p."""
     tests = {
         "t-test of predictions (paper)": found.t,
         "Wilcoxon of predictions (paper)": found.signed_rank,

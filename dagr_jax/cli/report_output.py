@@ -1,4 +1,4 @@
-"""What the kinds of `dagr report` have in common: the options of their output, and writing it."""
+"""Output of the `dagr report` subcommands: shared options, and writing the result."""
 
 import argparse
 import os
@@ -7,27 +7,49 @@ from collections.abc import Callable
 
 from dagr_jax.report import tables
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
 
 def add_output(
     command: argparse.ArgumentParser, forms: tuple[str, ...], *, bootstrap: bool = True
 ) -> None:
-    """Adds --format of these forms, --out and --bootstrap."""
+    """Adds the options --format, --out and --bootstrap.
+
+    Args:
+        command: Parser of the subcommand.
+        forms: Formats that the subcommand supports.
+        bootstrap: Whether to add --bootstrap.
+    """
     if bootstrap:
         command.add_argument(
-            "--bootstrap", type=int, default=1000, metavar="N", help="resamples (1000)"
+            "--bootstrap",
+            type=int,
+            default=1000,
+            metavar="N",
+            help="number of bootstrap resamples (default: 1000)",
         )
     command.set_defaults(forms=forms)
-    command.add_argument("--format", choices=forms, default="table", help="of stdout")
+    command.add_argument(
+        "--format",
+        choices=forms,
+        default="table",
+        help="format of the printed result (default: table)",
+    )
     command.add_argument(
         "--out",
         metavar="FILE",
-        help="also write it here: .json, .jsonl, .csv, .txt; tables .md, and that of models .tex",
+        help="also write the result to this file, in the format of its suffix: .txt, .json, "
+        ".jsonl, .csv, .md (not for compare) or .tex (only for table)",
     )
 
 
 def put(arguments: argparse.Namespace, render: Callable[[str], str]) -> None:
-    """Prints in the format that is asked for, and writes in that of the file's suffix."""
+    """Prints the result in the format of --format, and writes it in the format of --out's suffix.
+
+    Args:
+        arguments: Parsed arguments.
+        render: Function: format → text of the result.
+    """
     sys.stdout.write(render(arguments.format))
     if arguments.out:
         with atomic_file(arguments.out) as partial:
@@ -40,7 +62,7 @@ def _form_of(path: str) -> str:
 
 
 def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """A usage error for an --out that cannot be written, or a number below 1."""
+    """Exits with a usage error if --out has an unsupported format, or a number is below 1."""
     if getattr(arguments, "batch_size", 1) < 1:
         parser.error("report: --batch-size must be at least 1")
     if getattr(arguments, "bootstrap", 1) < 1:
@@ -48,7 +70,7 @@ def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
     if arguments.out:
         try:
             form = _form_of(arguments.out)
-        except ValueError as error:
+        except DagrError as error:
             parser.error(f"report: {error}")
         if form not in arguments.forms:
             parser.error(f"report: {arguments.out}: {arguments.kind} has no such format")

@@ -1,4 +1,4 @@
-"""`dagr report` of networks and sweeps: saliency, registers, strips, sweep."""
+"""Subcommands of `dagr report` for networks and sweeps: saliency, registers, strips, sweep."""
 
 import argparse
 import csv
@@ -11,67 +11,80 @@ from typing import Any
 
 from dagr_jax.cli.report_output import add_output, check, put
 from dagr_jax.report import tables
+from dagr_jax.runtime.errors import DagrError, environment
 
 
 def add(kinds: Any) -> None:
-    """Adds the kinds."""
+    """Adds the subcommands."""
     saliency = kinds.add_parser(
         "saliency",
-        help="saliency networks on a prepared saliency set (Table 3)",
-        description="CC, NSS, SIM, KLD, AUC-Judd, AUC-Borji, shuffled AUC and temporal consistency "
-        "with 95 % bootstrap intervals over contents, beside maps that ignore the video. Of two "
-        "names also the difference.",
+        help="metrics of saliency networks on a prepared saliency set (Table 3)",
+        description="Computes CC, NSS, SIM, KLD, AUC-Judd, AUC-Borji, shuffled AUC and temporal "
+        "consistency, with 95 % bootstrap intervals over contents, for the networks and for maps "
+        "that ignore the video. For two names also the difference.",
     )
     saliency.add_argument(
         "networks",
         nargs="+",
         metavar="[NAME=]CHECKPOINT",
-        help="a run's workdir or a stage's folder; those of one NAME are averaged",
+        help="working directory of a run, or folder of a stage; checkpoints with the same NAME are "
+        "averaged",
     )
     saliency.add_argument("--data", required=True, metavar="DIR", help="prepared saliency set")
     _add_part(saliency)
     saliency.add_argument(
-        "--batch-size", type=int, default=8, metavar="N", help="videos at once (8)"
+        "--batch-size", type=int, default=8, metavar="N", help="videos per batch (default: 8)"
     )
     saliency.add_argument(
-        "--published", action="store_true", help="also the paper's own rows, marked as published"
+        "--published", action="store_true", help="add the paper's results, marked as published"
     )
     add_output(saliency, ("table", "md", "json", "jsonl", "csv"))
     saliency.set_defaults(run=_saliency)
 
     sweep = kinds.add_parser(
         "sweep",
-        help="the cells of a sweep and its figures (Table 6, figures 5, 7 and 8)",
-        description="Mean SRCC over seeds with its 95 % interval of each finished run, and the "
-        "figures drawn anew into WORKDIR/figures.",
+        help="results and figures of a sweep (Table 6, figures 5, 7 and 8)",
+        description="Prints the mean SRCC over seeds and its 95 % interval for each finished run, "
+        "and redraws the figures in WORKDIR/figures.",
     )
-    sweep.add_argument("workdir", metavar="WORKDIR", help="of a sweep")
+    sweep.add_argument("workdir", metavar="WORKDIR", help="working directory of the sweep")
     add_output(sweep, ("table", "md", "json", "jsonl", "csv"), bootstrap=False)
     sweep.set_defaults(run=_sweep)
 
     registers = kinds.add_parser(
         "registers",
-        help="what the register tokens carry of a video (figure 6)",
-        description="The tokens, which are the same for all videos, and t-SNE and silhouette by "
-        "content of the first encoder level's response to them and of the bottleneck.",
+        help="how much the register tokens depend on the video (figure 6)",
+        description="Draws the tokens, which are the same for all videos. For the first encoder "
+        "level's response to the tokens, and for the bottleneck, draws the t-SNE and computes the "
+        "silhouette score of the contents.",
     )
-    registers.add_argument("checkpoint", metavar="CHECKPOINT", help="workdir or stage's folder")
+    registers.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="working directory of a run, or folder of a stage",
+    )
     registers.add_argument("--data", required=True, metavar="DIR", help="prepared saliency set")
     _add_part(registers)
     registers.add_argument(
-        "--classes", metavar="FILE.csv", help="video,class of each; else the set's contents"
+        "--classes",
+        metavar="FILE.csv",
+        help="classes of the videos, with the columns video and class (default: the contents of "
+        "the set)",
     )
-    registers.add_argument("--out", required=True, metavar="FILE.png", help="the figure")
+    registers.add_argument("--out", required=True, metavar="FILE.png", help="figure to write")
     registers.add_argument(
-        "--format", choices=("table", "json", "jsonl", "csv"), default="table", help="of stdout"
+        "--format",
+        choices=("table", "json", "jsonl", "csv"),
+        default="table",
+        help="format of the printed rows (default: table)",
     )
     registers.set_defaults(run=_registers)
 
     strips = kinds.add_parser(
         "strips",
-        help="frames with the saliency of one model or several (Table 5)",
-        description="A line of frames for each clip, and under it one of overlays for each model, "
-        "with its score.",
+        help="frames with the saliency of one or several models (Table 5)",
+        description="Draws a row of frames for each clip, and below it a row of saliency overlays "
+        "for each model, with its score.",
     )
     strips.add_argument("clips", nargs="+", metavar="CLIP", help="video file")
     strips.add_argument(
@@ -79,9 +92,9 @@ def add(kinds: Any) -> None:
         action="append",
         required=True,
         metavar="[NAME=]DIR",
-        help="a run's workdir or its vqa/; several times for several models",
+        help="working directory of a run, or its vqa/ folder; repeat for several models",
     )
-    strips.add_argument("--out", required=True, metavar="FILE.png", help="the picture")
+    strips.add_argument("--out", required=True, metavar="FILE.png", help="picture to write")
     strips.set_defaults(run=_strips)
 
 
@@ -90,8 +103,8 @@ def _add_part(command: argparse.ArgumentParser) -> None:
         "--part",
         default="unseen",
         choices=("unseen", "train", "val", "test", "all"),
-        help="of the set: what the network was neither trained nor validated on (unseen), or a "
-        "part as the set's own files say",
+        help="videos of the set to use: those on which the network was neither trained nor "
+        "validated (unseen), a part that the set's own files define, or all (default: unseen)",
     )
 
 
@@ -106,17 +119,13 @@ def _saliency(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
     for name, path in map(_named, arguments.networks):
         networks.setdefault(name, []).append(Path(path))
     keep_compiled()
-    try:
-        rows = saliency_rows(
-            networks,
-            Path(arguments.data),
-            arguments.part,
-            batch_size=arguments.batch_size,
-            resamples=arguments.bootstrap,
-        )
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    rows = saliency_rows(
+        networks,
+        Path(arguments.data),
+        arguments.part,
+        batch_size=arguments.batch_size,
+        resamples=arguments.bootstrap,
+    )
     rows = [{**row, "source": "measured"} for row in rows]
     if arguments.published:
         rows += agreement.published_saliency()
@@ -133,7 +142,7 @@ def _saliency(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
 
 
 def _short(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """A row with each metric and its interval in one cell."""
+    """Returns a row with each metric and its interval in one cell."""
 
     def cell(one: Mapping[str, float] | None) -> str | None:
         if one is None or one["value"] != one["value"]:
@@ -146,7 +155,7 @@ def _short(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _named(given: str) -> tuple[str, str]:
-    """NAME=PATH → both; a path alone is its own name."""
+    """Splits NAME=PATH into (name, path). A path without a name is its own name."""
     name, equals, path = given.partition("=")
     return (name, path) if equals and not os.path.exists(given) else (given, given)
 
@@ -156,15 +165,9 @@ def _registers(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -
     from dagr_jax.studies.registers import registers_of
 
     _check_picture(arguments, parser)
-    try:
-        classes = _classes(arguments.classes) if arguments.classes else None
-        found = registers_of(
-            Path(arguments.checkpoint), Path(arguments.data), arguments.part, classes
-        )
-        registers_figure.draw(Path(arguments.out), found)
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    classes = _classes(arguments.classes) if arguments.classes else None
+    found = registers_of(Path(arguments.checkpoint), Path(arguments.data), arguments.part, classes)
+    registers_figure.draw(Path(arguments.out), found)
     videos, contents = len(found.classes), len(set(found.classes))
     rows: list[dict[str, Any]] = [
         {
@@ -182,11 +185,14 @@ def _registers(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -
 
 
 def _classes(path: str) -> dict[str, str]:
-    """Video → class, of a CSV file."""
-    with open(path, newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    """Reads {video: class} from a CSV file."""
+    try:
+        with environment(path), open(path, newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (csv.Error, UnicodeError) as error:
+        raise DagrError(path, "is not a CSV file in UTF-8", "save it as one") from error
     if not rows or not {"video", "class"} <= rows[0].keys():
-        raise ValueError(f"{path}: has no columns video and class; name them in the first line")
+        raise DagrError(path, "has no columns video and class", "name them in the first line")
     return {row["video"]: row["class"] for row in rows}
 
 
@@ -198,12 +204,8 @@ def _strips(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> i
     named = [_named(given) for given in arguments.checkpoint]
     if len(dict(named)) < len(named):
         parser.error("report: two checkpoints have one name; give each its own, NAME=DIR")
-    try:
-        scorers = {name: Scorer.from_checkpoint(path) for name, path in named}
-        draw(Path(arguments.out), [look(clip, scorers) for clip in arguments.clips])
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    scorers = {name: Scorer.from_checkpoint(path) for name, path in named}
+    draw(Path(arguments.out), [look(clip, scorers) for clip in arguments.clips])
     return 0
 
 
@@ -218,11 +220,7 @@ def _sweep(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
 
     check(arguments, parser)
     home = Path(arguments.workdir)
-    try:
-        summary = json.loads(summarise(home).read_text())
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    summary = json.loads(summarise(home).read_text())
     rows = figures.table(summary)
     put(arguments, lambda form: tables.render(rows, form))
     for name in summary["figures"]:

@@ -1,4 +1,4 @@
-"""Rows on their way to a file, kept line by line, so that a call that was interrupted can go on."""
+"""Result rows, saved line by line, so that an interrupted call can be continued."""
 
 import json
 import os
@@ -7,26 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from dagr_jax.report import tables
+from dagr_jax.runtime.errors import DagrError, environment
 
 Row = Mapping[str, Any]
 
 
-class RowFileError(ValueError):
-    """What was left of an earlier call does not go with this one. One line."""
+class RowFileError(DagrError):
+    """The partial file of an earlier call does not match this call. The message is one line."""
 
 
 class RowFile:
-    """The rows of one call for `--out FILE`, in FILE.partial until all are there.
+    """Rows of one call for `--out FILE`, kept in FILE.partial until all are complete.
 
     Args:
-        out: Where the rows go; its suffix names the format.
-        told: What the rows depend on besides the files: rows of an earlier call count only where
-            it was told the same. Plain data.
-        resume: Take the rows of an earlier call that was interrupted.
+        out: Output file; its suffix selects the format.
+        told: Options on which the rows depend, as plain data. Rows of an earlier call are reused
+            only if its options are the same.
+        resume: Whether to reuse the rows of an interrupted call.
 
     Raises:
-        RowFileError: There are rows of an earlier call, and they are not wanted or not alike.
-        OSError: The file cannot be written.
+        RowFileError: There are rows of an earlier call, and `resume` is off or the options differ.
+        DagrError: The file cannot be written.
     """
 
     def __init__(self, out: str | os.PathLike[str], told: Row, *, resume: bool):
@@ -34,7 +35,8 @@ class RowFile:
         self.path = self._out.with_name(f"{self._out.name}.partial")
         self._rows: list[Row] = []
         head = json.dumps(told, sort_keys=True)
-        whole = _whole_lines(self.path)
+        with environment(self.path):
+            whole = _whole_lines(self.path)
         if whole and not resume:
             raise RowFileError(
                 f"{self.path}: holds rows of a call that was interrupted; go on with --resume, or "
@@ -45,37 +47,45 @@ class RowFile:
                 f"{self.path}: is of another checkpoint or other options; remove it to begin anew"
             )
         self._known = dict(json.loads(line) for line in whole[1:])
-        self._stream = self.path.open("a", encoding="utf-8")
+        self._kept = bool(self._known)
+        with environment(self._out):
+            self._stream = self.path.open("a", encoding="utf-8")
         if not whole:
             self._write(head)
 
     def known(self, file: str) -> Row | None:
-        """The row that an earlier call made of a file, if the file is still the same."""
+        """Returns the row of an earlier call for a file; None if the file has changed."""
         return self._known.get(_seal(file))
 
     def add(self, row: Row) -> None:
-        """Keeps a row: on disk at once, unless it is a failure, which is tried again."""
+        """Adds a row and writes it to FILE.partial, unless it is a failure, which is retried."""
         self._rows.append(row)
         if "error" not in row and self.known(row["file"]) is None:
             self._write(json.dumps([_seal(row["file"]), row]))
+            self._kept = True
 
     def _write(self, line: str) -> None:
-        self._stream.write(line + "\n")
-        self._stream.flush()
+        with environment(self._out):
+            self._stream.write(line + "\n")
+            self._stream.flush()
 
     def close(self) -> None:
-        """Leaves the rows so far for `resume`."""
-        self._stream.close()
+        """Closes FILE.partial and keeps it for a later call; without rows, it is removed."""
+        try:
+            self._stream.close()
+        finally:
+            if not self._kept:
+                self.path.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Writes the file, whole, and removes FILE.partial."""
+        """Writes the output file atomically and removes FILE.partial."""
         self._stream.close()
         tables.write(self._rows, self._out)
         self.path.unlink()
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """The lines of FILE.partial; what an interruption cut is cut off."""
+    """Returns the complete lines of FILE.partial, and removes an incomplete last line."""
     if not path.exists():
         return []
     with path.open("rb+") as stream:
@@ -85,7 +95,7 @@ def _whole_lines(path: Path) -> list[str]:
 
 
 def _seal(file: str) -> str:
-    """A file's name, size and time of change."""
+    """Returns the name, size and modification time of a file, as one string."""
     try:
         found = os.stat(file)
     except (OSError, ValueError):

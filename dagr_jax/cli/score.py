@@ -14,6 +14,7 @@ from tqdm import tqdm
 from dagr_jax.cli import options
 from dagr_jax.cli.row_file import RowFile, RowFileError
 from dagr_jax.report import tables
+from dagr_jax.runtime.errors import DagrError
 
 if TYPE_CHECKING:
     from dagr_jax.report.page import Page
@@ -22,90 +23,98 @@ if TYPE_CHECKING:
     from dagr_jax.video.readers import Readers
     from dagr_jax.video.stream import Limits
 
-# The columns that the table for people shows; the other formats hold every field.
+# Columns of the table format; the other formats have all fields.
 _TABLE = ("file", "score", "mos", "worst", "total_frames", "width", "height", "fps", "error")
 
 
 def add(commands: Any) -> None:
-    """Adds the command."""
+    """Adds the command `dagr score`."""
     score = commands.add_parser(
         "score",
         help="score videos without a reference",
-        description="Exit code: 0 all scored, 1 some could not be, 2 usage.",
+        description="Predicts the quality of videos. Exit code: 0 if all files were scored, 1 if "
+        "some failed, 2 for a usage error.",
     )
     score.add_argument(
         "files",
         nargs="+",
         metavar="PATH",
-        help="video files, folders of them, patterns, @LIST of names, or - for names on stdin",
+        help="video files, folders, patterns, @LIST (a file with one name per line), or - (names "
+        "on stdin)",
     )
     options.add_checkpoint(score)
     score.add_argument(
         "--segments",
         type=float,
         metavar="SECONDS",
-        help="also score each segment of so many seconds, and name the worst (0: none; 2 with "
-        "--page)",
+        help="also score each segment of this length, and report the worst one; 0: no segments "
+        "(default: 0, with --page 2)",
     )
     score.add_argument(
         "--maps",
         metavar="DIR",
-        help="saliency maps, a folder of pictures for each file: for a checkpoint that was "
-        "trained with those of another model",
+        help="saliency maps of another model, one folder of pictures per file, for a checkpoint "
+        "that was trained with such maps",
     )
     score.add_argument(
         "--overlay",
         metavar="DIR",
-        help="for each file a video with saliency as a heat map and the running score, and a "
-        "contact sheet (needs the saliency of every frame: slow)",
+        help="write for each file a video with a saliency heat map and the current score, and a "
+        "contact sheet (slow: needs the saliency of every frame)",
     )
     score.add_argument(
         "--page",
         metavar="FILE",
-        help="one .html with a player for each file, its saliency and its quality over time; what "
-        "browsers do not play is copied as H.264 to a folder beside it",
+        help="write an .html page with a player, saliency and quality over time for each file; "
+        "files that browsers cannot play are copied as H.264 to a folder next to it",
     )
     options.add_output(score)
     score.add_argument(
-        "--resume", action="store_true", help="go on with an --out that was interrupted"
+        "--resume", action="store_true", help="continue an interrupted call with the same --out"
     )
     score.add_argument(
         "--batch-size",
         type=int,
         default=1,
         metavar="N",
-        help="clips that the device scores at once (1); other sizes may round otherwise",
+        help="clips per batch on the device; the batch size may change rounding (default: 1)",
     )
     score.add_argument(
         "--workers",
         type=int,
         default=max(1, min(8, (os.cpu_count() or 1) // 2)),
         metavar="N",
-        help="processes that decode ahead, with Ray those that score too (half of the cores, at "
-        "most 8)",
+        help="processes that decode ahead; with Ray, workers that decode and score (default: half "
+        "of the cores, at most 8)",
     )
     score.add_argument(
         "--engine",
         choices=("local", "ray"),
         default="local",
-        help="what scores: this process, or a Ray cluster (needs the extra 'ray')",
+        help="where to score: in this process, or on a Ray cluster (needs the extra 'ray'; "
+        "default: local)",
     )
     score.add_argument(
         "--ray-address",
         default="local",
         metavar="ADDRESS",
-        help="of the cluster, as auto or ray://host:10001 (a new one on this machine)",
+        help="address of the Ray cluster, such as auto or ray://host:10001 (default: a new cluster "
+        "on this machine)",
     )
     score.add_argument(
         "--timeout",
         type=float,
         default=600.0,
         metavar="SECONDS",
-        help="give up a file whose decoding gives nothing for so long (600)",
+        help="give up a file if its decoder gives no output for this time (default: 600)",
     )
     options.add_max_pixels(score)
     score.add_argument(
-        "--max-seconds", type=float, default=4 * 3600, metavar="N", help="of a video (4 hours)"
+        "--max-seconds",
+        type=float,
+        default=4 * 3600,
+        metavar="N",
+        help="refuse videos that are longer than this, in seconds (default: 14400, 4 hours)",
     )
     score.set_defaults(run=_run)
 
@@ -121,33 +130,31 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if "-" not in arguments.files or arguments.engine == "ray":
         try:
             files = list(files)
-        except (ValueError, OSError) as error:
+        except DagrError as error:
             parser.error(f"score: {error}")
         total = len(files)
     count = min(arguments.workers, total or arguments.workers)
     try:
         engine = _engine(arguments, count)
-    except (ImportError, ConnectionError) as error:
+    except DagrError as error:
+        if arguments.debug:
+            raise
         print(f"dagr: --engine ray: {error}", file=sys.stderr)
         return 1
     stdout, messages = sys.stdout, contextlib.ExitStack()
-    if arguments.engine == "ray":  # which prints what happens to its workers
+    if arguments.engine == "ray":  # Ray prints messages about its workers on stdout
         messages.enter_context(contextlib.redirect_stdout(sys.stderr))
     with engine, messages:
         from dagr_jax.runtime.compile_cache import keep_compiled
         from dagr_jax.score import Scorer
 
         keep_compiled()
-        try:
-            scorer = Scorer.from_checkpoint(arguments.checkpoint)
-        except (ValueError, OSError) as error:
-            print(f"dagr: {error}", file=sys.stderr)
-            return 1
+        scorer = Scorer.from_checkpoint(arguments.checkpoint)
         return _score(arguments, scorer, files, total, engine, stdout)
 
 
 def _engine(arguments: argparse.Namespace, count: int) -> "Readers | Cluster":
-    """What reads the files ahead, or scores them elsewhere. It starts while JAX does."""
+    """Starts the readers that decode ahead, or the Ray cluster, while JAX is being imported."""
     if arguments.engine == "ray":
         from dagr_jax.score.ray_engine import Cluster
 
@@ -192,7 +199,7 @@ def _score(
     }
     row_file, page, rows = None, None, []
     taken: set[str] = set()  # names of overlays
-    stopped = ""
+    stopped, mistake = "", None
     try:
         if arguments.out:
             row_file = RowFile(arguments.out, told, resume=arguments.resume)
@@ -201,7 +208,7 @@ def _score(
 
             page = Page(arguments.page, scorer, arguments.segments, limits)
         found = _rows(arguments, scorer, files, engine, limits, row_file)
-        # None: where stderr is no terminal.
+        # disable=None: no progress bar if stderr is not a terminal.
         for row in tqdm(found, total=total, unit="video", disable=None):
             row = _drawn(arguments.overlay, page, scorer, row, taken)
             rows.append(row)
@@ -219,13 +226,13 @@ def _score(
         return 2
     except KeyboardInterrupt:
         stopped = "interrupted"
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        stopped = f"{error.filename2 or error.filename or arguments.out}: {error.strerror}"
+    except DagrError as error:
+        stopped, mistake = f"{error}; stopped", error
     if stopped and row_file:
-        with contextlib.suppress(OSError):  # the disk may be full still
+        with contextlib.suppress(OSError):  # the disk may still be full
             row_file.close()
+    if mistake and (arguments.debug or not rows):
+        raise mistake
     failed = [row["error"] for row in rows if "error" in row]
     if arguments.format != "jsonl":
         stdout.write(_shown(rows, arguments.format))
@@ -234,7 +241,8 @@ def _score(
     for line in failed:
         print(f"dagr: {line}", file=sys.stderr)
     if stopped:
-        kept = "; the same command with --resume goes on" if row_file else ""
+        resumable = row_file is not None and row_file.path.exists()
+        kept = "; continue with the same command and --resume" if resumable else ""
         of = "" if total is None else f" of {total}"
         print(f"dagr: {stopped} after {len(rows)}{of}{kept}", file=sys.stderr)
         return 130 if stopped == "interrupted" else 1
@@ -249,7 +257,7 @@ def _rows(
     limits: "Limits",
     row_file: RowFile | None,
 ) -> Iterator[dict[str, Any]]:
-    """A row for each file: of an earlier call, or anew."""
+    """Yields a row for each file: the row of an earlier call, or a new one."""
     from dagr_jax.data.map_folder import folder_of
     from dagr_jax.video.readers import Readers
 
@@ -279,7 +287,11 @@ def _drawn(
     row: dict[str, Any],
     taken: set[str],
 ) -> dict[str, Any]:
-    """A row, after its pictures; its failure where the file has changed since it was scored."""
+    """Makes the overlay and page entry of a row.
+
+    Returns:
+        The row; or a failure, if the file has changed since it was scored.
+    """
     from dagr_jax.video.stream import VideoError
 
     try:
@@ -295,7 +307,7 @@ def _drawn(
 
 
 def _draw(folder: str, scorer: "Scorer", row: dict[str, Any], taken: set[str]) -> None:
-    """The overlay of a scored file; files of one name get numbers, in their order."""
+    """Writes the overlay of a scored file. Files with the same name are numbered in order."""
     from dagr_jax.report.overlay import write_overlay
     from dagr_jax.score import Result
 
@@ -315,7 +327,7 @@ def _shown(rows: list[dict[str, Any]], form: str) -> str:
     for row in shown:
         if worst := row.get("worst"):
             row["worst"] = f"{worst['score']:.1f} at {worst['start']:g}-{worst['end']:g} s"
-        if "error" in row:  # which begins with the file, as the row does
+        if "error" in row:  # the message starts with the file, which the row already shows
             row["error"] = row["error"].removeprefix(f"{row['file']}: ")
     text = tables.render(shown, form)
     if first := next((row for row in rows if "error" not in row), None):

@@ -8,49 +8,59 @@ import sys
 from typing import Any
 
 from dagr_jax.cli import options
+from dagr_jax.runtime.errors import DagrError
 
 
 def add(commands: Any) -> None:
-    """Adds the command."""
+    """Adds the command `dagr watch`."""
     watch = commands.add_parser(
         "watch",
-        help="score a live video, window by window",
-        description="Prints a JSON line for each window, until the video ends or Ctrl-C. Exit "
-        "code: 0 ended, 1 the source cannot be read (any more), 2 usage.",
+        help="score live video, window by window",
+        description="Prints one JSON line per window until the video ends or you press Ctrl-C. "
+        "Exit code: 0 at the end, 1 if the source cannot be read (any more), 2 for a usage error.",
     )
     watch.add_argument(
         "source",
         metavar="SOURCE",
-        help="a file that may grow, a named pipe, - for stdin, or a URL that FFmpeg opens; it must "
-        "be readable without its end, as MPEG-TS and Matroska are",
+        help="a growing file, a named pipe, - for stdin, or a URL that FFmpeg opens; in a format "
+        "that is readable without its end, such as MPEG-TS or Matroska",
     )
     options.add_checkpoint(watch)
     watch.add_argument(
-        "--window", type=float, default=2.0, metavar="SECONDS", help="length of a window (2)"
+        "--window",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="length of a window (default: 2)",
     )
     watch.add_argument(
         "--waiting",
         type=int,
         default=2,
         metavar="N",
-        help="windows that may wait to be scored; of more, the oldest is dropped (2)",
+        help="number of windows that may wait for scoring; if there are more, the oldest is "
+        "dropped (default: 2)",
     )
     watch.add_argument(
-        "--every", action="store_true", help="drop no window: the source waits, or lags behind"
+        "--every",
+        action="store_true",
+        help="never drop a window: the source waits, or scoring lags behind",
     )
     watch.add_argument(
         "--timeout",
         type=float,
         default=10.0,
         metavar="SECONDS",
-        help="without data for so long, a file is at its end and a URL is connected to anew (10)",
+        help="time without data after which a file has ended, or a URL is reconnected "
+        "(default: 10)",
     )
     watch.add_argument(
         "--retries",
         type=int,
         default=10,
         metavar="N",
-        help="attempts to connect to a URL in a row, 1, 2, 4, ... at most 30 s apart (10)",
+        help="successive attempts to connect to a URL, 1, 2, 4, ... at most 30 s apart "
+        "(default: 10)",
     )
     options.add_max_pixels(watch)
     watch.set_defaults(run=_run)
@@ -69,11 +79,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     keep_compiled()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        scorer = Scorer.from_checkpoint(arguments.checkpoint)
-    except (ValueError, OSError) as error:
-        print(f"dagr: {error}", file=sys.stderr)
-        return 1
+    scorer = Scorer.from_checkpoint(arguments.checkpoint)
     feed = Feed(
         arguments.source,
         scorer.inputs,
@@ -91,9 +97,11 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
                 scored, dropped = scored + 1, item.dropped
                 print(json.dumps(item.to_dict()), flush=True)
             else:
-                told = f"{arguments.source}: {item.reason}; again in {item.pause:g} s"
+                told = f"{arguments.source}: {item.reason}; next attempt in {item.pause:g} s"
                 print(f"dagr: {told}", file=sys.stderr)
-    except ValueError as error:  # a VideoError, or the checkpoint wants maps
+    except DagrError as error:  # a VideoError, or the checkpoint needs maps
+        if arguments.debug:
+            raise
         print(f"dagr: {error}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
@@ -101,6 +109,6 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if scored or not code:
         told = f"{scored} windows scored, {dropped} dropped"
         if feed.rest:
-            told += f"; the last {feed.rest:.2f} s are less than a window"
+            told += f"; the last {feed.rest:.2f} s, shorter than a window, were not scored"
         print(f"dagr: {told}", file=sys.stderr)
     return code

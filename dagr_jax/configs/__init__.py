@@ -1,1 +1,1 @@
-"""Configurations that are shipped with the program: plain `ml_collections` data."""
+"""Configurations in the package: plain `ml_collections` data."""

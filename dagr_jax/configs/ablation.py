@@ -1,11 +1,12 @@
-"""The paper's ablations: Table 6 and figures 5, 7 and 8, each cell for three seeds.
+"""Ablations of the paper: Table 6 and figures 5, 7 and 8, with three seeds per cell.
 
     python -m dagr_jax.main --config=configs/ablation.py --workdir=runs/ablation
 
-The argument names the data set and the recipe as in `configs/vqa.py`; the default is the embedded
-corpus with the recipe `small`. All fields of one run are under `base`
-(`--config.base.vqa.steps=100`), and runs can be named after the flags. The same command in several
-processes, also on several machines with a common file system, divides the runs among them.
+The argument after a colon selects the data set and the recipe, as in `configs/vqa.py`. The default
+is the embedded corpus with the recipe `small`. The fields of a run are under `base`
+(`--config.base.vqa.steps=100`). Names of runs after the flags select these runs. If you start the
+same command in several processes, on one machine or on several machines with a shared file system,
+the processes divide the runs among themselves.
 """
 
 from ml_collections import config_dict
@@ -17,7 +18,7 @@ ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
-    """The configuration of the sweep (`dagr_jax.stages.sweep`).
+    """Returns the configuration of the sweep (`dagr_jax.stages.sweep`).
 
     Args:
         choice: "DATASET" or "DATASET,RECIPE".
@@ -26,7 +27,7 @@ def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
     config.base = base
     config.seeds = (0, 1, 2)
-    # On which sets the saliency network is trained, besides `base.saliency.data_dir`.
+    # Sets for training the saliency network, in addition to `base.saliency.data_dir`.
     with base.unlocked():
         if base.dataset.name == "synthetic":
             first, second = "", "capture"
@@ -38,7 +39,7 @@ def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
             gaze = {"source": "", "labels": "", "max_failures": -1}
             sets = {name: {"name": name, "args": dict(gaze)} for name in (first, second)}
             base.saliency.data_dir = first
-        # data_dir: a prepared set; "": <workdir>/data_NAME, made if it is not there.
+        # data_dir: folder of a prepared set; "": <workdir>/data_NAME, prepared if missing.
         config.saliency_sets = {name: {**one, "data_dir": ""} for name, one in sets.items()}
         base.stages = tuple(stage for stage in base.stages if stage != "report")
         base.model.args.alpha = 0.5
@@ -46,7 +47,7 @@ def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
         base.test.update({"extras": False, "bootstrap": 100})
     whole, star, note = {}, "", ""
     if base.vqa.frames:
-        # All frames of fewer videos, so that a step takes as long.
+        # All frames, but fewer videos per batch, so that a step takes the same time.
         whole = {"frames": 0, "batch_size": base.vqa.batch_size // base.sampling.num_frames}
         star = "*"
         note = (
@@ -55,20 +56,20 @@ def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
     config.runs = {
         # Table 6.
         "spatial": {"model": {"args": {"alpha": 0.0, "vqa": {"head": "spatial"}}}},
-        # One attention head, as the release's.
+        # One attention head, as in the release.
         "temporal": {
             "model": {"args": {"alpha": 0.0, "vqa": {"head": "temporal", "num_heads": 1}}},
             "vqa": whole,
         },
         "spatial_saliency": {"model": {"args": {"vqa": {"head": "spatial"}}}},
         "all": {},
-        # Figure 5: one map for all frames; without registers see n0.
+        # Figure 5: one map for all frames. The dynamic run without registers is n0.
         "static": {"maps": {"choice": "static"}},
         "static_n0": {"maps": {"choice": "static"}, **_registers(0)},
-        # Figure 7, on two saliency sets; 4 registers on the first one are "all".
+        # Figure 7, on two saliency sets. The run with 4 registers on the first set is "all".
         **{f"n{n}": _registers(n) for n in REGISTERS if n != 4},
         **{f"second_n{n}": {**_registers(n), "saliency": {"data_dir": second}} for n in REGISTERS},
-        # Figure 8; 0.5 is "all".
+        # Figure 8. The run with alpha 0.5 is "all".
         **{f"alpha{int(100 * a)}": {"model": {"args": {"alpha": a}}} for a in ALPHAS if a != 0.5},
         # These two need all frames of a video in every step.
         "trained": {
@@ -77,7 +78,7 @@ def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
         },
         "release": {"vqa": whole, "preset": "release"},
     }
-    if star:  # what they are to be compared with
+    if star:  # the reference for the starred runs
         config.runs.frozen = {"vqa": whole}
     config.figures = {
         "table6": {

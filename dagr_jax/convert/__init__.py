@@ -1,4 +1,4 @@
-"""Weights of PyTorch, both ways."""
+"""Conversion of weights from and to PyTorch."""
 
 from dagr_jax.convert.files import WeightsError, read_weights, write_safetensors
 from dagr_jax.convert.imagenet import load_resnet

@@ -70,7 +70,7 @@ def import_model(
     Raises:
       WeightsError: a file cannot be read, or holds another network than it was named for.
       CheckpointError: `out` exists.
-      ValueError: a network that the options need is missing, or an option is out of range.
+      DagrError: a network that the options need is missing, or an option is out of range.
     """
     networks: dict[str, Network] = {}
     for part, path in sources.items():
@@ -112,7 +112,7 @@ def export_torch(checkpoint: str | Path, out: str | Path) -> list[Path]:
 
     Raises:
       CheckpointError: there is no complete checkpoint.
-      WeightsError: `out` has another suffix.
+      WeightsError: `out` has another suffix, or PyTorch has no names for the networks.
     """
     out = Path(out)
     if out.suffix != ".safetensors":
@@ -130,6 +130,12 @@ def export_torch(checkpoint: str | Path, out: str | Path) -> list[Path]:
     else:
         kind, _ = contract.networks[meta["model"]]
         networks.append((meta["model"], kind(**meta["model_args"]), variables, out))
+    if not networks:
+        raise WeightsError(
+            checkpoint,
+            "it holds no network whose PyTorch names are known",
+            "give a checkpoint of another model",
+        )
     about = {"dagr_jax": __version__, "preset": meta["preset"]}
     for name, network, own, path in networks:
         # A checkpoint that was trained here has counted nothing.

@@ -1,7 +1,7 @@
-"""Files of weights: PyTorch's .pth and .pt, and .safetensors.
+"""Weights files: PyTorch's .pth and .pt, and .safetensors.
 
-A .pth is a pickle. It is only ever read with `weights_only=True`, which builds tensors and plain
-containers and refuses everything else; nothing in the file is executed.
+A .pth file is a pickle. It is always read with `weights_only=True`, which builds tensors and plain
+containers and refuses everything else. Nothing in the file is executed.
 """
 
 import os
@@ -15,30 +15,29 @@ import numpy as np
 
 from dagr_jax.convert.state_dict import CONTAINERS
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
 PICKLES = (".pth", ".pt")
 SUFFIXES = (*PICKLES, ".safetensors")
 
 
-class WeightsError(ValueError):
-    """A file of weights that cannot be used; one line: `<file>: <what is wrong>; <mend>`."""
-
-    def __init__(self, path: str | os.PathLike[str], problem: str, mend: str):
-        super().__init__(f"{os.fspath(path)}: {problem}; {mend}")
+class WeightsError(DagrError):
+    """A weights file cannot be used."""
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a file of weights.
+    """Reads a weights file.
 
     Args:
-      path: `.safetensors`, or `.pth` / `.pt` (needs PyTorch, the extra `torch`).
+        path: `.safetensors`, or `.pth` / `.pt` (needs PyTorch, the extra `torch`).
 
     Returns:
-      name → numpy array; of a .pth also what else the checkpoint held, its state_dict inside as
-      it was saved.
+        {name: numpy array}. For a .pth file also the other entries of the checkpoint. A state_dict
+        inside a checkpoint stays under its own key.
 
     Raises:
-      WeightsError: no such file, another suffix, not readable, or not of weights alone.
+        WeightsError: The file does not exist, its suffix is unknown, it cannot be read, or it
+            contains something other than weights.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -51,11 +50,20 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
 def write_safetensors(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes arrays, whole or not at all, so that PyTorch reads them as tensors."""
-    import safetensors.numpy  # here: converting in memory needs JAX alone
+    """Writes arrays to a .safetensors file, atomically; PyTorch reads them as tensors.
+
+    Args:
+        path: File to write.
+        arrays: {name: array}.
+        metadata: Metadata of the file.
+
+    Raises:
+        DagrError: The file cannot be written.
+    """
+    import safetensors.numpy  # imported here, because conversion in memory needs only JAX
 
     with atomic_file(path) as partial:
-        safetensors.numpy.save_file(dict(arrays), partial, {"format": "pt", **metadata})
+        partial.write_bytes(safetensors.numpy.save(dict(arrays), {"format": "pt", **metadata}))
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -96,17 +104,17 @@ def _read_pickle(path: Path) -> dict[str, Any]:
 
 
 def _to_numpy(value: Any) -> Any:
-    """A tensor as numpy array, to the bit; what is no tensor stays as it is."""
+    """Converts a tensor to a numpy array, bit by bit; returns anything else unchanged."""
     import torch
 
     if not isinstance(value, torch.Tensor):
         return value
     value = value.detach().contiguous()
-    if value.dtype == torch.bfloat16:  # numpy knows no bfloat16
+    if value.dtype == torch.bfloat16:  # numpy has no bfloat16
         return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return value.numpy()
 
 
 def _first(error: Exception) -> str:
-    """The first line of what an error says."""
+    """Returns the first line of an error message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,4 +1,4 @@
-"""ResNet weights trained on ImageNet, to start the quality network from."""
+"""ImageNet weights of a ResNet, to initialise the quality network."""
 
 import re
 from collections.abc import Mapping
@@ -17,22 +17,24 @@ _HUB_FILE = "model.safetensors"
 
 
 def load_resnet(source: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads a ResNet with torchvision's or timm's names (which are the same), without classifier.
+    """Reads the weights of a ResNet with the names of torchvision or timm (which are the same).
+
+    The classifier is ignored.
 
     Args:
-      source: a .pth, .pt or .safetensors file; or a Hugging Face id, "owner/name", whose
-        `model.safetensors` is downloaded once and kept in the hub's cache.
-      variables: {'params', 'batch_stats'} of the ResNet to fill, values or shapes.
+        source: A .pth, .pt or .safetensors file; or a Hugging Face id, "owner/name", whose
+            `model.safetensors` is downloaded once and kept in the cache of the hub.
+        variables: {'params', 'batch_stats'} of the ResNet, as values or shapes.
 
     Returns:
-      The same tree with the values of the file.
+        The same tree with the values of the file.
 
     Raises:
-      WeightsError: the file or the id cannot be read, or it is another network; all missing,
-        unexpected and misshapen keys are listed.
+        WeightsError: The file or the id cannot be read, or the network does not match. The message
+            lists all missing and unexpected keys, and all keys with a wrong shape.
     """
     path = Path(source) if source.endswith(SUFFIXES) else _download(source)
-    # The classifier has no place here; every other key must have one.
+    # Drop the classifier; every other key must match.
     arrays = {
         key: value
         for key, value in strip(read_weights(path)).items()
@@ -48,13 +50,13 @@ def load_resnet(source: str, variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stage_sizes(params: Mapping[str, Any]) -> tuple[int, ...]:
-    """Blocks in each stage, of the names layer<stage>_<block>."""
+    """Returns the number of blocks in each stage, from the names layer<stage>_<block>."""
     stages = [int(m[1]) for m in (re.match(r"layer(\d+)_", name) for name in params) if m]
     return tuple(np.bincount(stages)[1:].tolist())
 
 
 def _download(name: str) -> Path:
-    """The weights of a Hugging Face id, from the cache or the network."""
+    """Returns the weights file of a Hugging Face id, from the cache or the network."""
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         known = ", ".join(SUFFIXES)
         raise WeightsError(
@@ -69,7 +71,7 @@ def _download(name: str) -> Path:
         ) from error
     try:
         return Path(huggingface_hub.hf_hub_download(name, _HUB_FILE))
-    # The hub's client lets the errors of its HTTP library through, whichever that is.
+    # The client passes on the exceptions of its HTTP library, which can be any library.
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise WeightsError(name, f"it could not be downloaded ({first})", otherwise) from error

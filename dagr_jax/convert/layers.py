@@ -1,4 +1,4 @@
-"""How a parameter is laid out, by the type of its layer, never by its rank; and who is missing."""
+"""Layout of parameters by layer type, never by rank, and the check for missing parameters."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -8,20 +8,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from dagr_jax.layers.torch_names import Arrays, Layer
+from dagr_jax.runtime.errors import DagrError
 
 Permute = Callable[[np.ndarray], np.ndarray]
 
-# What PyTorch's BatchNorm counts and nothing computes with.
+# Counter of PyTorch's BatchNorm that does not affect any output.
 COUNTER = "num_batches_tracked"
 
 
-class StateDictError(ValueError):
-    """A state_dict that does not fit; one line that lists every difference."""
+class StateDictError(DagrError):
+    """A state_dict does not match the network. The message is one line with all differences."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One parameter of a layer type: its key's ending, its place in Flax, its layout."""
+    """Conversion rule of one parameter of a layer type.
+
+    Attributes:
+        suffix: Suffix of PyTorch's key after the name of the layer.
+        collection: Flax collection, "params" or "batch_stats".
+        name: Name of the parameter in Flax.
+        to_flax: Function that converts the array to Flax's layout.
+        to_torch: Function that converts the array to PyTorch's layout.
+    """
 
     suffix: str
     collection: str
@@ -35,7 +44,7 @@ def _same(a: np.ndarray) -> np.ndarray:
 
 
 def _axes(*order: int) -> tuple[Permute, Permute]:
-    """A transposition to Flax's axes, and back."""
+    """Returns the transposition to Flax's axes, and its inverse."""
     back = tuple(int(i) for i in np.argsort(order))
     return lambda a: a.transpose(order), lambda a: a.transpose(back)
 
@@ -45,7 +54,7 @@ _BIAS = Rule(".bias", "params", "bias", _same, _same)
 LAYERS: dict[str, tuple[Rule, ...]] = {
     "conv2d": (Rule(".weight", "params", "kernel", *_axes(2, 3, 1, 0)),),
     "conv3d": (Rule(".weight", "params", "kernel", *_axes(2, 3, 4, 1, 0)), _BIAS),
-    # A 1×1×1 convolution is a linear map of the channels here.
+    # In Flax, a 1×1×1 convolution is a linear map of the channels.
     "conv1x1x1": (
         Rule(
             ".weight",
@@ -57,7 +66,7 @@ LAYERS: dict[str, tuple[Rule, ...]] = {
         _BIAS,
     ),
     "linear": (Rule(".weight", "params", "kernel", *_axes(1, 0)), _BIAS),
-    # The attention's joint projection: PyTorch joins its names with an underscore.
+    # Joint projection of the attention: PyTorch's keys have an underscore instead of a dot.
     "in_proj": (
         Rule("_weight", "params", "kernel", *_axes(1, 0)),
         Rule("_bias", "params", "bias", _same, _same),
@@ -80,20 +89,21 @@ LAYERS: dict[str, tuple[Rule, ...]] = {
 def to_flax(
     layers: Iterable[Layer], template: Mapping[str, Any], arrays: Arrays, what: str
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """Converts arrays, after a check of names, shapes and types from both sides.
+    """Converts arrays, after a two-sided check of names, shapes and types.
 
     Args:
-      layers: of the network.
-      template: its Flax variables, or their shapes.
-      arrays: the state_dict.
-      what: the network, for the message.
+        layers: Layers of the network.
+        template: Flax variables of the network, or their shapes.
+        arrays: Arrays of the state_dict.
+        what: Description of the network, for messages.
 
     Returns:
-      variables: as the template, float32 device arrays.
-      counters: the values of those 'num_batches_tracked' that are in the state_dict.
+        variables: Tree like the template, with float32 device arrays.
+        counters: {key: value} of the 'num_batches_tracked' in the state_dict.
 
     Raises:
-      StateDictError: a key is missing, unexpected, or of the wrong shape or type; all are listed.
+        StateDictError: A key is missing, unexpected, or has the wrong shape or type. The message
+            lists all of them.
     """
     flat: dict[str, np.ndarray] = {}
     counters: dict[str, int] = {}
@@ -136,12 +146,15 @@ def to_flax(
 def to_torch(
     layers: Iterable[Layer], variables: Mapping[str, Any], counters: Mapping[str, int] | None
 ) -> dict[str, np.ndarray]:
-    """PyTorch's state_dict of Flax variables: the inverse of `to_flax`, to the bit.
+    """Converts Flax variables to a PyTorch state_dict: the exact inverse of `to_flax`.
 
     Args:
-      layers: of the network.
-      variables: its variables.
-      counters: the 'num_batches_tracked' to write; None writes 0 for every BatchNorm.
+        layers: Layers of the network.
+        variables: Flax variables of the network.
+        counters: {key: value} of the 'num_batches_tracked' to write. None: 0 for every BatchNorm.
+
+    Returns:
+        {PyTorch's key: array}.
     """
     arrays: dict[str, np.ndarray] = {}
     for torch_name, path, kind in layers:
@@ -166,7 +179,7 @@ def _leaf(tree: Mapping[str, Any], path: str) -> Any:
 
 
 def _nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Nested dicts of device arrays of 'a/b/c' → array."""
+    """Converts {'a/b/c': array} to nested dicts of device arrays."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, name = path.split("/")

@@ -1,7 +1,8 @@
-"""PyTorch state_dicts of the release ↔ Flax models and variables (REFERENCE sections 2 and 3).
+"""PyTorch state_dicts of the release ↔ Flax models and variables.
 
-Five networks are known, by their keys: the saliency net with and without registers, and the full,
-spatial-only and temporal-only quality nets. Sizes are read from the arrays.
+Source of the names: docs/reference.md, sections 2 and 3. Five networks are recognised by their
+keys: the saliency network with and without registers, and the full, spatial-only and temporal-only
+quality networks. Sizes are read from the arrays.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from dagr_jax.convert.layers import StateDictError
 from dagr_jax.layers.torch_names import Arrays
 from dagr_jax.models.contract import TorchNetwork
 
-# Where training scripts put the state_dict in what they save.
+# Keys under which training scripts store the state_dict in a checkpoint.
 CONTAINERS = ("model_state_dict", "state_dict")
 
 
@@ -43,28 +44,39 @@ class Network:
 def from_state_dict(arrays: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     """Converts a state_dict of the PyTorch release.
 
-    Keys may carry the prefix 'module.', and the state_dict may lie in a checkpoint's entry
-    'model_state_dict' or 'state_dict'; 'num_batches_tracked' is not needed. The number of
-    attention heads cannot be read from arrays: it is the release's, 4 in the full net and 1 in the
-    temporal-only one.
+    Keys may have the prefix 'module.', and the state_dict may be the entry 'model_state_dict' or
+    'state_dict' of a checkpoint. 'num_batches_tracked' is optional. The number of attention heads
+    cannot be read from the arrays; it is that of the release, 4 in the full network and 1 in the
+    temporal-only network.
 
     Args:
-      arrays: name → float32 array.
+        arrays: {name: float32 array}.
 
     Returns:
-      model: `unet3d.Model` or `quality_net.Model` with preset 'release' and the arrays' sizes.
-      variables: {'params', 'batch_stats'}, float32; without 'batch_stats' where there are none.
+        model: `unet3d.Model` or `quality_net.Model` with preset 'release' and the sizes of the
+            arrays.
+        variables: {'params', 'batch_stats'}, float32. 'batch_stats' is missing if there are none.
 
     Raises:
-      StateDictError: the network is none of the five, or keys are missing, unexpected, or of the
-        wrong shape or type; all of them are listed.
+        StateDictError: The network is none of the five, or keys are missing, unexpected, or have
+            the wrong shape or type. The message lists all of them.
     """
     network = read_network(arrays)
     return network.model, network.variables
 
 
 def read_network(arrays: Mapping[str, Any]) -> Network:
-    """As `from_state_dict`, with all that is found."""
+    """Converts a state_dict of the PyTorch release, like `from_state_dict`.
+
+    Args:
+        arrays: {name: float32 array}.
+
+    Returns:
+        The network with its name and the BatchNorm counters.
+
+    Raises:
+        StateDictError: The network is unknown, or keys do not match.
+    """
     stripped = strip(arrays)
     network = _recognise(stripped)
     model = network.model(stripped)
@@ -85,7 +97,7 @@ def to_state_dict(
     variables: Mapping[str, Any],
     counters: Mapping[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The inverse of `from_state_dict`, to the bit, under the release's key names.
+    """Converts a network to a state_dict of the release: the exact inverse of `from_state_dict`.
 
     Args:
       name: of the network (`TorchNetwork.name`).
@@ -97,10 +109,18 @@ def to_state_dict(
 
 
 def strip(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The state_dict of a checkpoint: numpy arrays, names without parallel wrappers' 'module.'.
+    """Extracts the state_dict of a checkpoint, and removes the prefix 'module.' from its names.
+
+    The parallel wrappers of PyTorch add this prefix.
+
+    Args:
+        arrays: Contents of the checkpoint.
+
+    Returns:
+        {name: numpy array}.
 
     Raises:
-      StateDictError: an entry is no array, or two have the same name.
+        StateDictError: An entry is not an array, or two entries have the same name.
     """
     for container in CONTAINERS:
         if isinstance(arrays.get(container), Mapping):

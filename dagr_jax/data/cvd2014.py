@@ -1,4 +1,4 @@
-"""CVD2014: 234 videos of 78 cameras in five scenes (Nuutinen et al., TIP 2016)."""
+"""CVD2014: 234 videos from 78 cameras, five scenes (Nuutinen et al., TIP 2016)."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from dagr_jax.data.rated import RatedSet
 
 
 def _read(path: Path) -> list[Label]:
-    """Realignment_MOS.csv: semicolons, decimal commas, the folder in other columns."""
+    """Reads Realignment_MOS.csv (semicolons, decimal commas, the scene in its own column)."""
     found = read_columns(path, ("File_name",), ("Realignment MOS", "RealignmentMOS"))
     return [
         Label(_path(label.video, label.row.get("Content", "")), label.mos, label.row, label.line)
@@ -18,7 +18,7 @@ def _read(path: Path) -> list[Label]:
 
 
 def _path(name: str, scene: str) -> str:
-    """'Test03_City_D12', 'City' → 'Test3/City/Test03_City_D12.avi'."""
+    """Makes the path of a video: 'Test03_City_D12', 'City' → 'Test3/City/Test03_City_D12.avi'."""
     test = re.match(r"Test0?(\d+)_", name)
     if not test or not scene:
         return f"{name}.avi"
@@ -30,7 +30,7 @@ def _names(name: str) -> Iterator[str]:
 
 
 def _content(name: str) -> str:
-    """The scene, which all cameras of all six tests filmed: 'Test03_City_D12' → 'City'."""
+    """Returns the scene, which the cameras of all six tests filmed: 'Test03_City_D12' → 'City'."""
     parts = PurePosixPath(name).stem.split("_")
     return parts[1] if len(parts) > 2 else parts[0]
 
@@ -39,7 +39,7 @@ DATASET = RatedSet(
     title="CVD2014",
     citation="Nuutinen et al., CVD2014 - A database for evaluating no-reference video quality "
     "assessment algorithms, IEEE TIP 2016",
-    # Realigned over the six tests, scores leave 0 to 100; these are the published extremes.
+    # The published extremes: realignment over the six tests moves scores outside 0 to 100.
     scale=(-6.5, 93.38),
     counts={"": 234},
     readers=(("Realignment_MOS.csv", _read),),

@@ -1,7 +1,7 @@
-"""Videos → decoded shards → record sets, with a report of every video and a list of the used.
+"""Preparation of a data set: videos → decoded shards → record sets, a report and a video list.
 
-Decoding runs in parallel, one shard a video, each written whole or not at all. What an interrupted
-call has decoded is there for the next one, which ends with the same records to the bit.
+Decoding runs in parallel. It writes one shard per video, atomically. After an interrupted call, the
+next call reuses the shards and produces bit-identical records.
 """
 
 import concurrent.futures
@@ -34,28 +34,29 @@ from dagr_jax.data.prepare import (
 from dagr_jax.data.rated import RatedSet, Source
 from dagr_jax.data.records import Clip, Listed, file_digest, write_list
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError, environment
 from dagr_jax.video.decode import VideoError
 from dagr_jax.video.inputs import Stream
 
 T = TypeVar("T", Source, GazeVideo)
 
-# Of the videos that a label file names: more that cannot be used means that something is wrong.
+# Share of the labelled videos that may fail. A higher share means that something is wrong.
 FAILURES = 0.01
 
 
-class CollectError(ValueError):
-    """A data set that cannot be prepared; one line."""
+class CollectError(DagrError):
+    """A data set cannot be prepared. The message is one line."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What became of a data set.
+    """Result of preparing a data set.
 
     Attributes:
-        named: Videos in the label file.
-        used: Videos in the records.
-        mos_range: (lowest, highest) MOS of the scale; None of gaze.
-        reasons: Why the others are not, and how many.
+        named: Number of videos in the label file.
+        used: Number of videos in the records.
+        mos_range: (lowest, highest) MOS of the scale; None for a gaze set.
+        reasons: {reason: number of videos} of the videos that are not used.
     """
 
     named: int
@@ -74,11 +75,12 @@ def collect(
     workers: int,
     max_failures: int | None = None,
 ) -> Collected:
-    """Prepares a data set: `quality/` and `frames/` records, `report.csv` and `videos.csv`.
+    """Prepares a set of rated videos: `quality/` and `frames/` records, `report.csv`, `videos.csv`.
 
     Args:
-        dataset: What the label file means and how its videos are called.
-        folder: To fill; `shards/` in it is what an earlier call with the same arguments decoded.
+        dataset: Description of the data set.
+        folder: Output folder. Its subfolder `shards/` holds the videos that an earlier call with
+            the same arguments decoded.
         source: Folder of the videos.
         label_files: Official label files, or lists; at least one.
         stream: Which frames of a video are stored, and at which size.
@@ -88,11 +90,12 @@ def collect(
 
     Raises:
         LabelError: A label file cannot be used.
-        CollectError: Too many videos cannot be used; `report.csv` names all.
+        CollectError: Too many videos cannot be used; `report.csv` lists them.
     """
     found = [video for path in label_files for video in dataset.sources(source, path)]
     shards = folder / "shards"
-    shards.mkdir(parents=True, exist_ok=True)
+    with environment(folder):
+        shards.mkdir(parents=True, exist_ok=True)
     work = functools.partial(_sample, stream=stream)
     reasons = _decode_all(found, _unusable(found), work, shards, workers)
     used, failed = _finish(folder, found, reasons, max_failures, (Frames, Quality))
@@ -111,7 +114,7 @@ def collect_gaze(
     workers: int,
     max_failures: int | None = None,
 ) -> Collected:
-    """Prepares a data set of gaze: `saliency/` records, `report.csv` and `videos.csv`.
+    """Prepares a gaze set: `saliency/` records, `report.csv` and `videos.csv`.
 
     Args:
         dataset: How its videos are found.
@@ -119,13 +122,15 @@ def collect_gaze(
         folder, source, stream, workers, max_failures: As in `collect`.
 
     Raises:
-        CollectError: As in `collect`, or no video is there.
+        CollectError: There is no video, or too many videos cannot be used.
     """
-    found = dataset.find(source) if source.is_dir() else []
+    with environment(source, CollectError):
+        found = dataset.find(source) if source.is_dir() else []
     if not found:
         raise CollectError(f"{source}: no video of {dataset.title} with gaze is in it")
     shards = folder / "shards"
-    shards.mkdir(parents=True, exist_ok=True)
+    with environment(folder):
+        shards.mkdir(parents=True, exist_ok=True)
     work = functools.partial(_sample_gaze, stream=stream, map_size=map_size)
     reasons = _decode_all(found, [""] * len(found), work, shards, workers)
     used, failed = _finish(folder, found, reasons, max_failures, (Saliency,))
@@ -139,15 +144,17 @@ def _decode_all(
     shards: Path,
     workers: int,
 ) -> list[str]:
-    """Writes the shards that are not there yet, of what has no reason against it.
+    """Writes the missing shards of all usable videos.
 
     Args:
         found: Videos.
-        reasons: Why some have no shard, "" for the others.
-        work: (video, shard) → why it cannot be written, or "".
+        reasons: For each video, why it cannot be used, or "".
+        work: Function (video, shard) → why the shard cannot be written, or "".
+        shards: Folder of the shards.
+        workers: Number of processes.
 
     Returns:
-        Why each has no shard, "" if it has.
+        For each video, why it has no shard, or "".
     """
     told = list(reasons)
     paths = [_shard(shards, video) for video in found]
@@ -165,7 +172,7 @@ def _decode_all(
 
 
 def _unusable(found: Sequence[Source]) -> list[str]:
-    """What can be told without decoding."""
+    """Returns why each video cannot be used, or "", as far as known without decoding."""
     reasons = [""] * len(found)
     seen: dict[str, int] = {}
     for i, video in enumerate(found):
@@ -174,7 +181,7 @@ def _unusable(found: Sequence[Source]) -> list[str]:
         elif math.isnan(video.mos):
             reasons[i] = "unlabelled: its MOS is empty"
         elif video.video in seen:
-            reasons[i] = f"duplicate: of row {seen[video.video] + 1}"
+            reasons[i] = f"duplicate: same video as row {seen[video.video] + 1}"
         seen.setdefault(video.video, i)
     return reasons
 
@@ -196,7 +203,8 @@ def _sample_gaze(
 
 def _write(shard: Path, file: os.PathLike[str], read: Callable[[], dict[str, Any]]) -> str:
     try:
-        record = read()
+        with environment(file, VideoError):
+            record = read()
     except VideoError as error:
         return f"unreadable: {error.problem}"
     if record["length"] < 2:
@@ -212,10 +220,20 @@ def _finish(
     max_failures: int | None,
     kinds: Sequence[type],
 ) -> tuple[list[T], dict[str, int]]:
-    """Reports, lists and packs what was decoded.
+    """Writes the report and the video list, and packs the decoded videos.
+
+    Args:
+        folder: Output folder.
+        found: Videos.
+        reasons: For each video, why it has no shard, or "".
+        max_failures: Number of videos that may fail; None: one in a hundred.
+        kinds: Record sets to write.
 
     Returns:
-        The used videos, and why others are not, with their number.
+        The used videos; and {reason: number of videos} of the others.
+
+    Raises:
+        CollectError: Too many videos cannot be used.
     """
     told, shards = list(reasons), folder / "shards"
     digests = [
@@ -231,7 +249,7 @@ def _finish(
     listed = [Listed(found[i].video, found[i].content, found[i].part, digests[i]) for i in used]
     write_list(folder, listed)
     for kind in kinds:
-        # What an interrupted call has packed may be of other videos, or cut.
+        # Records from an interrupted call may be incomplete or hold other videos.
         shutil.rmtree(folder / kind.__name__.lower(), ignore_errors=True)
         pack(kind, folder, {WHOLE: [_shard(shards, found[i]) for i in used]})
     shutil.rmtree(shards)
@@ -241,7 +259,14 @@ def _finish(
 def _report(
     folder: Path, videos: Sequence[str], reasons: Sequence[str], max_failures: int | None
 ) -> Counter[str]:
-    """Writes `file,status,reason`, a row for each; returns how many failed, by kind."""
+    """Writes `report.csv` (file, status, reason) with one row per video.
+
+    Returns:
+        {kind of reason: number of videos} of the videos that failed.
+
+    Raises:
+        CollectError: More than `max_failures` videos failed.
+    """
     path = folder / "report.csv"
     with atomic_file(path) as partial, open(partial, "w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -254,19 +279,19 @@ def _report(
         counted = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
         raise CollectError(
             f"{path}: {failed.total()} of {len(videos)} videos cannot be used "
-            f"({counted}) and {allowed} may fail; mend them, or allow {failed.total()} failures"
+            f"({counted}) and {allowed} may fail; correct them, or allow {failed.total()} failures"
         )
     return failed
 
 
 def _digest_in(shard: Path) -> str:
-    """Of a shard no more than this is read: there may be tens of thousands."""
+    """Returns the file digest in a shard. It reads nothing else: there may be 10,000s of shards."""
     with np.load(shard, allow_pickle=False) as record:
         return str(record["digest"])
 
 
 def _shard(shards: Path, video: Source | GazeVideo) -> Path:
-    """Where a video's shard lies: another one as soon as its label or its file is another."""
+    """Returns the path of a video's shard, which changes when the label or the file changes."""
     file = video.path if isinstance(video, Source) else video.frames
     known = os.stat(file) if file is not None and os.path.exists(file) else None
     state = (repr(video), known and (known.st_size, known.st_mtime_ns))

@@ -7,10 +7,11 @@ from dagr_jax.data.gaze import GazeSet, GazeVideo, Pictures, child, folders
 
 
 def _find(source: Path) -> list[GazeVideo]:
-    """`video/001.AVI` and `annotation/0001/{maps,fixation}/0001.png`.
+    """Finds the videos: `video/001.AVI` and `annotation/0001/{maps,fixation}/0001.png`.
 
-    The last 300 videos have no public annotation. Where it lacks, the published validation part is
-    the test, as in the field, and the training part is split into training and validation.
+    The annotation of the last 300 videos is not public. Without it, the published validation part
+    is the test part, as is common in the field, and the training part is split into training and
+    validation.
     """
     videos, annotation = child(source, "video", "videos"), child(source, "annotation")
     if videos is None or annotation is None:

@@ -1,7 +1,8 @@
-"""DIEM: gaze of some 50 viewers a video on 85 videos (Mital et al., Cognitive Computation 2011).
+"""DIEM: 85 videos with gaze of about 50 viewers each (Mital et al., Cognitive Computation 2011).
 
-As it is downloaded, a folder for each video: `<name>/video/<name>.mp4` and
-`<name>/event_data/<viewer>_<name>.txt`. Or the repack of frames and maps, as `gaze_folder`.
+Two layouts are read. The downloaded set has one folder per video: `<name>/video/<name>.mp4` and
+`<name>/event_data/<viewer>_<name>.txt`. The repacked frames and maps have the layout of
+`gaze_folder`.
 """
 
 import re
@@ -16,23 +17,23 @@ from dagr_jax.data import gaze_folder
 from dagr_jax.data.gaze import GazeSet, GazeVideo, child, folders
 from dagr_jax.video.decode import VideoError
 
-# A line of event_data: of each eye the place on the screen, the pupil and what it does. Lines
-# count from 1, 30 of them a second whatever the video's rate.
+# Columns of event_data: position on the screen, pupil and event, for each eye. Lines are numbered
+# from 1. There are 30 lines per second at every frame rate of the video.
 _COLUMNS = ("frame", "x", "y", "pupil", "event", "right_x", "right_y", "right_pupil", "right_event")
 _RATE = 30
 _FIXATION = 1  # -1: lost, 0: blink, 2: saccade
-# Videos were shown in the middle of this screen (width, height), pixel for pixel.
+# (width, height) of the screen. Videos were shown in its centre, at their original size.
 _SCREEN = (1280, 960)
-# One degree of sight: a 21-inch screen of 1280 pixels, 90 cm away.
+# Pixels per degree of visual angle: a 21-inch screen, 1280 pixels wide, at a distance of 90 cm.
 _DEGREE = 50.0
-# Views of one scene, which must stay together.
+# Name prefixes of videos that show one scene from several views; they count as one content.
 _SERIES = ("pingpong", "ami_ib4010", "ami_is1000a", "university_forum_construction")
 _VIDEOS = (".mp4", ".mov", ".avi", ".mkv")
 
 
 @dataclass(frozen=True)
 class Events:
-    """Gaze as event files, one a viewer."""
+    """Gaze as event files, one per viewer."""
 
     folder: Path
 
@@ -47,14 +48,14 @@ class Events:
         h, w = size
         looked = [fixated(_read(path)) for path in self._files()]
         maps, fixations = np.zeros((2, len(chosen), h, w), np.uint8)
-        # The sample during which a frame is on the screen; a frame at 25 a second lasts 1.2.
+        # The sample at the moment when the frame is shown. At 25 fps a frame lasts 1.2 samples.
         for t, sample in enumerate((chosen / fps * _RATE + 1e-6).astype(int).tolist()):
             places = np.array([viewer[sample] for viewer in looked if sample < len(viewer)]) - (
                 (_SCREEN[0] - width) / 2,
                 (_SCREEN[1] - height) / 2,
             )
             x, y = (places / (width, height) * (w, h)).T
-            with np.errstate(invalid="ignore"):  # NaN: this viewer fixated nothing
+            with np.errstate(invalid="ignore"):  # NaN: this viewer had no fixation
                 inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
             seen = np.zeros(size)
             np.add.at(seen, (y[inside].astype(int), x[inside].astype(int)), 1)
@@ -70,10 +71,10 @@ class Events:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """A viewer's file, a row each thirtieth of a second.
+    """Reads the event file of a viewer, with one row per 1/30 second.
 
     Raises:
-        VideoError: It has other columns, or its rows are not numbered from 1.
+        VideoError: The file has other columns, or its rows are not numbered from 1.
     """
     try:
         table = pd.read_csv(path, sep=r"\s+", header=None, na_values=["."], dtype=np.float64)
@@ -89,9 +90,14 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def fixated(table: pd.DataFrame) -> np.ndarray:
-    """Where a viewer fixated, (N, 2) x and y on the screen; NaN where neither eye did.
+    """Returns the fixations of a viewer.
 
-    The mean of both eyes where both fixate.
+    Args:
+        table: Event table of the viewer, N rows.
+
+    Returns:
+        (N, 2) x and y on the screen, in pixels: the mean of both eyes if both fixate, else the eye
+        that fixates; NaN if neither does.
     """
     places = []
     for eye in ("", "right_"):
@@ -118,7 +124,7 @@ def _find(source: Path) -> list[GazeVideo]:
 
 
 def content(name: str) -> str:
-    """What a video shows: its name without its size; views of one scene are one content."""
+    """Returns the content key: the name without the frame size; views of one scene share a key."""
     series = next((series for series in _SERIES if name.startswith(series)), None)
     return series or re.sub(r"_\d+x\d+$", "", name)
 

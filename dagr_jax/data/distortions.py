@@ -1,4 +1,4 @@
-"""What happens to a pristine clip of the embedded corpus on its way to the viewer."""
+"""Distortions of the pristine clips of the embedded corpus."""
 
 import dataclasses
 import itertools
@@ -7,23 +7,25 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-# Constant rate factors from nearly transparent to very bad, on each codec's own scale.
+from dagr_jax.runtime.errors import DagrError
+
+# Constant rate factors from nearly transparent to very bad, on the scale of each codec.
 CRF_RANGE = {"h264": (17, 50), "hevc": (18, 50), "vp9": (20, 63), "av1": (24, 63)}
-# Whatever happened to a clip, x264 delivers it at one of these, all nearly transparent: real
-# quality sets come from platforms that encode every upload anew. The bitrate then says little of
-# the damage.
+# After its distortion, every clip is encoded by x264 with a constant rate factor in this range,
+# which is nearly transparent. Real quality sets come from platforms that re-encode every upload, so
+# the bitrate says little about the distortion.
 DELIVERY_CRF = (4, 12)
 
 
 @dataclasses.dataclass(frozen=True)
 class Distortion:
-    """What happens to a clip.
+    """Distortion of a clip.
 
     Attributes:
         kind: "compress", "blur", "noise", "rescale", "exposure", "freeze" or "drop".
         level: Severity in [0, 1].
-        codec: Codec that compresses the clip, after everything else; None: none does.
-        crf: Its constant rate factor; None where `codec` is.
+        codec: Codec that compresses the clip as the last distortion; None: no compression.
+        crf: Constant rate factor of `codec`; None if `codec` is None.
         delivery_crf: Constant rate factor of the delivered x264 file.
     """
 
@@ -38,16 +40,26 @@ PLANS = ("delivery", "capture")
 
 
 def plan(rng: np.random.Generator, name: str = "delivery") -> list[Distortion]:
-    """The five deliveries of one content, a spread of kinds and severities.
+    """Draws the five distortions of one content, of various kinds and severities.
 
-    "delivery", what happens on the way from a studio: two of x264 or x265 (a light and a heavy
-    one), one of VP9 or AV1, one spatial distortion and one of time, exposure or noise; every second
-    one of the last two is compressed as well. "capture", what happens in a phone: all five have
-    the camera's defects, exposure once, noise, blur and rescaling once or twice each, and every
-    second one is compressed by VP9 or AV1, never by x264 or x265.
+    The plan "delivery" models the delivery from a studio: two clips compressed by x264 or x265 (one
+    lightly, one heavily), one clip compressed by VP9 or AV1, one with a spatial distortion, and one
+    with a temporal distortion, wrong exposure or noise. The last two are also compressed with
+    probability 1/2.
+
+    The plan "capture" models the camera of a phone: one clip each with wrong exposure, noise, blur
+    and rescaling, and one more with noise or blur. Each is also compressed by VP9 or AV1 with
+    probability 1/2, never by x264 or x265.
+
+    Args:
+        rng: Random generator.
+        name: Name of the plan, one of `PLANS`.
+
+    Returns:
+        Five distortions.
 
     Raises:
-        ValueError: The plan is not in `PLANS`.
+        DagrError: `name` is not in `PLANS`.
     """
 
     def delivery() -> int:
@@ -68,7 +80,7 @@ def plan(rng: np.random.Generator, name: str = "delivery") -> list[Distortion]:
         return dataclasses.replace(again, kind=kind, level=level)
 
     if name not in PLANS:
-        raise ValueError(f"distortions {name!r} are unknown; one of {', '.join(PLANS)}")
+        raise DagrError(f"distortions {name!r} are unknown; one of {', '.join(PLANS)}")
     if name == "capture":
         kinds = ["exposure", "noise", "blur", "rescale", str(rng.choice(["noise", "blur"]))]
         return [other([kind], ["vp9", "av1"]) for kind in kinds]
@@ -91,16 +103,24 @@ def _rescale(frame: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _expose(frame: np.ndarray, stops: float) -> np.ndarray:
-    # In light, not in code values: a camera's wrong exposure clips highlights, crushes shadows.
+    # Scale linear light, not code values: wrong exposure clips highlights and crushes shadows.
     light = (frame / 255.0) ** 2.2 * 2.0**stops
     return (np.clip(light, 0, 1) ** (1 / 2.2) * 255 + 0.5).astype(np.uint8)
 
 
 def shown_frames(distortion: Distortion, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Which source frame is on the screen at each time: (count,) int.
+    """Returns which source frame is shown at each time.
 
-    "freeze" holds one frame for a fifth to three fifths of the clip, "drop" shows only every
-    second to eighth frame; every other kind shows each frame in its turn.
+    "freeze" holds one frame for 1/5 to 3/5 of the clip. "drop" shows only every 2nd to 8th frame.
+    Every other kind shows all frames in order.
+
+    Args:
+        distortion: The distortion.
+        count: Number of frames of the clip.
+        rng: Random generator, for the start of a freeze.
+
+    Returns:
+        (count,) integer indices of source frames.
     """
     shown = np.arange(count)
     if distortion.kind == "freeze":
@@ -116,21 +136,24 @@ def shown_frames(distortion: Distortion, count: int, rng: np.random.Generator) -
 def distort(
     frames: np.ndarray, distortion: Distortion, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Applies everything but the compression.
+    """Applies a distortion, except for the compression.
 
     Args:
         frames: (T, H, W, 3) uint8 pristine frames.
-        distortion: What to do.
-        rng: Source of noise and of where a freeze lies.
+        distortion: The distortion.
+        rng: Random generator, for noise and the start of a freeze.
 
     Returns:
-        The frames to encode, (T, H, W, 3) uint8, and `shown_frames`.
+        (T, H, W, 3) uint8 frames to encode; and (T,) indices of the source frames that they show.
+
+    Raises:
+        ValueError: The kind of the distortion is unknown.
     """
     shown = shown_frames(distortion, len(frames), rng)
     level = distortion.level
     match distortion.kind:
         case "blur":
-            # Radius grows geometrically: equal steps of level look like equal steps of blur.
+            # The radius grows geometrically, so that equal steps of level look equal.
             sigma = 0.6 * (3.5 / 0.6) ** level
             out = np.stack([ndimage.gaussian_filter(f, (sigma, sigma, 0)) for f in frames])
         case "noise":
@@ -150,5 +173,9 @@ def distort(
 
 
 def repeated_fraction(shown: np.ndarray) -> float:
-    """Share of the frames, in [0, 1], that show the same source frame as the one before."""
+    """Returns the share of frames, in [0, 1], that show the same source frame as the previous one.
+
+    Args:
+        shown: (T,) indices of the source frames.
+    """
     return float(np.mean([a == b for a, b in itertools.pairwise(shown)]))

@@ -1,4 +1,4 @@
-"""Any folder of videos with a label list: `labels.csv`, `labels.txt`, or a file named with it."""
+"""Any folder of videos with a label list: `labels.csv`, `labels.txt`, or a file in `--labels`."""
 
 from pathlib import Path, PurePosixPath
 
@@ -7,7 +7,7 @@ from dagr_jax.data.rated import RatedSet
 
 
 def _read(path: Path) -> list[Label]:
-    """A table with a header: the video, its score, and perhaps `content`."""
+    """Reads a table with a header: the video, its score, and optionally `content`."""
     return read_columns(
         path, ("video", "file", "filename", "file_name", "name", "path"), ("mos", "score")
     )

@@ -1,4 +1,4 @@
-"""What a data set of gaze is: videos, and for each frame a density map and a fixation map."""
+"""Gaze sets: videos with a density map and a fixation map for each frame."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,33 +15,42 @@ from dagr_jax.video.resize import resize_bilinear
 
 
 class Gaze(Protocol):
-    """Where people looked in a video, as a data set stores it."""
+    """Gaze of a video, in the storage format of a data set."""
 
     def length(self, fps: float) -> int:
-        """Frames of the video that it covers, at `fps` frames a second (0: unknown)."""
+        """Returns the number of video frames with gaze.
+
+        Args:
+            fps: Frame rate of the video in frames per second; 0: unknown.
+        """
         ...
 
     def read(
         self, chosen: np.ndarray, shape: tuple[int, int], fps: float, size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Density and fixations of chosen frames.
+        """Reads the density and fixation maps of chosen frames.
 
         Args:
             chosen: (T,) frame indices.
-            shape: (height, width) of the video.
-            fps: Its frames a second (0: unknown).
-            size: (h, w) of what is returned.
+            shape: (height, width) of the video in pixels.
+            fps: Frame rate of the video in frames per second; 0: unknown.
+            size: (h, w) of the returned maps in pixels.
 
         Returns:
-            maps (T, h, w), 255 at each one's peak and 0 where nobody looked; fixations (T, h, w)
-            0 or 1; both uint8.
+            (T, h, w) uint8 density maps, 255 at the peak of each map, all 0 if nobody looked at the
+            frame; and (T, h, w) uint8 fixation maps, 0 or 1.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Gaze as folders of grey pictures, one a frame, in the order of their names."""
+    """Gaze as two folders of grey pictures, one picture per frame, in the order of their names.
+
+    Attributes:
+        maps: Folder of the density maps.
+        fixations: Folder of the fixation maps.
+    """
 
     maps: Path
     fixations: Path
@@ -68,14 +77,14 @@ class Pictures:
 
 @dataclass(frozen=True)
 class GazeVideo:
-    """A video and where people looked in it.
+    """A video with gaze.
 
     Attributes:
         video: Name, unique in the data set.
-        content: Key of what it shows.
+        content: Content key.
         frames: Video file, or a folder of pictures in the order of their names.
-        gaze: Where people looked.
-        part: "train", "val" or "test" where the data set says so, else "".
+        gaze: Gaze of the viewers.
+        part: "train", "val" or "test" if the data set defines it, else "".
     """
 
     video: str
@@ -87,13 +96,13 @@ class GazeVideo:
 
 @dataclass(frozen=True)
 class GazeSet:
-    """A data set of gaze.
+    """A gaze set.
 
     Attributes:
-        title: As its paper writes it.
+        title: Name of the data set, as in its paper.
         citation: Authors, title, venue, year.
-        counts: Published number of videos by part.
-        find: Source folder → its videos; those without annotation are not among them.
+        counts: {part: published number of videos}.
+        find: Function: source folder → its videos that have annotation.
     """
 
     title: str
@@ -105,11 +114,18 @@ class GazeSet:
 def gaze_record(video: GazeVideo, stream: Stream, map_size: tuple[int, int]) -> dict[str, Any]:
     """Samples a video and its maps into what `prepare.Saliency` holds of it.
 
-    A video and its maps may differ by some frames at the end: what both have is sampled.
+    The lengths of a video and its maps may differ by a few frames at the end. Only frames that both
+    have are sampled.
+
+    Args:
+        video: The video with its gaze.
+        sampling: Which frames are stored.
+        map_size: (h, w) of the stored frames and maps in pixels.
 
     Returns:
-        `frames` (T, h, w, 3), `maps` (T, h, w) with 255 at each map's peak, `fixations` (T, h, w)
-        0 or 1, all uint8, and how many frames there are, `length`.
+        A dict with `video`, `content`, `frames` (T, h, w, 3), `maps` (T, h, w) with 255 at the peak
+        of each map, `fixations` (T, h, w) 0 or 1, all three uint8, and the number of frames with
+        gaze, `length`.
 
     Raises:
         VideoError: The video or a picture cannot be read, or maps are missing.
@@ -144,14 +160,22 @@ def gaze_record(video: GazeVideo, stream: Stream, map_size: tuple[int, int]) -> 
 
 
 def density(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A density map of another size, 255 at its peak; an empty one stays empty."""
+    """Resizes a density map and scales its peak to 255. An all-zero map stays all-zero.
+
+    Args:
+        grey: (H, W) density map, any scale.
+        size: (h, w) of the result.
+
+    Returns:
+        (h, w) uint8.
+    """
     small = resize_bilinear(grey[..., None], size, antialias=True)[..., 0].astype(np.float32)
     peak = small.max()
     return (small / peak * 255 + 0.5).astype(np.uint8) if peak else small.astype(np.uint8)
 
 
 def _points(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Fixations of another size: each stays in its place; resizing would blur or lose it."""
+    """Maps fixations to another size by their positions. Resizing would blur or lose them."""
     y, x = np.nonzero(grey)
     out = np.zeros(size, np.uint8)
     out[y * size[0] // grey.shape[0], x * size[1] // grey.shape[1]] = 1
@@ -159,11 +183,11 @@ def _points(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def child(folder: Path, *names: str) -> Path | None:
-    """The folder of one of the names, case aside; None where there is none."""
+    """Returns the subfolder with one of the names, ignoring case; None if there is none."""
     there = {p.name.casefold(): p for p in folder.iterdir()} if folder.is_dir() else {}
     return next((there[n.casefold()] for n in names if n.casefold() in there), None)
 
 
 def folders(source: Path) -> Sequence[Path]:
-    """The folders directly in a folder, by name."""
+    """Returns the direct subfolders of a folder, sorted by name."""
     return sorted(Path(entry.path) for entry in os.scandir(source) if entry.is_dir())

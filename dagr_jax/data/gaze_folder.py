@@ -1,7 +1,7 @@
-"""Any folder of gaze: a folder for each video with `frames`, `maps` and `fixations`.
+"""Any gaze set with one folder per video that holds `frames`, `maps` and `fixations`.
 
-The frame-and-map repack of DIEM looks so. `frames` may be called `images`, and `fixations`
-`fixation`; the pictures of all three are taken in the order of their names.
+The repacked frames and maps of DIEM have this layout. `frames` may also be named `images`, and
+`fixations` may be named `fixation`. Pictures are read in the order of their names.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from dagr_jax.data.gaze import GazeSet, GazeVideo, Pictures, child, folders
 
 
 def find(source: Path) -> list[GazeVideo]:
+    """Finds the videos below a source folder."""
     found = []
     for folder in folders(source):
         frames = child(folder, "frames", "images")

@@ -1,9 +1,9 @@
-"""GMSD, the full-reference measure behind the embedded corpus's labels (Xue et al., TIP 2014)."""
+"""GMSD, the full-reference metric for the labels of the embedded corpus (Xue et al., TIP 2014)."""
 
 import numpy as np
 from scipy import ndimage
 
-# The constant of the paper for 8-bit luminance (its eq. 3).
+# Constant for 8-bit luminance, from the paper (eq. 3).
 _C = 170.0
 _PREWITT = np.array([1.0, 1.0, 1.0], np.float32) / 3.0
 
@@ -14,9 +14,16 @@ def luminance(frames: np.ndarray) -> np.ndarray:
 
 
 def gradient_magnitude(luma: np.ndarray) -> np.ndarray:
-    """Prewitt gradient magnitude of (H, W) luma, after the paper's 2×2 average and decimation."""
+    """Computes the Prewitt gradient magnitude, after the 2×2 averaging and decimation of the paper.
+
+    Args:
+        luma: (H, W) luma in [0, 255].
+
+    Returns:
+        (⌊H/2⌋, ⌊W/2⌋) float32.
+    """
     h, w = luma.shape[0] // 2 * 2, luma.shape[1] // 2 * 2
-    # Sums of slices: four times as fast as a mean over reshaped axes.
+    # Sums of slices are four times as fast as a mean over reshaped axes.
     rows = luma[0:h:2, :w] + luma[1:h:2, :w]
     half = (rows[:, ::2] + rows[:, 1::2]) * np.float32(0.25)
     smooth_y = ndimage.correlate1d(half, _PREWITT, 0, mode="nearest")
@@ -32,10 +39,10 @@ def gmsd(reference: np.ndarray, distorted: np.ndarray) -> float:
 
     Args:
         reference: (H, W) gradient magnitude of the pristine frame, from `gradient_magnitude`.
-        distorted: (H, W) the same of the distorted frame.
+        distorted: (H, W) gradient magnitude of the distorted frame, from `gradient_magnitude`.
 
     Returns:
-        Standard deviation of the similarity map: 0 for equal frames, about 0.35 at worst.
+        Standard deviation of the similarity map: 0 for equal frames, about 0.35 in the worst case.
     """
     similarity = (2 * reference * distorted + _C) / (reference**2 + distorted**2 + _C)
     return float(similarity.std())

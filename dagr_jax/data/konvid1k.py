@@ -1,4 +1,4 @@
-"""KoNViD-1k: 1,200 user videos of Flickr, 960×540, 8 seconds (Hosu et al., QoMEX 2017)."""
+"""KoNViD-1k: 1,200 user videos from Flickr, 960×540, 8 seconds (Hosu et al., QoMEX 2017)."""
 
 import re
 from collections.abc import Iterator

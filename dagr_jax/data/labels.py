@@ -1,11 +1,12 @@
-"""Label files: who was rated how, in the formats that data sets of video quality come with.
+"""Label files in the formats of video quality data sets.
 
-A reader gives one `Label` for each row that names a video. What a row means is never guessed: a
-column that is not there, or a value that is no number, is an error that names file and line.
+A reader returns one `Label` for each row that names a video. It never guesses: a missing column and
+a value that is not a number are errors that name the file and the line.
 """
 
 import csv
 import math
+import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import numpy as np
 import pandas as pd
 import scipy.io
 
+from dagr_jax.runtime.errors import DagrError
+
 SHEETS = (".xlsx", ".xls")
 
 
@@ -24,10 +27,10 @@ class Label:
     """One row of a label file.
 
     Attributes:
-        video: The video as the file names it, stripped.
-        mos: Mean opinion score on the data set's own scale; NaN where the cell is empty.
-        row: The other columns by their header, as text.
-        line: Number of the line (of a sheet: row), from 1; 0 where the format has none.
+        video: Name of the video in the file, without surrounding space.
+        mos: Mean opinion score on the scale of the data set; NaN if the cell is empty.
+        row: {header: text} of all columns.
+        line: Number of the line (of a sheet: the row), from 1; 0 if the format has no lines.
     """
 
     video: str
@@ -36,20 +39,24 @@ class Label:
     line: int = 0
 
 
-class LabelError(ValueError):
-    """A label file that cannot be used: `<file>: <what is wrong>; <mend>`, one line."""
-
-    def __init__(self, path: Path, problem: str, mend: str):
-        super().__init__(f"{path}: {problem}; {mend}")
+class LabelError(DagrError):
+    """A label file cannot be used."""
 
 
 def read_list(path: Path) -> list[Label]:
-    """The field's common list: `path, x, x, mos` without a header; the last column counts.
+    """Reads a list in the common format: `path, x, x, mos`, without a header.
 
-    The columns between (duration and frame rate, or −1) are ignored.
+    The first column is the video and the last column is the MOS. The columns between (duration and
+    frame rate, or −1) are ignored.
+
+    Args:
+        path: The file.
+
+    Returns:
+        One label per row.
 
     Raises:
-        LabelError: A row has fewer than two columns, or its MOS is no number.
+        LabelError: A row has fewer than two columns, or a MOS is not a number.
     """
     labels = []
     for number, cells in _rows(path):
@@ -60,7 +67,7 @@ def read_list(path: Path) -> list[Label]:
 
 
 def is_list(path: Path) -> bool:
-    """Whether a text file is a list without a header: its first row ends with a number."""
+    """Returns whether a text file is a list without a header (its first row ends in a number)."""
     if path.suffix.lower() in (*SHEETS, ".mat"):
         return False
     first = next(_rows(path), None)
@@ -68,15 +75,20 @@ def is_list(path: Path) -> bool:
 
 
 def read_columns(path: Path, video: Sequence[str], mos: Sequence[str]) -> list[Label]:
-    """A table with a header: .csv (comma, semicolon or tab; decimal comma or point) or .xlsx.
+    """Reads a table with a header: .csv (comma, semicolon or tab; decimal comma or point) or .xlsx.
 
     Args:
         path: The file.
-        video, mos: Names that the columns may have, in order of preference; case and surrounding
-            space do not count.
+        video: Possible names of the video column, in order of preference. Case and surrounding
+            space are ignored.
+        mos: Possible names of the MOS column, in order of preference. Case and surrounding space
+            are ignored.
+
+    Returns:
+        One label for each row that names a video.
 
     Raises:
-        LabelError: There is no such column, or a MOS is no number.
+        LabelError: A column is missing, or a MOS is not a number.
     """
     rows = _sheet(path) if path.suffix.lower() in SHEETS else list(_rows(path))
     if not rows:
@@ -94,10 +106,16 @@ def read_columns(path: Path, video: Sequence[str], mos: Sequence[str]) -> list[L
 
 
 def read_mat(path: Path) -> dict[str, Any]:
-    """The variables of a MATLAB file; structs as dicts, cells as lists, singleton axes dropped.
+    """Reads the variables of a MATLAB file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        {name: value}. Structs become dicts and cells become lists; singleton axes are dropped.
 
     Raises:
-        LabelError: It is no MATLAB file of version 7 or older.
+        LabelError: The file is not a MATLAB file of version 7 or older.
     """
     try:
         held = scipy.io.loadmat(path, squeeze_me=True, simplify_cells=True)
@@ -117,12 +135,20 @@ def read_mat(path: Path) -> dict[str, Any]:
 
 
 def pair(path: Path, videos: Any, scores: Any) -> list[Label]:
-    """Labels of two lists of a MATLAB file.
+    """Makes labels from two lists of a MATLAB file.
+
+    Args:
+        path: The file, for messages.
+        videos: Names of the n videos.
+        scores: n scores.
+
+    Returns:
+        n labels.
 
     Raises:
-        LabelError: Their lengths differ.
+        LabelError: The lengths of the lists differ, or a score is not a number.
     """
-    names, values = np.atleast_1d(videos).ravel(), np.atleast_1d(scores).ravel()
+    names, values = np.atleast_1d(videos).ravel(), numbers(path, scores)
     if len(names) != len(values):
         raise LabelError(path, f"it has {len(names)} videos and {len(values)} scores", "copy again")
     return _some(
@@ -130,11 +156,30 @@ def pair(path: Path, videos: Any, scores: Any) -> list[Label]:
     )
 
 
-def field(path: Path, tree: Mapping[str, Any], *names: str) -> Any:
-    """A variable of a MATLAB file, or a field of one.
+def numbers(path: Path, values: Any) -> np.ndarray:
+    """A list of numbers of a MATLAB file, (n,) float64.
 
     Raises:
-        LabelError: It is not there.
+        LabelError: One of them is not a number.
+    """
+    try:
+        return np.atleast_1d(values).ravel().astype(np.float64)
+    except (ValueError, TypeError) as error:
+        raise LabelError(
+            path, f"it has text where numbers belong ({error})", "give the data set's own file"
+        ) from error
+
+
+def field(path: Path, tree: Mapping[str, Any], *names: str) -> Any:
+    """Returns a variable of a MATLAB file, or a field of a variable.
+
+    Args:
+        path: The file, for messages.
+        tree: Variables of the file.
+        *names: Name of the variable, then names of nested fields.
+
+    Raises:
+        LabelError: The variable or field does not exist.
     """
     for i, name in enumerate(names):
         if not isinstance(tree, Mapping) or name not in tree:
@@ -145,18 +190,21 @@ def field(path: Path, tree: Mapping[str, Any], *names: str) -> Any:
 
 
 def _rows(path: Path) -> Any:
-    """(line number, stripped cells) of the rows of a text file that are not empty."""
+    """Yields (line number, stripped cells) of the non-empty rows of a text file."""
     text = _text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
     separator = max(",;\t", key=first.count)
-    for number, cells in enumerate(csv.reader(text.splitlines(), delimiter=separator), start=1):
-        cells = [cell.strip() for cell in cells]
-        if any(cells):
-            yield number, cells
+    try:
+        for number, cells in enumerate(csv.reader(text.splitlines(), delimiter=separator), start=1):
+            cells = [cell.strip() for cell in cells]
+            if any(cells):
+                yield number, cells
+    except csv.Error as error:
+        raise LabelError(path, f"is not a table ({error})", "save it as .csv") from error
 
 
 def _text(path: Path) -> str:
-    """The text of a file in UTF-8, or in the encoding that LSVQ's official files have."""
+    """Returns the text of a file in UTF-8 or GBK, the encoding of the official LSVQ files."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -170,10 +218,10 @@ def _text(path: Path) -> str:
 
 
 def _sheet(path: Path) -> list[tuple[int, list[str]]]:
-    """(row number, cells as text) of the first sheet of a workbook."""
+    """Returns (row number, cells as text) of the non-empty rows of a workbook's first sheet."""
     try:
         table = pd.read_excel(path, header=None, dtype=object)
-    except (ValueError, OSError, KeyError, ImportError) as error:
+    except (ValueError, OSError, KeyError, ImportError, zipfile.BadZipFile) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LabelError(
             path, f"it cannot be read as a sheet ({said})", "save it as .csv"
@@ -201,12 +249,12 @@ def _mos(path: Path, line: int, cell: str) -> float:
         return math.nan
     value = _number(cell)
     if value is None:
-        raise LabelError(path, f"line {line}: MOS is {cell!r}, not a number", "mend the line")
+        raise LabelError(path, f"line {line}: MOS is {cell!r}, not a number", "correct the line")
     return value
 
 
 def _number(cell: str) -> float | None:
-    """A finite number, with a decimal point or comma."""
+    """Parses a finite number with a decimal point or comma; None if it is not one."""
     try:
         value = float(cell.replace(",", "."))
     except ValueError:

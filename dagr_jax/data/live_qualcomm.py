@@ -1,22 +1,22 @@
-"""LIVE-Qualcomm: 208 videos of 54 scenes by 8 phones, raw YUV (Ghadiyaram et al., TCSVT 2018)."""
+"""LIVE-Qualcomm: 208 videos, 54 scenes, 8 phones, raw YUV (Ghadiyaram et al., TCSVT 2018)."""
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from dagr_jax.data.labels import Label, LabelError, field, pair, read_mat
+from dagr_jax.data.labels import Label, LabelError, field, numbers, pair, read_mat
 from dagr_jax.data.rated import RatedSet
 
 
 def _read(path: Path) -> list[Label]:
-    """qualcommSubjectiveData.mat: the unbiased MOS; the folder is the kind of distortion."""
+    """Reads the unbiased MOS of qualcommSubjectiveData.mat. Folders are named by distortion."""
     held = read_mat(path)
     videos = field(path, held, "qualcommVideoData")
     names = np.atleast_1d(field(path, videos, "vidNames"))
     folders = np.atleast_1d(field(path, videos, "distortionNames"))
-    kinds = np.atleast_1d(field(path, videos, "distortionType")).astype(int)
-    if len(kinds) != len(names) or kinds.min() < 1 or kinds.max() > len(folders):
+    kinds = numbers(path, field(path, videos, "distortionType")).astype(int)
+    if not len(names) or len(kinds) != len(names) or kinds.min() < 1 or kinds.max() > len(folders):
         raise LabelError(path, "distortionType does not fit vidNames", "copy it again")
     paths = [f"{folders[kind - 1]}/{name}" for kind, name in zip(kinds, names, strict=True)]
     return pair(path, paths, field(path, held, "qualcommSubjectiveData", "unBiasedMOS"))
@@ -28,7 +28,7 @@ def _names(name: str) -> Iterator[str]:
 
 
 def _content(name: str) -> str:
-    """The scene: '0723_ManUnderTree_GS5_03_20140723.yuv' → 'ManUnderTree'."""
+    """Returns the scene: '0723_ManUnderTree_GS5_03_20140723.yuv' → 'ManUnderTree'."""
     parts = PurePosixPath(name).stem.split("_")
     return parts[1] if len(parts) > 1 else parts[0]
 

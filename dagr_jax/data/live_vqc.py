@@ -1,4 +1,4 @@
-"""LIVE-VQC: 585 videos by 80 users with 43 kinds of device (Sinno & Bovik, TIP 2019)."""
+"""LIVE-VQC: 585 videos from 80 users and 43 device models (Sinno & Bovik, TIP 2019)."""
 
 from pathlib import Path, PurePosixPath
 

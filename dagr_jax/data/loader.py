@@ -12,13 +12,14 @@ import numpy as np
 from absl import flags
 
 from dagr_jax.data.prepare import begin_worker, open_records
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.inputs import Crops
 
 Batch = dict[str, np.ndarray]
 
 
 class Source(Protocol):
-    """Records by number, as Grain reads them."""
+    """Random access to records by number, as Grain requires it."""
 
     def __len__(self) -> int: ...
 
@@ -27,7 +28,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class FrameSource(Source, Protocol):
-    """A source that also reads some frames of a record alone."""
+    """A source that can also read only some frames of a record."""
 
     num_frames: int
 
@@ -37,7 +38,7 @@ class FrameSource(Source, Protocol):
 
 
 class Rows(Sequence[Any]):
-    """Some of a sequence's items, read when they are asked for."""
+    """Lazy view of selected items of a sequence."""
 
     def __init__(self, items: Sequence[Any], numbers: np.ndarray):
         self._items, self._numbers = items, numbers
@@ -65,11 +66,11 @@ class QualitySource:
         crops: Cut out of the stored frames; None for whole frames.
 
     Attributes:
-        facts: Label and file facts of each video (`prepare.Quality`), in the order of the items.
-        num_frames: T.
+        facts: Label and file metadata of each video (`prepare.Quality`), in the order of the items.
+        num_frames: Number of frames per video, T.
 
     Raises:
-        ValueError: Frames or streams are not those of these videos.
+        DagrError: Frames or streams are not those of these videos.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class QualitySource:
         self._frames = open_records(folder, "frames")
         self.num_frames, remainder = divmod(len(self._frames), len(everything))
         if remainder:
-            raise ValueError(
+            raise DagrError(
                 f"{folder}: {len(self._frames)} frames do not divide over "
                 f"{len(everything)} videos; delete the folder and run the prepare stage again"
             )
@@ -95,7 +96,7 @@ class QualitySource:
         self._low, self._high = mos_range
         for stream, records in self._streams.items():
             if len(records) != len(rows):
-                raise ValueError(
+                raise DagrError(
                     f"{len(records)} records of {stream} for {len(rows)} videos of {folder}; "
                     f"delete the folder {stream} and run the stage {stream} again"
                 )
@@ -125,7 +126,7 @@ class QualitySource:
         for name, records in self._streams.items():
             record = records[index]
             if record["video"] != fact["video"]:
-                raise ValueError(
+                raise DagrError(
                     f"{name} of {record['video'].decode()!r} stand where those of "
                     f"{fact['video'].decode()!r} belong; delete the folder {name} and run the "
                     f"stage {name} again"
@@ -137,12 +138,12 @@ class QualitySource:
 class SaliencySource:
     """Records of a saliency set.
 
-    Items: `frames` (T, h, w, 3), `maps` (T, h, w) 255 at each map's peak, `fixations` (T, h, w)
-    0 or 1, all uint8; `index` int32.
+    Each item has `frames` (T, h, w, 3), `maps` (T, h, w) with 255 at the peak of each map, and
+    `fixations` (T, h, w) 0 or 1, all uint8; and `index` int32.
 
     Args:
-        folder: Of the prepared set.
-        rows: (N,) numbers of its records, in the order of the items.
+        folder: Folder of the prepared set.
+        rows: (N,) record numbers, in the order of the items.
     """
 
     def __init__(self, folder: Path, rows: np.ndarray):
@@ -150,12 +151,12 @@ class SaliencySource:
 
     @functools.cached_property
     def contents(self) -> list[str]:
-        """The content of each record."""
+        """Content key of each record."""
         return [record["content"].decode() for record in self._records]
 
     @functools.cached_property
     def videos(self) -> list[str]:
-        """The name of each record's video."""
+        """Video name of each record."""
         return [record["video"].decode() for record in self._records]
 
     def __len__(self) -> int:
@@ -172,10 +173,15 @@ class SaliencySource:
 
 
 class _Share(grain.MapDataset):
-    """Of every `batch_size` elements in a row one process's part, of those of an epoch that fill
-    batches.
+    """The part of each global batch that belongs to one process.
 
-    Applied before anything is read, and after whatever is drawn by the place in the whole order.
+    Elements at the end of an epoch that do not fill a batch are dropped. It is applied before
+    anything is read, and after all random draws, which depend on the position in the global order.
+
+    Args:
+        parent: Elements in the global order.
+        batch_size: Global batch size.
+        share: (number of this process, number of processes).
     """
 
     def __init__(self, parent: grain.MapDataset, batch_size: int, share: tuple[int, int]):
@@ -205,7 +211,9 @@ def train_iterator(
     random_crops: bool = False,
     share: tuple[int, int] = (0, 1),
 ) -> grain.DatasetIterator:
-    """Endless batches in a fresh order every epoch, of which the remainder is dropped.
+    """Makes an endless iterator of training batches, in a new random order every epoch.
+
+    Records at the end of an epoch that do not fill a batch are dropped.
 
     Args:
         source: `QualitySource` or `SaliencySource`.
@@ -219,16 +227,16 @@ def train_iterator(
             given. The order and the frames are those of a process that reads all.
 
     Returns:
-        An iterator whose state, JSON, counts batches: it is the same in every process and for
-        any number of them, and depends on `workers`. Its `close` ends them.
+        An iterator. Its state is JSON and counts batches. The state is the same in every process
+        and for any number of processes, but depends on `workers`. Its `close` ends the readers.
 
     Raises:
-        ValueError: The source holds fewer records than a batch, or a video fewer frames than
-            asked for, or the batch does not divide over the processes.
-        TypeError: `frames` of a source that has only whole records.
+        DagrError: The source has fewer records than a batch, a video has fewer than `frames`
+            frames, or the batch size is not a multiple of the number of processes.
+        TypeError: `frames` is set, but the source can only read whole records.
     """
     if len(source) < batch_size:
-        raise ValueError(
+        raise DagrError(
             f"the training part has {len(source)} records, fewer than the batch of {batch_size}; "
             "lower batch_size"
         )
@@ -243,12 +251,13 @@ def train_iterator(
         read = functools.partial(_read_chosen, source)
     if share != (0, 1):
         drawn = _Share(drawn, batch_size, share)
-    # Repeated after batching: no batch reaches over the end of an epoch and holds a record twice.
+    # Repeat after batching, so that no batch spans two epochs, where it could hold a record twice.
     batches = drawn.map(read).batch(own, drop_remainder=True).repeat()
     iterable = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
     if workers:
         if not flags.FLAGS.is_parsed():
-            # Grain's workers are handed the flags; a library has no command line to parse.
+            # Grain passes absl flags to its workers, so they must be parsed. A library has no
+            # command line to parse.
             flags.FLAGS(sys.argv[:1])
         iterable = iterable.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
@@ -258,9 +267,9 @@ def train_iterator(
 
 
 def _begin_reader(*_: int) -> None:
-    """First act of a reading process: it outlives the signals that ask the trainer to leave.
+    """Sets up a reader process: it ignores the signals that ask the trainer to stop.
 
-    The trainer needs its data position, and perhaps one more batch, to save what is done; then it
+    The trainer needs the data position, and possibly one more batch, to save a checkpoint. It then
     ends its readers itself.
     """
     begin_worker()
@@ -268,10 +277,10 @@ def _begin_reader(*_: int) -> None:
 
 
 def _own(batch_size: int, share: tuple[int, int]) -> int:
-    """Records of a batch that one process reads."""
+    """Returns the number of records of a batch that one process reads."""
     own, remainder = divmod(batch_size, share[1])
     if remainder:
-        raise ValueError(
+        raise DagrError(
             f"batch_size={batch_size} does not divide over {share[1]} processes; "
             f"use a multiple of {share[1]}"
         )
@@ -286,7 +295,7 @@ def _frame_chooser(
 ) -> Callable[[int, np.random.Generator], Drawn]:
     stored = source.num_frames
     if frames > stored:
-        raise ValueError(f"frames={frames} exceeds the {stored} frames of a record")
+        raise DagrError(f"frames={frames} exceeds the {stored} frames of a record")
 
     def choose(index: int, rng: np.random.Generator) -> Drawn:
         chosen = np.sort(rng.choice(stored, frames, replace=False))
@@ -303,17 +312,21 @@ def _read_chosen(source: FrameSource, drawn: Drawn) -> Batch:
 def eval_batches(
     source: Source, *, batch_size: int, share: tuple[int, int] = (0, 1)
 ) -> Iterator[Batch]:
-    """Every record once, in order, in batches of one size.
+    """Yields every record once, in order, in batches of equal size.
 
-    The last batch is padded with the last record; `mask` (B,) is True for real records.
+    The last batch is padded with the last record.
 
     Args:
-        source: Its records are read in the order of their numbers.
-        batch_size: Global batch.
-        share: (number of this process, number of processes): of each batch this slice is given.
+        source: Records, read in the order of their numbers.
+        batch_size: Global batch size.
+        share: (number of this process, number of processes). Only this process's slice of each
+            batch is returned.
+
+    Yields:
+        Batches with a `mask` (B,) that is True for real records and False for padding.
 
     Raises:
-        ValueError: The batch does not divide over the processes.
+        DagrError: The batch size is not a multiple of the number of processes.
     """
     own, last = _own(batch_size, share), len(source) - 1
 

@@ -12,12 +12,12 @@ def _read(path: Path) -> list[Label]:
 
 
 def _names(name: str) -> Iterator[str]:
-    # The official files name videos without an extension.
+    # The official files list videos without an extension.
     yield name if PurePosixPath(name).suffix == ".mp4" else f"{name}.mp4"
 
 
 def _part(path: Path, label: Label) -> str:
-    """By the column is_test of the official file; lists say it in their names."""
+    """Returns the part from the column is_test of the official file, or from a list's file name."""
     said = label.row.get("is_test", "").casefold()
     if said:
         if said not in ("true", "false", "1", "0", "1.0", "0.0"):

@@ -1,4 +1,4 @@
-"""Saliency maps that another model made (UNISAL, ViNet-S, DiffSal, …), as folders of pictures."""
+"""Saliency maps of other models (UNISAL, ViNet-S, DiffSal, …), stored as folders of pictures."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -12,30 +12,32 @@ from dagr_jax.video.stream import VideoError
 
 
 def folder_of(home: str | os.PathLike[str], video: str) -> Path:
-    """Where the maps of a video lie: under its name without the suffix, its folders kept."""
+    """Returns the folder of a video's maps: `home/<path of the video without its suffix>`."""
     return Path(home) / PurePosixPath(video).with_suffix("")
 
 
 def read_maps(
     folder: Path, frames: np.ndarray, length: int, choice: str, size: tuple[int, int], preset: str
 ) -> np.ndarray:
-    """The maps that go with a video's sampled frames.
+    """Reads the maps of a video's sampled frames.
 
     Args:
-        folder: Grey pictures in the order of their names, one for each frame of the video, or one
-            for each sampled frame.
+        folder: Folder of grey pictures, in the order of their names: one for each frame of the
+            video, or one for each sampled frame.
         frames: (n,) indices of the sampled frames.
-        length: Frames of the video.
-        choice: Of a picture for each frame, which go with the sampled ones (`map_indices`).
-        size: (h, w) they are resized to, with antialiasing.
-        preset: "paper" stretches each map from 0 to 1 (eq. 14), a constant one to 1; "release"
-            takes them as they are, as the release does.
+        length: Number of frames of the video.
+        choice: Rule that selects maps for the sampled frames, if there is one map per frame
+            (`map_indices`).
+        size: (h, w) of the returned maps in pixels; maps are resized with antialiasing.
+        preset: "paper" scales each map to [0, 1] (eq. 14), and a constant map to 1. "release" uses
+            the maps as they are, as the release does.
 
     Returns:
         (n, h, w) float32 in [0, 1].
 
     Raises:
-        VideoError: There is none, their number fits neither, or one cannot be read.
+        VideoError: There are no maps, the number of maps is neither that of the frames nor that of
+            the sampled frames, or a map cannot be read.
     """
     found = pictures(folder)
     if not found:

@@ -1,7 +1,7 @@
-"""Videos → shards → ArrayRecord files, packed by TFDS builders (no TensorFlow).
+"""Videos → shards → ArrayRecord files, packed by TFDS builders (without TensorFlow).
 
-Decoding is the slow part and runs in parallel, one shard a video, each written whole or not at
-all. A TFDS build is one process that starts over when killed, so it only packs the shards.
+Decoding is the slow part. It runs in parallel and writes one shard per video, atomically. A TFDS
+build is one process and starts over when it is killed, so it only packs the shards.
 """
 
 import concurrent.futures
@@ -23,16 +23,18 @@ import tensorflow_datasets as tfds
 
 from dagr_jax.data.records import Clip
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError, environment
 from dagr_jax.video.decode import read_stream
 from dagr_jax.video.inputs import Stream
 from dagr_jax.video.resize import resize_bilinear
 
 Shards = Mapping[str, Sequence[Path]]
 
-# TFDS's name of the only split of a record set: which record trains or tests is said elsewhere.
+# Name of the only TFDS split of a record set. Training and test parts are defined elsewhere.
 WHOLE = "whole"
 
-# TFDS holds one file's examples, uncompressed, while it writes them: 128 videos of 2 MB each.
+# TFDS holds the uncompressed examples of one file in memory while it writes the file: 128 videos of
+# 2 MB each.
 _VIDEOS_PER_FILE = 128
 
 
@@ -40,8 +42,11 @@ def quality_record(path: os.PathLike[str], clip: Clip, stream: Stream) -> dict[s
     """Decodes a video into what `Quality` and `Frames` hold of it.
 
     Returns:
-        A dict with `frames` (T, H, W, 3) uint8, the label and the facts of the file that the
-        trivial predictors use.
+        A dict with `frames` (T, H, W, 3) uint8, the label, and the file metadata that the trivial
+        baselines use.
+
+    Raises:
+        VideoError: The video cannot be decoded.
     """
     frames, info = read_stream(path, stream)
     return {
@@ -59,11 +64,14 @@ def quality_record(path: os.PathLike[str], clip: Clip, stream: Stream) -> dict[s
 
 @contextlib.contextmanager
 def worker_pool(workers: int) -> Iterator[concurrent.futures.Executor]:
-    """Processes that end with their parent, however it ends.
+    """Opens a pool of processes that end when their parent ends, even if it is killed.
 
-    An error or Ctrl-C inside the context drops the jobs that have not begun.
+    An error or Ctrl-C inside the context cancels the jobs that have not started.
+
+    Args:
+        workers: Number of processes.
     """
-    # Spawned, not forked: the parent may hold JAX's threads.
+    # Spawned, not forked, because the parent may have JAX threads.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=context, initializer=begin_worker
@@ -76,15 +84,15 @@ def worker_pool(workers: int) -> Iterator[concurrent.futures.Executor]:
 
 
 def begin_worker(*_: int) -> None:
-    """First act of a worker process, of a pool or of Grain: it ends when its parent does.
+    """Sets up a worker process, of a pool or of Grain, so that it ends when its parent ends.
 
-    Without this a worker outlives a parent that was killed, and may write into the folder that the
-    next run has begun to fill. Ctrl-C reaches all processes of a terminal; here it is left to the
-    parent.
+    Otherwise a worker would outlive a killed parent, and might write into the folder that the next
+    run fills. Ctrl-C reaches all processes of a terminal; workers ignore it, and the parent handles
+    it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    assert parent is not None  # a worker has one
+    assert parent is not None  # a worker always has a parent
     sentinel = parent.sentinel
 
     def watch() -> None:
@@ -95,23 +103,27 @@ def begin_worker(*_: int) -> None:
 
 
 def write_shard(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes a record as an uncompressed .npz, whole or not at all."""
+    """Writes a record as an uncompressed .npz, atomically."""
     with atomic_file(path) as partial:
         np.savez(partial, **record)
 
 
 def read_shard(path: Path) -> dict[str, Any]:
-    """Reads what `write_shard` wrote; scalars come back as 0-d arrays."""
+    """Reads a record that `write_shard` wrote. Scalars are returned as 0-d arrays."""
     with np.load(path, allow_pickle=False) as shard:
         return dict(shard)
 
 
 class _Packed(tfds.core.ShardBasedBuilder):
-    """A builder whose examples come from shards on disk, in the given order.
+    """A TFDS builder of examples from shards on disk, in the given order.
 
-    Not shuffled on disk: the loader shuffles, and records keep the order of the labels. That, and
-    memory, is why it is shard-based: TFDS's other builder holds a split in memory to sort it, and
-    wants TensorFlow as soon as a split exceeds 1 GB.
+    Records are not shuffled on disk: the loader shuffles, and records keep the order of the labels.
+    Order and memory are the reasons for a `ShardBasedBuilder`. TFDS's other builder holds a split
+    in memory to sort it, and needs TensorFlow if a split exceeds 1 GB.
+
+    Args:
+        shards: {split: shards}, in the order of the records.
+        folder: Folder of the prepared set.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -123,11 +135,11 @@ class _Packed(tfds.core.ShardBasedBuilder):
         super().__init__(data_dir=str(folder), file_format="array_record")
 
     def _describe(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-        """The features of a record whose shard holds arrays of these shapes."""
+        """Returns the features of a record, given the shapes of the arrays in its shard."""
         raise NotImplementedError
 
     def _records(self, shard: dict[str, Any]) -> Iterable[dict[str, Any]]:
-        """What becomes of a shard: one record, its fields by their names."""
+        """Yields the records of a shard: by default one, with the fields of the same names."""
         yield {key: shard[key] for key in self._features}
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -153,13 +165,13 @@ class _Packed(tfds.core.ShardBasedBuilder):
 
 
 def _pixels(shape: tuple[int, ...]) -> tfds.features.Tensor:
-    # Raw bytes, which ArrayRecord itself compresses with zstd: as small as TFDS's zlib encoding on
-    # top of it, and four times as fast to write and to read.
+    # ArrayRecord compresses the raw bytes with zstd. With TFDS's zlib encoding on top the files
+    # would not be smaller, and writing and reading would take four times as long.
     return tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
 
 
 class Quality(_Packed):
-    """Label and file facts of each video."""
+    """Label and file metadata of each video of a quality set."""
 
     def _describe(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
         return {
@@ -175,10 +187,10 @@ class Quality(_Packed):
 
 
 class Frames(_Packed):
-    """The frames of a quality set: one record each, T in a row for each video.
+    """Frames of a quality set: one record per frame, T successive records per video.
 
-    Apart from the label, so that one frame of a video is read without the others: what training
-    on a random subset of the frames reads would otherwise cost more than the step.
+    Frames have their own records so that one frame can be read without the others. Otherwise,
+    reading a random subset of the frames would take longer than the training step.
     """
 
     def _describe(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -190,7 +202,7 @@ class Frames(_Packed):
 
 
 class Saliency(_Packed):
-    """Small frames with gaze maps and fixations; the maps' size is the frames' size."""
+    """Frames at the size of the maps, gaze maps and fixation maps of a saliency set."""
 
     def _describe(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
         maps = shapes["maps"]
@@ -203,7 +215,7 @@ class Saliency(_Packed):
         }
 
     def _records(self, shard: dict[str, Any]) -> Iterable[dict[str, Any]]:
-        # Antialiased, as the model itself reduces frames for its saliency net.
+        # Antialiased, as in the model when it resizes frames for its saliency network.
         frames = resize_bilinear(shard["frames"], shard["maps"].shape[1:], antialias=True)
         return super()._records({**shard, "frames": frames})
 
@@ -227,27 +239,27 @@ def pack_stream(folder: Path, name: str, shards: Shards) -> None:
 
 
 def pack(builder: type[_Packed], folder: Path, shards: Shards) -> None:
-    """Packs shards into `folder/<builder's name>/1.0.0`.
+    """Packs shards into `folder/<name of the builder>/1.0.0`.
 
     Args:
         builder: `Quality`, `Frames`, `Saliency` or a class of `CachedRecords`.
         folder: Folder of the prepared set.
-        shards: Split → shards, in the order that the records shall have.
+        shards: {split: shards}, in the order of the records.
     """
     tfds.disable_progress_bar()
-    # TFDS announces itself on stdout, where only results belong.
-    with contextlib.redirect_stdout(io.StringIO()):
+    # TFDS prints messages on stdout, which is reserved for results.
+    with environment(folder), contextlib.redirect_stdout(io.StringIO()):
         builder(shards=shards, folder=folder).download_and_prepare()
     shutil.rmtree(folder / "downloads", ignore_errors=True)
 
 
 def has_records(folder: Path, kind: str) -> bool:
-    """Whether a prepared set holds records of a kind, see `open_records`."""
+    """Returns whether a prepared set has records of a kind ("quality", "frames", …)."""
     return (folder / kind / "1.0.0" / "dataset_info.json").is_file()
 
 
 def open_records(folder: Path, kind: str, split: str = WHOLE) -> Sequence[dict[str, Any]]:
-    """Random access to the records of a prepared set.
+    """Opens the records of a prepared set for random access.
 
     Args:
         folder: Folder of the prepared set.
@@ -255,9 +267,10 @@ def open_records(folder: Path, kind: str, split: str = WHOLE) -> Sequence[dict[s
         split: Of a cached stream the part, "train", "val" or "test".
 
     Raises:
-        FileNotFoundError: There is no such set in the folder.
+        DagrError: The folder has no records of this kind.
     """
     home = folder / kind / "1.0.0"
     if not has_records(folder, kind):
-        raise FileNotFoundError(f"{home}: no prepared set is here; run the prepare stage first")
+        stage = "maps" if kind == "maps" else "prepare"
+        raise DagrError(home, "no prepared set is here", f"run the {stage} stage first")
     return tfds.builder_from_directory(str(home)).as_data_source(split=split)

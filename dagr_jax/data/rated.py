@@ -1,4 +1,4 @@
-"""What a data set of video quality is: its scale, its label files, and where its videos lie."""
+"""Sets of rated videos: their MOS scale, label files and video files."""
 
 import math
 import os
@@ -16,14 +16,14 @@ SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".yuv", ".m4v", ".mpg", ".y
 
 @dataclass(frozen=True)
 class Source:
-    """A rated video and where it lies.
+    """A rated video and its file.
 
     Attributes:
-        video: Name, unique in the data set: the path below the source folder, '/' between parts.
-        path: The file, a `RawVideo` if it holds bare pictures; None where there is none.
-        mos: On the data set's scale; NaN where it has none.
-        content: Key of what the video shows; videos of one content stay on one side of a split.
-        part: "train" or "test" where the data set's own files say so, else "".
+        video: Name, unique in the data set: the path below the source folder, with '/'.
+        path: The file, a `RawVideo` for raw .yuv frames; None if there is no file.
+        mos: MOS on the scale of the data set; NaN if there is none.
+        content: Content key. Videos of one content stay in one part of a split.
+        part: "train" or "test" if the data set's own files define it, else "".
     """
 
     video: str
@@ -35,20 +35,20 @@ class Source:
 
 @dataclass(frozen=True)
 class RatedSet:
-    """A data set of video quality.
+    """A set of rated videos.
 
     Attributes:
-        title: As its paper writes it.
+        title: Name of the data set, as in its paper.
         citation: Authors, title, venue, year.
-        scale: (lowest, highest) MOS that the rating procedure can give; the [0, 1] of training.
-            None: not known, the lowest and highest label.
-        counts: Published number of videos, by the label file's part ("" for the only one).
+        scale: (lowest, highest) MOS that the rating procedure can give; training maps this range to
+            [0, 1]. None: unknown, use the lowest and highest label.
+        counts: {part: published number of videos}; the part is "" if there is only one.
         readers: (name of an official label file, its reader), in order of preference.
-        names: A name in a label file → file names to look for, without folders.
-        content: A name in a label file → content key.
-        part: Its label file and a label → "train", "test" or "".
-        raw: Width, height and frames per second of .yuv files, 4:2:0 with 8 bits.
-        higher_is_better: Direction of the score; true of MOS, false of DMOS.
+        names: Function: name in a label file → file names to look for, without folders.
+        content: Function: name in a label file → content key.
+        part: Function: (label file, label) → "train", "test" or "".
+        raw: (width, height, frames per second) of .yuv files, which are 8-bit 4:2:0.
+        higher_is_better: Direction of the score: True for MOS, False for DMOS.
     """
 
     title: str
@@ -63,10 +63,16 @@ class RatedSet:
     higher_is_better: bool = True
 
     def read(self, path: Path) -> list[Label]:
-        """Reads a label file, official or a list `path, x, x, mos`.
+        """Reads an official label file or a list `path, x, x, mos`.
+
+        Args:
+            path: The label file.
+
+        Returns:
+            One label for each row that names a video.
 
         Raises:
-            LabelError: It cannot be read, or a MOS lies outside of the scale.
+            LabelError: The file cannot be read, or a MOS is outside the scale.
         """
         if labels.is_list(path):
             found = labels.read_list(path)
@@ -91,10 +97,13 @@ class RatedSet:
         return found
 
     def find_labels(self, source: Path) -> Path:
-        """The official label file in a folder or one folder below it.
+        """Finds the official label file in a folder or in one of its direct subfolders.
+
+        Args:
+            source: Folder of the data set.
 
         Raises:
-            LabelError: There is none.
+            LabelError: There is no official label file.
         """
         for name, _ in self.readers:
             for path in (source / name, *sorted(source.glob(f"*/{name}"))):
@@ -104,11 +113,18 @@ class RatedSet:
         raise LabelError(source, f"{official} is not in it", "give the label file with --labels")
 
     def sources(self, source: Path, label_file: Path) -> list[Source]:
-        """The rated videos, in the order of the label file; missing ones have no path.
+        """Lists the rated videos, in the order of the label file.
+
+        Args:
+            source: Folder of the videos.
+            label_file: The label file.
+
+        Returns:
+            One entry per label. The path of a missing video is None.
 
         Raises:
-            LabelError: The label file cannot be used, names a path outside of the source folder,
-                or names a file that several in the folder could be.
+            LabelError: The label file cannot be used, has a path outside the source folder, or has
+                a name that matches several files.
         """
         files = Files(source)
         found = []
@@ -126,10 +142,14 @@ class RatedSet:
 
 
 def inside(label_file: Path, label: Label) -> PurePosixPath:
-    """A label's path, relative to the source folder.
+    """Returns the path of a label, relative to the source folder.
+
+    Args:
+        label_file: The label file, for messages.
+        label: The label.
 
     Raises:
-        LabelError: It leaves the folder.
+        LabelError: The path is outside the source folder.
     """
     written = label.video.replace("\\", "/")
     path = PurePosixPath(written)
@@ -143,7 +163,14 @@ def inside(label_file: Path, label: Label) -> PurePosixPath:
 
 
 class Files:
-    """The video files below a folder, by name."""
+    """Index by name of the video files below a folder.
+
+    Args:
+        source: The folder.
+
+    Raises:
+        LabelError: The folder does not exist.
+    """
 
     def __init__(self, source: Path):
         if not source.is_dir():
@@ -159,9 +186,21 @@ class Files:
     def find(
         self, label_file: Path, label: Label, relative: PurePosixPath, names: Iterable[str]
     ) -> Path | None:
-        """The file of a label: at its path, or anywhere below the folder under one of the names.
+        """Finds the file of a label: at its path, or by name anywhere below the folder.
 
-        Of several files with one name the label's own folder decides.
+        If several files have the same name, the one in the label's own folder is used.
+
+        Args:
+            label_file: The label file, for messages.
+            label: The label.
+            relative: Path of the label, relative to the source folder.
+            names: Further file names to look for.
+
+        Returns:
+            The file, or None.
+
+        Raises:
+            LabelError: Several files match.
         """
         wanted = [relative.name, *names]
         for name in wanted:

@@ -1,4 +1,4 @@
-"""What a sample is, and the list of a prepared set's records."""
+"""Labelled clips, and the list of the records of a prepared set (`videos.csv`)."""
 
 import csv
 import dataclasses
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
 LIST = "videos.csv"
 
@@ -17,9 +18,9 @@ class Clip:
     """A labelled video.
 
     Attributes:
-        video: Name of its file, relative to the data set's video folder.
-        content: Key of what it shows. Videos of one content never stand in two parts of a split.
-        mos: Mean opinion score on the data set's own scale.
+        video: File name, relative to the video folder of the data set.
+        content: Content key. No content appears in more than one part of a split.
+        mos: Mean opinion score on the scale of the data set.
     """
 
     video: str
@@ -29,13 +30,14 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-    """A record of a prepared set, as `videos.csv` names it.
+    """A record of a prepared set, as listed in `videos.csv`.
 
     Attributes:
-        video, content: As in `Clip`.
-        part: "train", "val" or "test" where the data set's own files say so, else "".
-        digest: Of the file's bytes, 16 hexadecimal digits; tells the same file under two names,
-            and in two data sets. "" where the video is a folder of pictures.
+        video: File name, relative to the video folder of the data set.
+        content: Content key. No content appears in more than one part of a split.
+        part: "train", "val" or "test" if the data set's own files define it, else "".
+        digest: Digest of the file, 16 hexadecimal digits. It identifies the same file under another
+            name or in another data set. "" if the video is a folder of pictures.
     """
 
     video: str
@@ -48,7 +50,7 @@ _COLUMNS = [field.name for field in dataclasses.fields(Listed)]
 
 
 def write_list(folder: Path, listed: Sequence[Listed]) -> None:
-    """Writes `videos.csv`, a row for each record in their order, whole or not at all."""
+    """Writes `videos.csv` atomically, with one row per record, in the order of the records."""
     with atomic_file(folder / LIST) as partial, open(partial, "w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_COLUMNS)
@@ -56,20 +58,26 @@ def write_list(folder: Path, listed: Sequence[Listed]) -> None:
 
 
 def read_list(folder: Path) -> list[Listed]:
-    """The records of a prepared set, in their order.
+    """Reads the list of a prepared set.
+
+    Args:
+        folder: Folder of the prepared set.
+
+    Returns:
+        One entry per record, in the order of the records.
 
     Raises:
-        FileNotFoundError: The folder holds no prepared set.
+        DagrError: The folder has no prepared set.
     """
     path = folder / LIST
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no prepared set is here; run the prepare stage first")
+        raise DagrError(path, "no prepared set is here", "run the prepare stage first")
     with open(path, newline="") as stream:
         return [Listed(**row) for row in csv.DictReader(stream)]
 
 
 def file_digest(path: os.PathLike[str]) -> str:
-    """16 hexadecimal digits that stand for a file's bytes; "" for a folder."""
+    """Returns 16 hexadecimal digits of the SHA-256 of a file; "" for a folder."""
     if os.path.isdir(path):
         return ""
     with open(path, "rb") as stream:

@@ -1,7 +1,7 @@
-"""Pristine scenes of the embedded corpus: photographs and textures under a moving camera.
+"""Pristine scenes of the embedded corpus: photographs and textures with a moving camera.
 
-A photograph's pixels are shown at their own size or reduced, never enlarged: an enlarged patch is
-soft by itself, and a quality net cannot tell its softness from a distortion.
+Photographs are shown at their own size or reduced, never enlarged. An enlarged patch is soft, and a
+quality network cannot distinguish this softness from a distortion.
 """
 
 import dataclasses
@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-# (package, file, least reduction): the photographs that scikit-image and scikit-learn carry in
-# their wheels. Those that are soft at their own size are reduced until they are sharp; one that
-# would become too small by then (skimage's cell.png) is not among them.
+# Photographs in the wheels of scikit-image and scikit-learn: (package, file, smallest reduction
+# factor). Photographs that are soft at their own size are reduced until they are sharp. One that
+# would then be too small (skimage's cell.png) is not used.
 PHOTOGRAPHS: dict[str, tuple[str, str, float]] = {
     "astronaut": ("skimage.data", "astronaut.png", 1.0),
     "brick": ("skimage.data", "brick.png", 1.0),
@@ -40,9 +40,9 @@ class Scene:
 
     Attributes:
         frames: (T, H, W, 3) uint8 RGB.
-        centres: (T, K, 2) positions (y, x) in pixels of the K moving objects, possibly outside
-            the frame.
-        radii: (K,) their radii in pixels.
+        centres: (T, K, 2) positions (y, x) of the K moving objects in pixels; may be outside the
+            frame.
+        radii: (K,) radii of the objects in pixels.
     """
 
     frames: np.ndarray
@@ -60,7 +60,11 @@ def _photograph(name: str) -> Image.Image:
 
 
 def _texture(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
-    """(h, w, 3) float in [0, 1]: coloured noise with a power-law spectrum, crossed by stripes."""
+    """Draws coloured noise with a power-law spectrum, half the time with stripes.
+
+    Returns:
+        (h, w, 3) float in [0, 1].
+    """
     fy, fx = np.fft.fftfreq(h)[:, None], np.fft.rfftfreq(w)[None]
     radius = np.maximum(np.hypot(fy, fx), 1.0 / max(h, w))
     spectrum = np.fft.rfft2(rng.standard_normal((h, w))) * radius ** -rng.uniform(0.6, 1.6)
@@ -77,10 +81,13 @@ def _texture(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
 
 
 def _leaves(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
-    """(h, w, 3) float in [0, 1]: overlapping leaves of many sizes (the "dead leaves" model).
+    """Draws overlapping leaves of many sizes (the "dead leaves" model).
 
-    Its edges and its spectrum are like those of photographs, and it never repeats. Drawn at twice
-    the size and reduced, so that its edges are as sharp as pixels allow.
+    The edges and the spectrum resemble those of photographs, and the texture never repeats. It is
+    drawn at twice the size and reduced, so that edges are as sharp as possible.
+
+    Returns:
+        (h, w, 3) float in [0, 1].
     """
     colours = rng.integers(10, 246, (int(rng.integers(4, 12)), 3))
     image = Image.new("RGB", (2 * w, 2 * h), tuple(int(c) for c in colours[0]))
@@ -88,7 +95,7 @@ def _leaves(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     smallest, largest = rng.uniform(3, 10), rng.uniform(0.1, 0.4) * min(h, w)
     round_ones = rng.random() < 0.5
     for _ in range(int(rng.integers(150, 500))):
-        # Areas of natural shapes follow a power law; this draws radii with density ~ r^-2.
+        # Areas of natural shapes follow a power law. This draws radii with a density ~ r^-2.
         r = 2 / (1 / smallest - rng.random() * (1 / smallest - 1 / max(largest, smallest + 1)))
         y, x = rng.uniform(0, 2 * h), rng.uniform(0, 2 * w)
         shade = np.clip(colours[rng.integers(len(colours))] + rng.integers(-25, 26), 0, 255)
@@ -105,14 +112,17 @@ def _leaves(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
 
 
 def _patch(rng: np.random.Generator, photographs: list[str], h: int, w: int) -> np.ndarray:
-    """(h, w, 3) float in [0, 1]: a piece of a photograph, reduced, turned and recoloured.
+    """Cuts a patch from a photograph, and reduces, flips and recolours it.
 
-    A piece that is smaller than asked is continued by mirroring, not by enlarging.
+    A patch that is too small is extended by mirroring, not enlarged.
+
+    Returns:
+        (h, w, 3) float in [0, 1].
     """
     name = photographs[rng.integers(len(photographs))]
     image = _photograph(name)
     least = PHOTOGRAPHS[name][2]
-    # The reduction stops where the piece would become smaller than a third of what is asked.
+    # Limit the reduction, so that the patch is at least a third of the requested size.
     most = max(least, min(2.5 * least, 3 * min(image.height / h, image.width / w)))
     factor = rng.uniform(least, most)
     size = (int(image.width / factor), int(image.height / factor))
@@ -139,7 +149,11 @@ def _saturate(array: np.ndarray, amount: float) -> np.ndarray:
 def _background(
     rng: np.random.Generator, photographs: list[str], h: int, w: int, patches: float
 ) -> np.ndarray:
-    """(h, w, 3) float: patches, leaves and textures meeting along wavy, sharp or soft borders."""
+    """Draws patches, leaves and textures that meet at wavy borders, which are sharp or soft.
+
+    Returns:
+        (h, w, 3) float in [0, 1].
+    """
     cells = int(rng.integers(3, 7))
     seeds = rng.uniform(0, 1, (cells, 2)) * (h, w)
     y, x = np.mgrid[:h, :w].astype(np.float32)
@@ -166,7 +180,11 @@ def _background(
 def _object(
     rng: np.random.Generator, photographs: list[str], radius: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A blob cut from a patch: colour (2r, 2r, 3) and opacity (2r, 2r), floats in [0, 1]."""
+    """Cuts a blob from a patch.
+
+    Returns:
+        (2r, 2r, 3) colour and (2r, 2r) opacity, floats in [0, 1].
+    """
     side = 2 * radius
     y, x = (np.mgrid[:side, :side] - radius + 0.5) / radius
     angle = np.arctan2(y, x)
@@ -180,7 +198,11 @@ def _object(
 
 
 def _path(rng: np.random.Generator, frames: int, speed: float) -> np.ndarray:
-    """(T, 2) displacements in pixels from the first frame: a line with a swing on it."""
+    """Draws a path: a straight line plus a sine, relative to the first frame.
+
+    Returns:
+        (T, 2) displacements (y, x) in pixels.
+    """
     t = np.arange(frames)[:, None]
     angle = rng.uniform(0, 2 * np.pi)
     velocity = speed * np.array([np.sin(angle), np.cos(angle)])
@@ -200,18 +222,18 @@ def render(
     *,
     patches: float = 0.6,
 ) -> Scene:
-    """Renders one content.
+    """Renders the scene of one content.
 
     Args:
-        rng: All of the scene follows from it.
-        photographs: Names from `PHOTOGRAPHS` that may be used.
+        rng: Random generator; the scene depends only on its state.
+        photographs: Names of the photographs to use, from `PHOTOGRAPHS`.
         height: Frame height in pixels, even.
         width: Frame width in pixels, even.
         frames: Number of frames.
-        patches: How much of the background is of photographs, in [0, 1], on average.
+        patches: Mean share of the background that shows photographs, in [0, 1].
 
     Returns:
-        The scene; the same generator state gives the same scene.
+        The scene.
     """
     camera = np.rint(_path(rng, frames, rng.uniform(0.0, 2.5))).astype(int)
     camera -= camera.min(0)
@@ -226,7 +248,7 @@ def render(
     centres = np.empty((frames, count, 2))
     for k in range(count):
         path = _path(rng, frames, rng.uniform(1.0, 5.0) * short / 270)
-        # The track's middle lies anywhere in the frame, so that a centre prior explains little.
+        # The middle of the path may be anywhere in the frame, so that a centre prior scores low.
         middle = rng.uniform(0.12, 0.88, 2) * (height, width)
         centres[:, k] = middle + path - path[frames // 2]
 
@@ -248,16 +270,16 @@ def render(
 
 
 def gaze_map(scene: Scene, t: int, size: tuple[int, int]) -> np.ndarray:
-    """Where simulated viewers look at frame t: Gaussians on the moving objects.
+    """Simulates the gaze density of frame t: Gaussians on the moving objects.
 
     Args:
         scene: The scene.
         t: Frame index.
-        size: (h, w) of the map; the frame is mapped onto it whole.
+        size: (h, w) of the map, which covers the whole frame.
 
     Returns:
-        (h, w) float64 density that sums to one; objects outside the frame weigh nothing, and a
-        frame without a visible object has a uniform map.
+        (h, w) float64 density that sums to one. Objects outside the frame have no weight. The map
+        is uniform if no object is visible.
     """
     _, height, width, _ = scene.frames.shape
     h, w = size
@@ -271,7 +293,16 @@ def gaze_map(scene: Scene, t: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def fixations(density: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws `count` gaze points from a density: (h, w) → (h, w) uint8, 1 where a point fell."""
+    """Draws gaze points from a density.
+
+    Args:
+        density: (h, w) density that sums to one.
+        count: Number of gaze points.
+        rng: Random generator.
+
+    Returns:
+        (h, w) uint8 fixation map, 1 at the drawn pixels, else 0.
+    """
     points = rng.choice(density.size, size=count, p=density.ravel())
     out = np.zeros(density.size, np.uint8)
     out[points] = 1

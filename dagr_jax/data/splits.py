@@ -1,8 +1,8 @@
-"""Which videos train, validate and test: protocols of the field, split by content.
+"""Splits into training, validation and test parts by content, with the field's protocols.
 
-Videos of one content never stand in two parts. A split follows from the contents, the protocol and
-the seed alone, and not from the order of the videos. There is always a validation part, so that
-nothing is chosen on the test part.
+No content appears in more than one part. A split depends only on the contents, the protocol and the
+seed, not on the order of the videos. There is always a validation part, so that the test part is
+never used for selection.
 """
 
 import collections
@@ -16,30 +16,36 @@ import numpy as np
 
 from dagr_jax.data.records import Listed
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError, environment
 
 PARTS = ("train", "val", "test")
 PROTOCOLS = ("random", "repeated", "official", "kfold", "train")
 
 
-class SplitError(ValueError):
-    """A split that cannot be made or is not one; one line."""
+class SplitError(DagrError):
+    """A split cannot be made or is not valid. The message is one line."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a data set is split.
+    """Protocol by which a data set is split.
 
     Attributes:
-        name: "random": `test` and `val` of all videos, the rest trains (the paper: 80:10:10).
-            "repeated": the `fold`-th of any number of random splits into train and test, of which
-            `val` of the training videos validate (the field's ten 80/20 are folds 0 to 9 with
-            test 0.2). "official": the data set's own test list; `val` of the rest validate.
-            "kfold": the `fold`-th of `folds` equal parts tests. "train": nothing tests, for
-            training on a whole data set that is to be tested on another one.
-        test, val: Shares, in (0, 1).
-        folds: For "kfold".
-        fold: For "kfold" and "repeated".
-        seed: Of the drawing.
+        name: Name of the protocol.
+            "random": the shares `test` and `val` of all videos are test and validation part, the
+            rest is the training part (80:10:10 in the paper).
+            "repeated": one of any number of random splits into training and test part, selected by
+            `fold`. The share `val` of the training part is the validation part. The common ten
+            80/20 splits are folds 0 to 9 with `test` 0.2.
+            "official": the test list of the data set. The share `val` of the other videos is the
+            validation part.
+            "kfold": the part with number `fold` of `folds` equal parts is the test part.
+            "train": no test part, for training on a whole data set and testing on another one.
+        test: Share of the test part, in (0, 1).
+        val: Share of the validation part, in (0, 1).
+        folds: Number of folds, for "kfold".
+        fold: Number of the fold, from 0, for "kfold" and "repeated".
+        seed: Seed of the random draws.
     """
 
     name: str = "random"
@@ -58,16 +64,19 @@ class Protocol:
             raise SplitError(f"fold {self.fold} of {self.folds} is none; folds count from 0")
 
     def assign(self, contents: Sequence[str], parts: Sequence[str] = ()) -> list[str]:
-        """The part of each video: "train", "val" or "test".
+        """Assigns each video to a part.
 
         Args:
             contents: Content key of each video.
-            parts: For "official": what the data set's files say of each, "train" or "test"; where
-                they name a validation part too, that is it.
+            parts: For "official": part of each video in the data set's own files, "train" or
+                "test". If these files also define a "val" part, it is the validation part.
+
+        Returns:
+            "train", "val" or "test" for each video.
 
         Raises:
-            SplitError: There are too few contents, or the official lists share a content or do not
-                name every video.
+            SplitError: There are too few contents, or the official lists share a content or leave
+                out a video.
         """
         if self.name == "official" and set(parts) == set(PARTS):
             _sides(contents, parts)
@@ -85,7 +94,7 @@ class Protocol:
             testing = self._take(rest, contents, self.test * len(contents), stream)
         rest = [content for content in rest if content not in testing]
         left = sum(content not in testing for content in contents)
-        # A share of what is left to train and validate on; of the paper's 80:10:10, of everything.
+        # A share of the videos outside the test part; for "random" (80:10:10), a share of all.
         wanted = self.val * (len(contents) if self.name == "random" else left)
         validating = self._take(rest, contents, wanted, "val")
         chosen = [
@@ -108,19 +117,26 @@ class Protocol:
         return _sides(contents, parts)["test"]
 
     def _shuffled(self, contents: Sequence[str], stream: str) -> list[str]:
-        """Contents in a random order of their own for each use, `stream`."""
+        """Returns the contents in random order. Each use has its own order, named by `stream`."""
         rng = np.random.default_rng([self.seed, *stream.encode()])
         return [contents[i] for i in rng.permutation(len(contents))]
 
     def _take(
         self, pool: Sequence[str], contents: Sequence[str], videos: float, stream: str
     ) -> set[str]:
-        """Random contents of the pool until they hold about so many videos; at least one."""
+        """Draws contents from the pool until they have about `videos` videos; at least one content.
+
+        Args:
+            pool: Contents to draw from.
+            contents: Content key of each video.
+            videos: Number of videos to reach.
+            stream: Name of the random stream.
+        """
         sizes = collections.Counter(contents)
         taken: set[str] = set()
         held = 0
         for content in self._shuffled(pool, stream):
-            # Nearest to the wanted number: the last content counts if it brings us closer.
+            # Add the last content only if the total gets closer to the requested number.
             if taken and held + sizes[content] - videos > videos - held:
                 break
             taken.add(content)
@@ -131,10 +147,10 @@ class Protocol:
 
 
 def _sides(contents: Sequence[str], parts: Sequence[str]) -> dict[str, set[str]]:
-    """The contents of each official part.
+    """Returns the contents of each official part.
 
     Raises:
-        SplitError: One stands in two.
+        SplitError: A content is in two parts.
     """
     sides: dict[str, set[str]] = {}
     part_of: dict[str, str] = {}
@@ -149,15 +165,15 @@ def _sides(contents: Sequence[str], parts: Sequence[str]) -> dict[str, set[str]]
 
 
 def write_split(path: Path, listed: Sequence[Listed], parts: Sequence[str]) -> None:
-    """Writes `video,content,part,digest`, whole or not at all; nothing if it is there already.
+    """Writes a split file (video, content, part, digest) atomically, unless it exists.
 
     Args:
         path: The file.
         listed: Videos of a prepared set.
-        parts: The part of each; "" leaves it out.
+        parts: Part of each video; "" leaves the video out.
 
     Raises:
-        SplitError: Another split is there.
+        SplitError: The file exists and has a different split.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -176,21 +192,28 @@ def write_split(path: Path, listed: Sequence[Listed], parts: Sequence[str]) -> N
 
 
 def read_split(path: Path, listed: Sequence[Listed]) -> list[str]:
-    """The part of each video by a file that `write_split` wrote, or a person; "" if it names none.
+    """Reads a split file, written by `write_split` or by the user.
 
     Args:
-        path: CSV with the columns `video` and `part`; others do not count.
-        listed: Videos of the prepared set; their contents decide, not the file's.
+        path: CSV file with the columns `video` and `part`; other columns are ignored.
+        listed: Videos of the prepared set. Contents are taken from this list, not from the file.
+
+    Returns:
+        Part of each video of `listed`, "" if the file does not list it.
 
     Raises:
-        SplitError: There is no such file, it has other columns or parts, names a video that the
-            set does not have or one twice, puts a content in two parts, or leaves a part empty.
+        SplitError: The file does not exist, a column is missing, a part is unknown, a video is not
+            in the set or is listed twice, a content is in two parts, or the training or validation
+            part is empty.
     """
     if not path.is_file():
         raise SplitError(f"{path}: there is no such file; give a CSV with video,content,part")
     content_of = {row.video: row.content for row in listed}
-    with open(path, newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    try:
+        with environment(path, SplitError), open(path, newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (csv.Error, UnicodeError) as error:
+        raise SplitError(path, "is not a CSV file in UTF-8", "save it as one") from error
     found: dict[str, str] = {}
     part_of: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):

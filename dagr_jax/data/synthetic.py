@@ -1,9 +1,9 @@
-"""The embedded corpus: clips with known distortions, made on the spot.
+"""The embedded corpus: generated clips with known distortions.
 
-Its labels are **not human opinion**. A clip's label is the GMSD of its delivered frames against
-the pristine ones, with a term for repeated frames, mapped to 1–5 (`mos_from_gmsd`). It serves to
-train, test and time the whole system without a download; a model that is to judge real videos
-wants a data set of human ratings.
+Its labels are **not human opinion**. The label of a clip is the GMSD of its delivered frames
+against the pristine frames, plus a term for repeated frames, mapped to 1–5 (`mos_from_gmsd`). The
+corpus makes it possible to train, test and time the whole system without a download. A model for
+real videos needs a data set with human ratings.
 """
 
 import concurrent.futures
@@ -29,6 +29,7 @@ from dagr_jax.data.prepare import (
     write_shard,
 )
 from dagr_jax.data.records import Clip, Listed, file_digest, write_list
+from dagr_jax.runtime.errors import environment
 from dagr_jax.video.decode import decode_frames
 from dagr_jax.video.encode import write_video
 from dagr_jax.video.inputs import Stream
@@ -36,8 +37,8 @@ from dagr_jax.video.inputs import Stream
 MOS_RANGE = (1.0, 5.0)
 DISCLAIMER = "Labels are GMSD against the pristine clip, mapped to 1-5. They are not human opinion."
 
-# Photographs are split with the contents: none stands on two sides. Each side has busy ones and
-# quiet ones, of which GMSD judges the same damage differently.
+# Each photograph is used in one part only. Each part has detailed and smooth photographs, because
+# GMSD rates the same distortion differently on them.
 PHOTOGRAPHS = {
     "test": ["coffee", "china", "gravel"],
     "val": ["coins", "rocket"],
@@ -45,22 +46,22 @@ PHOTOGRAPHS = {
 PHOTOGRAPHS["train"] = [
     p for p in scenes.PHOTOGRAPHS if p not in PHOTOGRAPHS["test"] + PHOTOGRAPHS["val"]
 ]
-# (height, width) and how often: wide, large and upright clips, all with a real clip's habit of
-# being larger than the network's 224 × 398.
+# ((height, width), probability) of wide, large and upright clips. Like real clips, all are larger
+# than the 224 × 398 of the network.
 SIZES = [((270, 480), 0.6), ((360, 640), 0.2), ((480, 270), 0.2)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """What is made: `contents` scenes of `frames` frames, five deliveries each.
+    """Settings of the corpus. Each content is delivered as five distorted clips.
 
     Attributes:
-        seed: All contents follow from it.
+        seed: Seed of all contents.
         contents: Number of contents (train, val, test).
-        frames: Frames a clip.
-        fixations: Simulated gaze points a frame.
-        distortions: What happens to them, of `distortions.PLANS`.
-        patches: How much of a background is of photographs, in [0, 1]; the rest is drawn.
+        frames: Number of frames per clip.
+        fixations: Number of simulated gaze points per frame.
+        distortions: Plan of the distortions, from `distortions.PLANS`.
+        patches: Mean share of the background that shows photographs, in [0, 1]; the rest is drawn.
     """
 
     seed: int
@@ -72,12 +73,15 @@ class Corpus:
 
 
 def mos_from_gmsd(mean_gmsd: float, repeated: float) -> float:
-    """The label: 1 + 4·exp(−(GMSD + 0.04·repeated) / 0.1), in (1, 5].
+    """Computes the label 1 + 4·exp(−(GMSD + 0.04·repeated) / 0.1).
 
     Args:
-        mean_gmsd: GMSD averaged over the frames, each against the source frame it shows.
-        repeated: Share of frames, in [0, 1], that repeat the one before. A clip that shows every
-            frame twice loses as much as one whose GMSD is higher by 0.02.
+        mean_gmsd: Mean over the frames of the GMSD between a frame and the source frame it shows.
+        repeated: Share of frames, in [0, 1], that repeat the previous frame. Showing every frame
+            twice has the same effect as a GMSD that is higher by 0.02.
+
+    Returns:
+        The label, in (1, 5].
     """
     low, high = MOS_RANGE
     return low + (high - low) * float(np.exp(-(mean_gmsd + 0.04 * repeated) / 0.1))
@@ -89,9 +93,9 @@ def _split_of(corpus: Corpus, content: int) -> str:
 
 
 def _deliver(path: Path, frames: np.ndarray, distortion: Distortion, fps: int) -> None:
-    """Compresses as the distortion says, and writes what comes out of it as the clip's file."""
+    """Compresses the frames with the codec of the distortion, if any, and writes the clip."""
     if distortion.codec is not None and distortion.crf is not None:
-        compressed = path.with_suffix(".mkv")  # Matroska takes every codec
+        compressed = path.with_suffix(".mkv")  # Matroska supports every codec
         write_video(compressed, frames, fps=fps, codec=distortion.codec, crf=distortion.crf)
         frames = decode_frames(compressed, np.arange)
         compressed.unlink()
@@ -102,7 +106,7 @@ def _deliver(path: Path, frames: np.ndarray, distortion: Distortion, fps: int) -
 def _make_content(
     corpus: Corpus, content: int, folder: Path, stream: Stream, map_size: tuple
 ) -> list[dict[str, str]]:
-    """Renders a content and writes its five clips and their shards; returns the label rows."""
+    """Renders a content and writes its five clips and their shards. Returns the label rows."""
     rng = np.random.default_rng([corpus.seed, content])
     split = _split_of(corpus, content)
     sizes, chances = zip(*SIZES, strict=True)
@@ -169,19 +173,25 @@ def prepare(
 ) -> None:
     """Makes the corpus in an empty folder: `videos/`, `labels.csv` and the record sets.
 
-    The contents are made in parallel processes; the result does not depend on their number.
+    The contents are made in parallel processes. The result does not depend on their number.
 
     Args:
         folder: Empty folder to fill.
         stream: Which frames of a clip are stored, and at which size.
         map_size: (h, w) of the stored gaze maps and of the saliency set's frames.
         workers: Number of processes.
-        seed, contents, frames, fixations, distortions, patches: See `Corpus`.
+        seed: Seed of all contents.
+        contents: Number of contents (train, val, test).
+        frames: Number of frames per clip.
+        fixations: Number of simulated gaze points per frame.
+        distortions: Plan of the distortions, from `distortions.PLANS`.
+        patches: Mean share of the background that shows photographs, in [0, 1].
     """
     train, val, test = contents
     corpus = Corpus(seed, (train, val, test), frames, fixations, distortions, patches)
-    for name in ("videos", "shards"):
-        (folder / name).mkdir()
+    with environment(folder):
+        for name in ("videos", "shards"):
+            (folder / name).mkdir()
     numbers = range(sum(corpus.contents))
     with worker_pool(workers) as pool:
         made = [pool.submit(_make_content, corpus, c, folder, stream, map_size) for c in numbers]
@@ -196,11 +206,11 @@ def prepare(
             job.result()
         labels = [row for job in made for row in job.result()]
         shards = {WHOLE: [folder / "shards" / f"{row['video']}.npz" for row in labels]}
-        # The longest first, so that the others are packed beside it.
+        # Start with the slowest, so that the others are packed at the same time.
         kinds = (Frames, Saliency, Quality)
         for packed in [pool.submit(pack, kind, folder, shards) for kind in kinds]:
             packed.result()
-    with open(folder / "labels.csv", "w", newline="") as file:
+    with environment(folder), open(folder / "labels.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(labels[0]))
         writer.writeheader()
         writer.writerows(labels)
@@ -212,5 +222,6 @@ def prepare(
             for row, digest in zip(labels, digests, strict=True)
         ],
     )
-    (folder / "README.txt").write_text(DISCLAIMER + "\n")
+    with environment(folder):
+        (folder / "README.txt").write_text(DISCLAIMER + "\n")
     shutil.rmtree(folder / "shards")

@@ -1,4 +1,4 @@
-"""YouTube-UGC: uploads of 15 categories, 20 seconds (Wang et al., MMSP 2019)."""
+"""YouTube-UGC: user uploads in 15 categories, 20 seconds (Wang et al., MMSP 2019)."""
 
 import re
 from collections.abc import Iterator

@@ -1,1 +1,1 @@
-"""Arithmetic that models share, in Flax Linen, channels last."""
+"""Layers that models share, in Flax Linen, channels last."""

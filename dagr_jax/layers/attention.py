@@ -1,4 +1,4 @@
-"""Transformer encoder over the frames of a video (REFERENCE section 3)."""
+"""Transformer encoder over the frames of a video (docs/reference.md, section 3)."""
 
 import math
 from typing import Any
@@ -10,23 +10,31 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dagr_jax.layers.linear import Linear
+from dagr_jax.runtime.errors import DagrError
 
 
 def positions(length: int, dim: int) -> Float[np.ndarray, "t d"]:
-    """Sine and cosine positions, (length, dim): sin on even, cos on odd channels.
+    """Sine and cosine position encodings: sine on even channels, cosine on odd channels.
+
+    Args:
+        length: Number of frames, T.
+        dim: Number of channels, D, even.
+
+    Returns:
+        (T, D) float32.
 
     Raises:
-      ValueError: dim is odd.
+        DagrError: `dim` is odd.
     """
     if dim % 2:
-        raise ValueError(f"positions need an even number of channels, got {dim}")
+        raise DagrError(f"positions need an even number of channels, got {dim}")
     rate = np.exp(-math.log(1e4) * np.arange(0, dim, 2) / dim)
     angle = np.arange(length)[:, None] * rate
     return np.stack([np.sin(angle), np.cos(angle)], -1).reshape(length, dim).astype(np.float32)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention: (B, T, D) → (B, T, D); softmax in float32."""
+    """Multi-head self-attention, (B, T, D) → (B, T, D). The softmax is float32."""
 
     num_heads: int
     dropout: float
@@ -38,7 +46,7 @@ class SelfAttention(nn.Module):
     ) -> Float[Array, "b t d"]:
         b, t, d = x.shape
         if d % self.num_heads:
-            raise ValueError(f"num_heads={self.num_heads} does not divide the {d} channels")
+            raise DagrError(f"num_heads={self.num_heads} does not divide the {d} channels")
         qkv = Linear(
             3 * d,
             self.dtype,
@@ -56,7 +64,7 @@ class SelfAttention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Post-norm encoder layer; the residual stream is float32."""
+    """Post-norm encoder layer, (B, T, D) → (B, T, D). The residual stream is float32."""
 
     num_heads: int
     mlp_dim: int
@@ -84,14 +92,14 @@ def _layer_norm(name: str) -> nn.LayerNorm:
 
 
 class TemporalTransformer(nn.Module):
-    """Positions, `num_layers` post-norm encoder layers, mean over time.
+    """Position encodings, `num_layers` post-norm encoder layers, mean over time.
 
     Attributes:
-      num_layers: encoder layers.
-      num_heads: attention heads; must divide the channels.
-      mlp_dim: width of the feed-forward part.
-      dropout: rate, in training (rng stream 'dropout').
-      dtype: compute type; positions, norms, softmax and residuals are float32.
+        num_layers: Number of encoder layers.
+        num_heads: Number of attention heads; must divide the number of channels.
+        mlp_dim: Width of the feed-forward part.
+        dropout: Dropout rate in training (rng stream 'dropout').
+        dtype: Compute type. Positions, norms, softmax and residuals are always float32.
     """
 
     num_layers: int = 2
@@ -104,10 +112,14 @@ class TemporalTransformer(nn.Module):
     def __call__(
         self, features: Float[Array | np.ndarray, "b t d"], *, train: bool = False
     ) -> Float[Array, "b d"]:
-        """Args: features, (B, T, D); train: dropout on.
+        """Encodes the features of the frames.
+
+        Args:
+            features: (B, T, D) features.
+            train: Whether dropout is on.
 
         Returns:
-          (B, D), float32.
+            (B, D) float32.
         """
         x = jnp.asarray(features, jnp.result_type(float)) + positions(*features.shape[1:])
         for i in range(self.num_layers):

@@ -1,8 +1,9 @@
 """Augmentation on the device, inside the train step.
 
-Every draw is keyed by (seed, step, record), never by the position in the batch: the number of
-devices or hosts changes nothing. Within a video every draw is made once, so that a static scene
-stays static (REFERENCE.md §3: the release draws colour per frame, which flickers).
+Every draw is keyed by (seed, step, record), never by the position in the batch. The result
+therefore does not depend on the number of devices or hosts. Each value is drawn once per video, so
+that a static scene stays static. (The release draws the colour per frame, which makes the video
+flicker: docs/reference.md, section 3.)
 """
 
 import dataclasses
@@ -11,19 +12,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Num
 
-# ITU-R BT.601 luma, the grey of PIL and torchvision.
+from dagr_jax.runtime.errors import DagrError
+
+# ITU-R BT.601 luma, which PIL and torchvision use for grey.
 LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """What is drawn for each video. The defaults change nothing.
+    """Settings of the augmentation. The defaults turn it off.
 
     Attributes:
-      flip: mirror left-right with probability 1/2.
-      jitter: brightness, contrast and saturation factors from U[1 − jitter, 1 + jitter], one draw
-        a video (the release: 0.2).
-      crop: (height, width) of a random window, the same for all frames and maps; None: no crop.
+        flip: Mirror the video left-right with probability 1/2.
+        jitter: Draw factors for brightness, contrast and saturation from U[1 − jitter, 1 + jitter],
+            once per video (the release uses 0.2).
+        crop: (height, width) in pixels of a random window, the same for all frames and maps of a
+            video. None: no crop.
     """
 
     flip: bool = False
@@ -37,7 +41,15 @@ def to_unit(x: Num[Array, "..."]) -> Float[Array, "..."]:
 
 
 def record_keys(key: jax.Array, index: Integer[Array, " b"]) -> jax.Array:
-    """One random key for each record of a batch, (B,); `key` already holds seed and step."""
+    """Derives one random key for each record of a batch.
+
+    Args:
+        key: Random key that already depends on the seed and the step.
+        index: (B,) record numbers.
+
+    Returns:
+        (B,) random keys.
+    """
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index.astype(jnp.uint32))
 
 
@@ -48,25 +60,27 @@ def augment_batch(
     maps: Num[Array, "b t h2 w2"] | None,
     config: Augment,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Augments frames, and their maps by the same draw.
+    """Augments the frames and maps of each video with the same draws.
 
     Args:
-      key: random key of this step.
-      index: record number of each sample: the same record at the same step gives the same draw.
-      frames: [0, 255], uint8 or float.
-      maps: any type and scale; with `crop` they are first resized to the frames' size (bilinear,
-        as the model would do) so that one window fits both. None where there are none.
-      config: what to draw.
+        key: Random key of this step.
+        index: (B,) record numbers. The same record at the same step gives the same draws.
+        frames: (B, T, H, W, 3) in [0, 255], uint8 or float.
+        maps: (B, T, h, w) saliency maps, any type and scale, or None. With `crop` they are first
+            resized to the size of the frames (bilinear, as in the model), so that one window fits
+            both.
+        config: Settings of the augmentation.
 
     Returns:
-      (frames, maps), uint8 where nothing had to be computed, float otherwise; [0, 255] stays.
+        (frames, maps) with the same range. They stay uint8 if no arithmetic was needed, else they
+        are float.
 
     Raises:
-      ValueError: the crop is larger than the frames.
+        DagrError: The crop is larger than the frames.
     """
     h, w = frames.shape[2:4]
     if config.crop and (config.crop[0] > h or config.crop[1] > w):
-        raise ValueError(f"augment.crop={config.crop} is larger than the frames, {h}x{w}")
+        raise DagrError(f"augment.crop={config.crop} is larger than the frames, {h}x{w}")
     if config.crop and maps is not None and maps.shape[2:] != (h, w):
         shape = (*maps.shape[:2], h, w)
         maps = jax.image.resize(maps.astype(jnp.result_type(float)), shape, "bilinear")
@@ -79,7 +93,7 @@ def augment_batch(
 def _augment_one(
     key: jax.Array, frames: jax.Array, maps: jax.Array | None, config: Augment
 ) -> tuple[jax.Array, jax.Array | None]:
-    """One video (T, H, W, 3) and its maps (T, h, w)."""
+    """Augments one video (T, H, W, 3) and its maps (T, h, w)."""
     crop_key, flip_key, colour_key = jax.random.split(key, 3)
     both = [x for x in (frames, maps) if x is not None]
     if config.crop:
@@ -101,12 +115,18 @@ def _augment_one(
 def colour_jitter(
     key: jax.Array, frames: Num[Array, "t h w 3"], amount: float
 ) -> Num[Array, "t h w 3"]:
-    """Brightness, contrast and saturation of a video, each by one factor from U[1 ± amount].
+    """Changes brightness, contrast and saturation of a video, each by one factor.
 
-    Contrast pivots on the mean luma of the whole clip: a pivot for each frame would flicker.
+    The pivot of the contrast is the mean luma of the whole clip. A pivot per frame would make the
+    video flicker.
+
+    Args:
+        key: Random key.
+        frames: (T, H, W, 3) in [0, 255].
+        amount: The factors are drawn from U[1 − amount, 1 + amount].
 
     Returns:
-      float frames, clipped to [0, 255].
+        (T, H, W, 3) float, clipped to [0, 255].
     """
     bright, contrast, saturation = jax.random.uniform(
         key, (3,), minval=1 - amount, maxval=1 + amount

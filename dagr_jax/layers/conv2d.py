@@ -1,4 +1,4 @@
-"""Convolutions of images whose gradients are fast on CPUs too. Channels last, (N, H, W, C)."""
+"""2-D convolutions with gradients that are also fast on CPUs. Channels last, (N, H, W, C)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,21 +11,21 @@ from jaxtyping import Array, Float
 
 from dagr_jax.layers.parameter import parameter
 
-# Pixels whose products are summed at a time: what a core keeps near while it multiplies them.
+# Pixels per matrix product of the kernel gradient: few enough to stay in the cache of a core.
 _CHUNK = 1024
 
 
 class Conv2D(nn.Module):
-    """Convolution without bias; padding (size − 1)/2 on every side, as in PyTorch.
+    """Convolution without bias, with padding (size − 1)/2 on every side, as in PyTorch.
 
-    Parameter `kernel` (size, size, C_in, features), float32.
+    Its parameter is `kernel` (size, size, C_in, features), float32.
 
     Attributes:
-      features: C_out.
-      size: of the kernel, odd.
-      stride: of both axes.
-      dtype: compute type.
-      kernel_init: initial kernel.
+        features: Number of output channels.
+        size: Kernel size, odd.
+        stride: Stride along both axes.
+        dtype: Compute type.
+        kernel_init: Initializer of the kernel.
     """
 
     features: int
@@ -36,7 +36,7 @@ class Conv2D(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array | np.ndarray, "n h w c"]) -> Float[Array, "n u v d"]:
-        """Convolves: (N, H, W, C) → (N, ⌈H/stride⌉, ⌈W/stride⌉, features)."""
+        """Convolves images: (N, H, W, C) → (N, ⌈H/stride⌉, ⌈W/stride⌉, features)."""
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = parameter(self, "kernel", self.kernel_init, shape)
         kernel = jnp.asarray(kernel, jnp.dtype(self.dtype))
@@ -49,23 +49,23 @@ class Conv2D(nn.Module):
 
 
 def conv2d(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c d"]) -> Float[Array, "n h w d"]:
-    """1×1 or 3×3 convolution, stride 1, padded with zeros to the same size.
+    """1×1 or 3×3 convolution with stride 1 and zero padding to the same size.
 
-    On a CPU it has its own gradient rule, because XLA's for the kernel runs at an eighth to a half
-    of the speed of a matrix product there.
+    On a CPU it has its own gradient rule, because XLA's kernel gradient runs there at an eighth to
+    a half of the speed of a matrix product.
 
     Args:
-      x: (N, H, W, C).
-      kernel: (k, k, C, D), axes height, width, in, out; k is 1 or 3.
+        x: (N, H, W, C).
+        kernel: (k, k, C, D), axes height, width, in, out; k is 1 or 3.
 
     Returns:
-      (N, H, W, D).
+        (N, H, W, D).
     """
     return _conv2d_cpu(x, kernel) if jax.default_backend() == "cpu" else _same(x, kernel)
 
 
 def _same(x: Array, kernel: Array) -> Array:
-    # XLA does not find by itself that a 1×1 convolution is a matrix product of pixels.
+    # XLA does not turn a 1×1 convolution into a matrix product over pixels by itself.
     return x @ kernel[0, 0] if len(kernel) == 1 else _conv(x, kernel)
 
 
@@ -83,11 +83,15 @@ def _conv(x: Array, kernel: Array, stride: int = 1) -> Array:
 def with_gradient(
     value: Callable[..., Array], backward: Callable[[tuple[Array, ...], Array], tuple[Array, ...]]
 ) -> Callable[..., Array]:
-    """A function of arrays with a gradient rule of its own.
+    """Gives a function of arrays its own gradient rule.
 
     Args:
-      value: the function.
-      backward: its arguments and the gradient by its output → the gradients by its arguments.
+        value: The function.
+        backward: Gradient rule: (arguments of `value`, gradient by its output) → gradients by its
+            arguments.
+
+    Returns:
+        The function with the gradient rule.
     """
     rule = jax.custom_vjp(value)
     rule.defvjp(lambda *arguments: (value(*arguments), arguments), backward)
@@ -107,24 +111,25 @@ _conv2d_cpu = with_gradient(_same, _backward)
 def kernel_gradient(
     x: Float[Array, "n h w c"], gradient: Float[Array, "n h w d"], size: int
 ) -> Float[Array, "{size} {size} c d"]:
-    """Gradient of `conv2d` by its kernel, from its input and the gradient by its output.
+    """Computes the gradient of `conv2d` by its kernel.
 
-    Entry (i, j) of a 3×3 kernel is the matrix product of the pixels with those of the gradient that
-    lie i − 1 rows and j − 1 columns before them. With the rows of an image one after the other, a
-    zero between them, every such shift is a number of places in one strip. The three shifts of
-    columns move x, those of rows the gradient, and stand beside each other in its matrix: three
-    wide products in place of nine narrow ones.
+    Entry (i, j) of a 3×3 kernel gradient is the matrix product of the pixels of x with the pixels
+    of the output gradient that lie i − 1 rows and j − 1 columns before them. Here the rows of an
+    image are laid out in one strip, with a zero between rows, so that every such shift is a fixed
+    offset in the strip. The three column shifts are applied to x. The three row shifts are applied
+    to the gradient and concatenated in one matrix. This gives three wide matrix products instead of
+    nine narrow ones.
 
-    The strips are multiplied piece by piece, which are transposed where they are near; XLA would
-    transpose the whole.
+    The strips are multiplied in pieces, so that each piece is transposed in the cache. XLA would
+    transpose the whole strip.
 
     Args:
-      x: (N, H, W, C).
-      gradient: (N, H, W, D).
-      size: of the kernel, 1 or 3.
+        x: (N, H, W, C) input of the convolution.
+        gradient: (N, H, W, D) gradient by the output.
+        size: Kernel size, 1 or 3.
 
     Returns:
-      (size, size, C, D), at least float32.
+        (size, size, C, D), at least float32.
     """
     n, height, width, channels = x.shape
     features = gradient.shape[-1]
@@ -154,7 +159,7 @@ def kernel_gradient(
         ]
         return total + jnp.stack(products), None
 
-    # bfloat16 would not hold the sums.
+    # bfloat16 is not precise enough for the sums.
     wide = jnp.promote_types(x.dtype, jnp.float32)
     zero = jnp.zeros((size, channels, size * features), wide)
     total, _ = jax.lax.scan(add, zero, jnp.arange(count))

@@ -14,21 +14,22 @@ from dagr_jax.layers.conv2d import conv2d, with_gradient
 from dagr_jax.layers.linear import fan_in_uniform
 from dagr_jax.layers.parameter import parameter
 from dagr_jax.layers.pool import adaptive_avg_pool, pool_matrix, pool_windows
+from dagr_jax.runtime.errors import DagrError
 
 
 class Conv3D(nn.Module):
-    """3×3×3 convolution, stride 1, zero padding 1, with bias.
+    """3×3×3 convolution with stride 1, zero padding 1 and bias.
 
-    Parameters `kernel` (3, 3, 3, C_in, C_out), `bias` (C_out,), float32.
+    Its parameters are `kernel` (3, 3, 3, C_in, C_out) and `bias` (C_out,), float32.
 
     Attributes:
-      features: C_out.
-      form: how it is computed. 'native' is XLA's own 3-D convolution. 'taps' is three 2-D
-        convolutions, one per time tap, with the frames folded into the batch. 'winograd' needs
-        fewer of these, of mixtures of frames (`winograd`). 'mixed' has the value of 'taps' and
-        the gradients of 'winograd'. 'auto' is `fastest_form`. All take the same parameters and
-        agree to 1e-5 of the largest value in float32.
-      dtype: compute type.
+        features: Number of output channels, C_out.
+        form: How the convolution is computed. 'native' is XLA's own 3-D convolution. 'taps' is
+            three 2-D convolutions, one per time tap, with the frames folded into the batch.
+            'winograd' is fewer 2-D convolutions, of mixtures of frames (`layers.winograd`). 'mixed'
+            has the value of 'taps' and the gradients of 'winograd'. 'auto' is `fastest_form`. All
+            forms have the same parameters. In float32 they agree to 1e-5 of the largest value.
+        dtype: Compute type.
     """
 
     features: int
@@ -44,16 +45,18 @@ class Conv3D(nn.Module):
         field: Float[Array | np.ndarray, "t n"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b t h w d"]:
-        """Convolves.
+        """Convolves the input, optionally with channels concatenated before it.
 
         Args:
-          x: (B, T, H, W, C).
-          low: (B, T', H', W', E), enlarged to x and joined before it, `upsampled_conv3d`.
-          field: (T, N), channels that are constant over each frame, joined before x.
-          train: whether gradients are wanted; tells 'auto' which form to take.
+            x: (B, T, H, W, C) input.
+            low: (B, T', H', W', E) input at low resolution, which is upsampled to the size of x and
+                concatenated before x (`upsampled_conv3d`).
+            field: (T, N) channels that are constant over each frame, which are concatenated before
+                x (`field_conv3d`).
+            train: Whether gradients are needed; selects the form for 'auto'.
 
         Returns:
-          (B, T, H, W, features).
+            (B, T, H, W, features).
         """
         channels = x.shape[-1] + sum(a.shape[-1] for a in (low, field) if a is not None)
         init = fan_in_uniform(27 * channels)
@@ -80,15 +83,15 @@ def conv3d(
     """3×3×3 convolution with zero padding 1.
 
     Args:
-      x: (B, T, H, W, C).
-      kernel: (3, 3, 3, C, D), axes time, height, width, in, out.
-      form: see `Conv3D`.
+        x: (B, T, H, W, C) input.
+        kernel: (3, 3, 3, C, D), axes time, height, width, in, out.
+        form: How the convolution is computed, one of `FORMS` (described in `Conv3D`).
 
     Returns:
-      (B, T, H, W, D).
+        (B, T, H, W, D).
 
     Raises:
-      ValueError: unknown form.
+        DagrError: `form` is unknown.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     return _FORMS[_resolved(form, x.dtype)](x, kernel)
@@ -100,19 +103,22 @@ def upsampled_conv3d(
     kernel: Float[Array | np.ndarray, "3 3 3 f d"],
     form: str = "auto",
 ) -> Float[Array, "b t h w d"]:
-    """`conv3d` of two inputs, the first enlarged to the size of the second and joined before it.
+    """`conv3d` of an upsampled input and a second input, concatenated along the channels.
 
-    The first convolution of a decoder level. In the form 'winograd' the enlarged half is convolved
-    where it is small.
+    This is the first convolution of a decoder level. The form 'winograd' convolves the upsampled
+    half at low resolution.
 
     Args:
-      low: (B, T', H', W', E), enlarged by `adaptive_avg_pool`.
-      x: (B, T, H, W, C).
-      kernel: (3, 3, 3, E + C, D).
-      form: see `Conv3D`.
+        low: (B, T', H', W', E) first input, which `adaptive_avg_pool` resizes to (T, H, W).
+        x: (B, T, H, W, C) second input.
+        kernel: (3, 3, 3, E + C, D).
+        form: How the convolution is computed, one of `FORMS` (described in `Conv3D`).
 
     Returns:
-      (B, T, H, W, D).
+        (B, T, H, W, D).
+
+    Raises:
+        DagrError: `form` is unknown.
     """
     low, x, kernel = jnp.asarray(low), jnp.asarray(x), jnp.asarray(kernel)
     form = _resolved(form, x.dtype)
@@ -128,19 +134,23 @@ def field_conv3d(
     kernel: Float[Array | np.ndarray, "3 3 3 m d"],
     form: str = "auto",
 ) -> Float[Array, "b t h w d"]:
-    """`conv3d` of x with channels before it that are constant over each frame.
+    """`conv3d` of x, with channels concatenated before it that are constant over each frame.
 
-    In the form 'winograd' they are not convolved: what a constant frame gives differs at the
-    borders alone, where the kernel reaches beyond, so that 3×3 pixels tell all of it.
+    The form 'winograd' convolves the constant channels as frames of 3×3 pixels only. The result for
+    a constant frame differs only at the borders, where the kernel reaches into the padding, so the
+    3×3 pixels contain all distinct values.
 
     Args:
-      field: (T, N), the constants.
-      x: (B, T, H, W, C).
-      kernel: (3, 3, 3, N + C, D).
-      form: see `Conv3D`.
+        field: (T, N) constants.
+        x: (B, T, H, W, C) input.
+        kernel: (3, 3, 3, N + C, D).
+        form: How the convolution is computed, one of `FORMS` (described in `Conv3D`).
 
     Returns:
-      (B, T, H, W, D).
+        (B, T, H, W, D).
+
+    Raises:
+        DagrError: `form` is unknown.
     """
     field, x, kernel = jnp.asarray(field), jnp.asarray(x), jnp.asarray(kernel)
     form = _resolved(form, x.dtype)
@@ -157,39 +167,44 @@ def field_conv3d(
 
 
 class Choice(NamedTuple):
-    """The form that "auto" takes, and the measurement behind it."""
+    """The form that "auto" selects, and the measurement that supports it."""
 
     form: str
     measured: str
 
 
-# (backend, whether the type is half precision, whether gradients are wanted) → what "auto" takes.
-# The transforms of "winograd" cost digits: bfloat16 has none to spare, and in training the batch
-# statistics of a channel that hardly varies enlarge what the value loses.
+# (backend, half precision, gradients needed) → the form that "auto" selects.
+# The transforms of "winograd" lose precision. bfloat16 is not precise enough for them. In training,
+# the batch statistics of a channel that hardly varies amplify the rounding errors of the value.
 FASTEST: dict[tuple[str, bool, bool], Choice] = {
     ("cpu", False, False): Choice(
         "winograd", "window of 8 x 224 x 398: 2.75 s, taps 5.52 s; 2 cores, docs/performance.md"
     ),
     ("cpu", False, True): Choice(
-        "mixed", "value of taps (digits), gradients of winograd; docs/performance.md"
+        "mixed", "value of taps (precision), gradients of winograd; docs/performance.md"
     ),
-    ("cpu", True, False): Choice("taps", "7.24 s; winograd misses the digits; docs/performance.md"),
-    ("cpu", True, True): Choice("taps", "winograd misses the digits; docs/performance.md"),
+    ("cpu", True, False): Choice("taps", "7.24 s; winograd is too imprecise; docs/performance.md"),
+    ("cpu", True, True): Choice("taps", "winograd is too imprecise; docs/performance.md"),
 }
-# For backends that are not in the table.
+# Choice for backends that are not in the table.
 UNMEASURED = Choice("native", "not measured; python -m dagr_jax.bench.gpu measures a GPU")
 
 
 def fastest_form(dtype: Any, *, train: bool) -> str:
-    """The form that "auto" takes on this backend (`FASTEST`)."""
+    """Returns the form that "auto" selects on this backend (from `FASTEST`).
+
+    Args:
+        dtype: Compute type.
+        train: Whether gradients are needed.
+    """
     half = jnp.dtype(dtype).itemsize < 4
     return FASTEST.get((jax.default_backend(), half, train), UNMEASURED).form
 
 
 def _resolved(form: str, dtype: Any, *, train: bool = False) -> str:
-    """The form itself, or what 'auto' stands for."""
+    """Returns `form`, or the form that 'auto' selects. Raises DagrError if it is unknown."""
     if form not in FORMS:
-        raise ValueError(f"Conv3D form {form!r} is unknown; use one of {', '.join(FORMS)}")
+        raise DagrError(f"Conv3D form {form!r} is unknown; use one of {', '.join(FORMS)}")
     return fastest_form(dtype, train=train) if form == "auto" else form
 
 
@@ -203,7 +218,8 @@ def _taps(x: Array, kernel: Array) -> Array:
     y = _conv2d(x, kernel[1])
     if x.shape[1] == 1:
         return y
-    # The first tap sees frame t-1, the last frame t+1; the zero frames at the ends cost nothing.
+    # The first tap multiplies frame t-1 and the last tap frame t+1. The zero frames at the ends are
+    # not convolved.
     before = _conv2d(x[:, :-1], kernel[0])
     after = _conv2d(x[:, 1:], kernel[2])
     ends = ((0, 0), (0, 0), (0, 0), (0, 0))
@@ -215,7 +231,7 @@ def _taps(x: Array, kernel: Array) -> Array:
 
 
 def _winograd(x: Array, kernel: Array) -> Array:
-    """Minimal filtering along time: frames are mixed, convolved in 2-D, and mixed again."""
+    """Minimal filtering along time: mixes frames, convolves them in 2-D, and mixes the results."""
     return _taps(x, kernel) if x.shape[1] == 1 else _planned(x, kernel)
 
 
@@ -227,11 +243,11 @@ _mixed = with_gradient(_taps, _winograd_gradients)
 
 
 def _planned(x: Array, kernel: Array, low: Array | None = None) -> Array:
-    """`conv3d` of x by `winograd.plan`; with `low`, of its upsampling joined before x.
+    """`conv3d` of x by `winograd.plan`; with `low`, its upsampling is concatenated before x.
 
-    The upsampled half is never made. Mixing frames is linear and so is upsampling them, so that
-    both are one mixture of the low frames; and the 2-D convolution of an upsampled frame is nine
-    mixtures of its channels at low resolution, upsampled and shifted.
+    The upsampled half is never materialised. Mixing frames and upsampling them are both linear, so
+    together they are one mixture of the low-resolution frames. The 2-D convolution of an upsampled
+    frame is nine mixtures of its channels at low resolution, which are then upsampled and shifted.
     """
     t, size = x.shape[1], x.shape[2:4]
     products = winograd.plan(t)
@@ -258,14 +274,14 @@ def _planned(x: Array, kernel: Array, low: Array | None = None) -> Array:
 def _mix(weights: np.ndarray, x: Array) -> Array:
     """Weighted sums along axis 1: (K, T), (B, T, …) → (B, K, …).
 
-    A matrix product, not sums: XLA would compute what x is made of again for each of them.
+    It uses a matrix product, because with explicit sums XLA would recompute x for each of them.
     """
     each = jnp.broadcast_to(jnp.asarray(weights, x.dtype), (len(x), *weights.shape))
     return (each @ x.reshape(*x.shape[:2], -1)).reshape(len(x), -1, *x.shape[2:])
 
 
 def _mix_outputs(weights: np.ndarray) -> Callable[[Array], Array]:
-    """`_mix` by these weights as sums, which become one with what follows; the gradient is none."""
+    """`_mix` as explicit sums, which XLA fuses with later operations; its gradient is `_mix`."""
 
     def sums(x: Array) -> Array:
         rows = ((row, np.flatnonzero(row)) for row in weights.astype(x.dtype))
@@ -275,21 +291,21 @@ def _mix_outputs(weights: np.ndarray) -> Callable[[Array], Array]:
 
 
 def _upsampled_conv2d(x: Array, kernel: Array, size: Sequence[int]) -> Array:
-    """`_conv2d` of frames that `adaptive_avg_pool` enlarges: (B, T, h, w, C) → (B, T, H, W, D)."""
+    """`_conv2d` of frames upsampled by `adaptive_avg_pool`: (B, T, h, w, C) → (B, T, H, W, D)."""
     b, t, h = x.shape[:3]
     frames = x.reshape(b * t, *x.shape[2:])
-    # (B·T, 3h, W, D): the rows of the three row taps, one under the other.
+    # (B·T, 3h, W, D): the rows of the three row taps, stacked vertically.
     rows = jnp.concatenate([_enlarged_rows(frames, kernel[i], size[1]) for i in range(3)], axis=1)
     shifted = np.pad(pool_matrix(h, size[0]), ((1, 1), (0, 0)))
     height = np.concatenate([shifted[i : i + size[0]] for i in range(3)], axis=1)  # (H, 3h)
-    # A matrix product for each frame: XLA makes a slower one of all, and computes gathers again
-    # for every sum that they are part of.
+    # One matrix product per frame: XLA's product over all frames is slower, and instead of a
+    # matrix product XLA would recompute gathers for every sum that uses them.
     enlarged = [jnp.asarray(height, x.dtype) @ f.reshape(3 * h, -1) for f in rows]
     return jnp.stack(enlarged).reshape(b, t, *size, kernel.shape[-1])
 
 
 def _enlarged_rows(frames: Array, taps: Array, width: int) -> Array:
-    """Rows enlarged to a width, then convolved with three taps: (N, h, w, C) → (N, h, W, D)."""
+    """Upsamples rows to a width and convolves with three taps: (N, h, w, C) → (N, h, W, D)."""
     first, stop = pool_windows(frames.shape[2], width)
     total = jnp.zeros((), frames.dtype)
     for j in range(3):
@@ -312,7 +328,8 @@ _FORMS: dict[str, Callable[[Array, Array], Array]] = {
     "mixed": _mixed,
 }
 FORMS = ("auto", *_FORMS)
-# Channels from which convolving the enlarged half where it is small pays for its compilation.
+# Number of channels from which convolving the upsampled half at low resolution saves more time than
+# its compilation costs.
 _WORTH_MIXING = 128
 
 

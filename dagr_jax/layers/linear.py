@@ -1,6 +1,6 @@
 """Linear layer with PyTorch's default initialisation.
 
-The networks start as PyTorch's do: kernels and biases uniform in ±1/sqrt(fan_in).
+Kernels and biases are uniform in ±1/sqrt(fan_in), so that networks start as in PyTorch.
 """
 
 import math
@@ -17,7 +17,11 @@ from dagr_jax.layers.parameter import parameter
 
 
 def fan_in_uniform(fan_in: int) -> Initializer:
-    """Initializer, uniform in ±1/sqrt(fan_in): PyTorch's default for kernels and for biases."""
+    """Returns an initializer, uniform in ±1/sqrt(fan_in): PyTorch's default for kernel and bias.
+
+    Args:
+        fan_in: Number of inputs of each output.
+    """
     bound = 1.0 / math.sqrt(fan_in)
 
     def init(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
@@ -27,13 +31,13 @@ def fan_in_uniform(fan_in: int) -> Initializer:
 
 
 class Linear(nn.Module):
-    """Linear map of the last axis; also serves as a 1×1×1 convolution.
+    """Linear map of the last axis, (..., C) → (..., features). Also used as 1×1×1 convolution.
 
     Attributes:
-      features: output channels.
-      dtype: compute type (the parameters are float32); None for the default float type.
-      kernel_init: None for PyTorch's default.
-      bias_init: None for PyTorch's default.
+        features: Number of output channels.
+        dtype: Compute type; None: the default float type. The parameters are float32.
+        kernel_init: Initializer of the kernel; None: PyTorch's default.
+        bias_init: Initializer of the bias; None: PyTorch's default.
     """
 
     features: int

@@ -1,7 +1,8 @@
 """Batch normalisation with PyTorch's conventions.
 
-Flax's own keeps the biased batch variance in its running average; PyTorch keeps the unbiased one
-(REFERENCE section 2), and converted networks that are trained further must go on as they began.
+The running average of Flax's own BatchNorm uses the biased batch variance. PyTorch uses the
+unbiased one (docs/reference.md, section 2), and further training of a converted network must
+continue with the same convention.
 """
 
 import flax.linen as nn
@@ -14,16 +15,16 @@ from dagr_jax.layers.parameter import parameter
 
 
 class BatchNorm(nn.Module):
-    """Normalises the last axis (channels) over all other axes.
+    """Normalises each channel (last axis) over all other axes.
 
-    Statistics and arithmetic are float32 (float64 under jax_enable_x64) whatever the input type;
-    the output has the input's type.
-    Parameters `scale` and `bias` (C,), batch statistics `mean` and `var` (C,). Under jit with a
-    sharded batch the statistics are those of the global batch.
+    Statistics and arithmetic are float32 (float64 with jax_enable_x64) for every input type. The
+    output has the type of the input. The parameters are `scale` and `bias` (C,), the batch
+    statistics `mean` and `var` (C,). Under jit with a sharded batch, the statistics are those of
+    the global batch.
 
     Attributes:
-      epsilon: added to the variance.
-      momentum: weight of the new batch in the running average (PyTorch's meaning of the word).
+        epsilon: Constant added to the variance.
+        momentum: Weight of the new batch in the running average (as PyTorch defines momentum).
     """
 
     epsilon: float = 1e-5
@@ -33,7 +34,16 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: Float[Array | np.ndarray, "*b c"], *, train: bool = False
     ) -> Float[Array, "*b c"]:
-        """Args: x, (..., C); train: use the batch's statistics and update the running ones."""
+        """Normalises the input.
+
+        Args:
+            x: (..., C) input.
+            train: Use the statistics of the batch and update the running statistics. Otherwise use
+                the running statistics.
+
+        Returns:
+            (..., C), in the type of `x`.
+        """
         channels = (x.shape[-1],)
         scale = parameter(self, "scale", nn.initializers.ones, channels)
         bias = parameter(self, "bias", nn.initializers.zeros, channels)
@@ -45,7 +55,7 @@ class BatchNorm(nn.Module):
             axes = tuple(range(x.ndim - 1))
             count = x.size // x.shape[-1]
             mean = wide.mean(axes)
-            # Two passes: E[x²] − E[x]² loses the digits of small variances.
+            # Two passes, because E[x²] − E[x]² is imprecise for small variances.
             var = jnp.square(wide - mean).mean(axes)
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))

@@ -1,4 +1,4 @@
-"""Parameters that cost nothing to look up."""
+"""Fast access to module parameters."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,13 +12,22 @@ from jaxtyping import Array
 def parameter(
     module: nn.Module, name: str, init: Callable[..., Array], shape: Sequence[int]
 ) -> Array | np.ndarray:
-    """`module.param(name, init, shape)`, float32.
+    """Returns a float32 parameter, like `module.param(name, init, shape)`.
 
-    Flax traces the initializer again at every look-up to compare shapes, which takes a third of
-    the time to trace a network; here the shapes themselves are compared.
+    `module.param` traces the initializer again at every access to compare shapes, which takes a
+    third of the time to trace a network. This function compares the shapes directly.
+
+    Args:
+        module: Module that owns the parameter.
+        name: Name of the parameter.
+        init: Initializer, called as init(key, shape, dtype) if the parameter does not exist yet.
+        shape: Shape of the parameter.
+
+    Returns:
+        The parameter, of shape `shape`.
 
     Raises:
-      flax.errors.ScopeParamShapeError: the parameter that is there has another shape.
+        flax.errors.ScopeParamShapeError: The existing parameter has a different shape.
     """
     if not module.has_variable("params", name):
         return module.param(name, init, tuple(shape), jnp.float32)

@@ -16,18 +16,20 @@ def max_pool(
     axes: Sequence[int],
     stride: int = 2,
 ) -> Float[Array, "..."]:
-    """Max-pooling over some axes; the padding never wins the maximum.
+    """Max-pooling over some axes. The padding is −∞, so it never is the maximum.
 
-    Computed axis by axis as the maximum of strided slices: the gradient of XLA's window reduction
-    is 4 to 20 times slower on CPUs. Where several inputs tie, they share the gradient.
+    It is computed axis by axis as the maximum of strided slices, because the gradient of XLA's
+    window reduction is 4 to 20 times slower on CPUs. Inputs that tie share the gradient.
 
     Args:
-      x: any array.
-      window, padding, stride: the same for all pooled axes.
-      axes: the axes to pool.
+        x: Array of any shape.
+        window: Window length, the same for all pooled axes.
+        padding: Padding on both sides, the same for all pooled axes.
+        axes: Axes to pool.
+        stride: Stride, the same for all pooled axes.
 
     Returns:
-      x with each pooled axis of length n reduced to ⌊(n + 2·padding − window) / stride⌋ + 1.
+        x with each pooled axis of length n reduced to ⌊(n + 2·padding − window) / stride⌋ + 1.
     """
     x = jnp.asarray(x)
     for axis in axes:
@@ -45,17 +47,17 @@ def max_pool(
 def adaptive_avg_pool(
     x: Float[Array | np.ndarray, "b t h w c"], size: Sequence[int]
 ) -> Float[Array, "b {size[0]} {size[1]} {size[2]} c"]:
-    """Adaptive average pooling to a size, which may also be larger (REFERENCE section 2).
+    """Adaptive average pooling to a size, which may also be larger (docs/reference.md, section 2).
 
-    Output i of m averages the inputs ⌊i·n/m⌋ … ⌈(i+1)·n/m⌉−1 of n. The window is a box, so the
-    axes are averaged one after the other: exact.
+    Output i of m is the mean of the inputs ⌊i·n/m⌋ … ⌈(i+1)·n/m⌉ − 1 of n. The window is a box, so
+    averaging one axis after the other is exact.
 
     Args:
-      x: (B, T, H, W, C).
-      size: (T', H', W').
+        x: (B, T, H, W, C).
+        size: Output size (T', H', W').
 
     Returns:
-      (B, T', H', W', C).
+        (B, T', H', W', C).
     """
     x = jnp.asarray(x)
     for axis, m in enumerate(size, start=1):
@@ -66,7 +68,7 @@ def adaptive_avg_pool(
         length = stop - first
         weight_shape = [1] * x.ndim
         weight_shape[axis] = m
-        # A few gathers (two when enlarging) rather than an n×m matrix: 4 times faster on CPUs.
+        # A few gathers (two when upsampling) are 4 times faster on CPUs than an n×m matrix.
         total = jnp.zeros((), x.dtype)
         for k in range(int(length.max())):
             weight = np.where(k < length, 1.0 / length, 0.0).reshape(weight_shape)
@@ -77,13 +79,29 @@ def adaptive_avg_pool(
 
 
 def pool_windows(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and one-past-last input of each of m adaptive windows over n inputs."""
+    """Returns the first and the one-past-last input of each adaptive window.
+
+    Args:
+        n: Number of inputs.
+        m: Number of windows (outputs).
+
+    Returns:
+        Two (m,) integer arrays: first and one-past-last input.
+    """
     i = np.arange(m)
     return i * n // m, -(-(i + 1) * n // m)
 
 
 def pool_matrix(n: int, m: int) -> np.ndarray:
-    """`adaptive_avg_pool` of an axis as a matrix, (m, n)."""
+    """Returns `adaptive_avg_pool` along one axis as a matrix.
+
+    Args:
+        n: Number of inputs.
+        m: Number of outputs.
+
+    Returns:
+        (m, n) float64 weights.
+    """
     first, stop = pool_windows(n, m)
     i = np.arange(n)
     inside = (i >= first[:, None]) & (i < stop[:, None])

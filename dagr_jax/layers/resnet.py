@@ -1,4 +1,4 @@
-"""ResNet backbone with bottleneck blocks, torchvision's V1.5 (REFERENCE section 3)."""
+"""ResNet backbone with bottleneck blocks, torchvision's V1.5 (docs/reference.md, section 3)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,31 +13,33 @@ from dagr_jax.layers.conv2d import Conv2D
 from dagr_jax.layers.norm import BatchNorm
 from dagr_jax.layers.pool import max_pool
 from dagr_jax.layers.torch_names import Arrays, Layer, numbers
+from dagr_jax.runtime.errors import DagrError
 
 # torchvision's initialisation: normal, variance 2 / fan_out.
 _KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def gabor_stem(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-    """Initial stem kernels like those that ImageNet training ends at: edges and colour blobs.
+    """Initializer of the stem that resembles ImageNet-trained kernels: edges and colour blobs.
 
-    Three filters in four are grey Gabor functions without a mean, their orientations spread over
-    the half circle and their wavelengths over 2.2 to 6 pixels; the fourth is a Gaussian of a
-    random colour. Random kernels answer mostly to brightness, and a net that starts from them
-    spends its first hundreds of steps on learning to see the fine structure that quality is about.
+    Three of four filters are grey zero-mean Gabor functions, with orientations spread over the half
+    circle and wavelengths from 2.2 to 6 pixels. Every fourth filter is a Gaussian with a random
+    colour. Random kernels respond mostly to brightness, and a network that starts from them needs
+    its first hundreds of steps to learn the fine structure that matters for quality.
 
     Args:
-      key: phases and colours follow from it.
-      shape: (k, k, 3, filters).
+        key: Random key of the phases and colours.
+        shape: (k, k, 3, filters).
+        dtype: Type of the kernels.
 
     Returns:
-      Kernels of unit norm.
+        (k, k, 3, filters) kernels of unit norm.
     """
     size, _, channels, filters = shape
     phase_key, colour_key = jax.random.split(key)
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     number = np.arange(filters)
-    golden = (np.sqrt(5) - 1) / 2  # multiples of it, modulo one, fill the interval evenly
+    golden = (np.sqrt(5) - 1) / 2  # its multiples modulo 1 fill the interval evenly
     angle = np.pi * (number * golden % 1)
     wavelength = 2.2 * (6 / 2.2) ** (number / max(filters - 1, 1))
     phase = jax.random.uniform(phase_key, (filters,), maxval=2 * np.pi)
@@ -56,7 +58,7 @@ _STEM_INIT = {"kaiming": _KAIMING, "gabor": gabor_stem}
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 (with the stride: V1.5), 1×1 to 4·features, and the shortcut."""
+    """Bottleneck block: 1×1, 3×3 (with the stride, as in V1.5), 1×1 to 4·features, shortcut."""
 
     features: int
     stride: int
@@ -83,13 +85,15 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet without its pooling and classifier; ResNet-50 by default.
+    """ResNet without the final pooling and classifier; ResNet-50 by default.
 
     Attributes:
-      stage_sizes: blocks in each stage; every stage after the first halves the map.
-      width: channels of the stem; stage s has 4·width·2^s.
-      dtype: compute type; parameters and norms are float32.
-      stem_init: 'kaiming', torchvision's, or 'gabor', a stand-in for an ImageNet start.
+        stage_sizes: Number of blocks in each stage. Every stage after the first halves the height
+            and width.
+        width: Number of stem channels; stage s has 4·width·2^s channels.
+        dtype: Compute type. Parameters and norms are float32.
+        stem_init: Initializer of the stem: 'kaiming' (torchvision's) or 'gabor' (a substitute for
+            ImageNet weights).
     """
 
     stage_sizes: Sequence[int] = (3, 4, 6, 3)
@@ -101,14 +105,18 @@ class ResNet(nn.Module):
     def __call__(
         self, images: Float[Array | np.ndarray, "n h w 3"], *, train: bool = False
     ) -> Float[Array, "n u v d"]:
-        """Args: images, (N, H, W, 3); train: batch statistics in BatchNorm.
+        """Computes the feature maps of images.
+
+        Args:
+            images: (N, H, W, 3) images.
+            train: Whether BatchNorm uses the statistics of the batch.
 
         Returns:
-          Features, (N, ⌈H/32⌉, ⌈W/32⌉, 32·width) with four stages.
+            (N, ⌈H/32⌉, ⌈W/32⌉, 32·width) features, with four stages.
         """
         if self.stem_init not in _STEM_INIT:
             known = ", ".join(_STEM_INIT)
-            raise ValueError(f"stem_init {self.stem_init!r} is unknown; use one of {known}")
+            raise DagrError(f"stem_init {self.stem_init!r} is unknown; use one of {known}")
         x = images.astype(jnp.dtype(self.dtype))
         x = Conv2D(self.width, 7, 2, self.dtype, _STEM_INIT[self.stem_init], name="conv1")(x)
         x = nn.relu(BatchNorm(name="bn1")(x, train=train))
@@ -125,7 +133,11 @@ class ResNet(nn.Module):
 
 
 def torch_layers(stage_sizes: Sequence[int]) -> Iterator[Layer]:
-    """torchvision's layers of a ResNet (`torch_names`); timm names them the same."""
+    """Yields torchvision's layer names of a ResNet (see `torch_names`). timm uses the same names.
+
+    Args:
+        stage_sizes: Number of blocks in each stage.
+    """
     yield "conv1", "conv1", "conv2d"
     yield "bn1", "bn1", "batchnorm"
     for stage, blocks in enumerate(stage_sizes, start=1):
@@ -140,7 +152,16 @@ def torch_layers(stage_sizes: Sequence[int]) -> Iterator[Layer]:
 
 
 def torch_stage_sizes(arrays: Arrays, prefix: str = "layer", first: int = 1) -> tuple[int, ...]:
-    """Blocks in each stage of a state_dict: those named <prefix><first>, <prefix><first + 1>, …"""
+    """Counts the blocks in each stage of a ResNet state_dict.
+
+    Args:
+        arrays: Arrays of the state_dict.
+        prefix: Prefix of the stage names; stages are named <prefix><first>, <prefix><first + 1>, …
+        first: Number of the first stage.
+
+    Returns:
+        Number of blocks in each stage.
+    """
     sizes: list[int] = []
     while blocks := numbers(arrays, rf"{prefix}{first + len(sizes)}\.(\d+)\."):
         sizes.append(1 + max(blocks))

@@ -1,13 +1,13 @@
-"""How PyTorch names and sizes parameters: what a model file needs to say which state_dicts are its.
+"""PyTorch's names and shapes of parameters, with which a model file recognises its state_dicts.
 
-A model file that can be converted holds, beside `Model`:
+A model file that supports conversion defines, in addition to `Model`:
 
-* `TORCH_KEYS`: beginnings of keys by which a state_dict is told to be of this network;
-* `of_torch(arrays)`: the `Model`, preset 'release', of the sizes of a state_dict's arrays;
+* `TORCH_KEYS`: key prefixes that identify a state_dict of this network;
+* `of_torch(arrays)`: makes the `Model`, preset 'release', with the sizes of a state_dict's arrays;
 * `torch_layers(model)`: PyTorch's name of every layer, its path in Flax and its type;
-* `describe(model)`: the network in words, for messages.
+* `describe(model)`: describes the network in words, for messages.
 
-`dagr_jax.convert` does the rest.
+`dagr_jax.convert` does the conversion.
 """
 
 import re
@@ -22,12 +22,24 @@ Layer = tuple[str, str, str]
 
 
 def size(arrays: Arrays, key: str, axis: int, default: int) -> int:
-    """Length of an axis; the default where the array is missing (which the conversion reports)."""
+    """Returns the length of an axis of an array.
+
+    Args:
+        arrays: Arrays of the state_dict.
+        key: Key of the array.
+        axis: Axis of the array.
+        default: Value if the array is missing; the conversion reports the missing array later.
+    """
     if key in arrays and arrays[key].ndim > axis:
         return arrays[key].shape[axis]
     return default
 
 
 def numbers(arrays: Arrays, pattern: str) -> list[int]:
-    """The numbers that the pattern's group finds at the start of the keys."""
+    """Returns the number in the first group of `pattern`, for every key that starts with a match.
+
+    Args:
+        arrays: Arrays of the state_dict.
+        pattern: Regular expression with one group of digits.
+    """
     return [int(m[1]) for m in (re.match(pattern, key) for key in arrays) if m]

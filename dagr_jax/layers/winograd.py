@@ -1,8 +1,8 @@
 """Minimal filtering (Winograd 1980; Lavin & Gray, CVPR 2016), along one axis.
 
-m outputs of a filter with three taps take m + 2 multiplications instead of 3m. Of two outputs whose
-neighbours are zero it takes three. Along the time axis of a 3×3×3 convolution a "multiplication" is
-a 2-D convolution of a whole frame: 8 frames take 12 of them instead of 22.
+m outputs of a filter with three taps need m + 2 multiplications instead of 3m. Two outputs with
+zero neighbours need three. Along the time axis of a 3×3×3 convolution, a "multiplication" is a 2-D
+convolution of a whole frame: 8 frames need 12 of them instead of 22.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ from fractions import Fraction
 
 import numpy as np
 
-# Where the polynomials of m outputs are evaluated, besides infinity. Of the small fractions these
-# lose the fewest digits: float32 errors are 2 to 7 times those of plain summation.
+# Evaluation points of the polynomials of m outputs, in addition to infinity. Among small fractions,
+# these lose the least precision: float32 errors are 2 to 7 times those of plain summation.
 _POINTS: dict[int, tuple[Fraction, ...]] = {
     1: (Fraction(0), Fraction(1)),
     2: (Fraction(0), Fraction(1), Fraction(-1)),
@@ -25,11 +25,18 @@ _POINTS: dict[int, tuple[Fraction, ...]] = {
 
 
 def tiles(length: int) -> list[int]:
-    """How many outputs each tile of an axis has, 3 to 5 where that is possible."""
+    """Divides an axis into tiles of 3 to 5 outputs, if possible.
+
+    Args:
+        length: Length of the axis.
+
+    Returns:
+        Number of outputs of each tile.
+    """
     if length <= 5:
         return [length]
     fours, rest = divmod(length, 4)
-    # 4k+1 → one five; 4k+2 → two threes for a four and two; 4k+3 → one three.
+    # 4k+1: one tile of 5 replaces a 4; 4k+2: two tiles of 3 replace a 4; 4k+3: one tile of 3.
     return [4] * (fours - (1 if rest in (1, 2) else 0)) + {0: [], 1: [5], 2: [3, 3], 3: [3]}[rest]
 
 
@@ -38,9 +45,9 @@ class Product:
     """A 2-D convolution of mixtures of frames with a mixture of the kernel's time taps.
 
     Attributes:
-        taps: (3,) weights of the kernel's taps.
+        taps: (3,) weights of the kernel's time taps.
         frames: (k, T) weights of the frames in each of the k mixtures.
-        outputs: (T, k) weights with which the k results add to each frame of the output.
+        outputs: (T, k) weights of the k results in each output frame.
     """
 
     taps: np.ndarray
@@ -50,7 +57,14 @@ class Product:
 
 @functools.cache
 def plan(length: int) -> tuple[Product, ...]:
-    """The products of a convolution along an axis with zero padding 1, which sum to it."""
+    """Plans a convolution along an axis with zero padding 1.
+
+    Args:
+        length: Length of the axis, T.
+
+    Returns:
+        Products; the sum of their outputs is the convolution.
+    """
     if length == 2:
         # y0 = k1 x0 + k2 x1 and y1 = k0 x0 + k1 x1 share k1 (x0 + x1).
         both = Product(np.array([0.0, 1, 0]), np.array([[1.0, 1]]), np.array([[1.0], [1]]))
@@ -63,7 +77,7 @@ def plan(length: int) -> tuple[Product, ...]:
         start = starts[-1] + m
         a, g, b = matrices(m)
         for z in range(m + 2):
-            # Tiles of one size share the mixture of taps: their frames are one batch.
+            # Tiles of the same size have the same mixture of taps, so their frames form one batch.
             frames = np.zeros((len(starts), length + 2))
             outputs = np.zeros((length, len(starts)))
             for k, begin in enumerate(starts):
@@ -75,9 +89,12 @@ def plan(length: int) -> tuple[Product, ...]:
 
 @functools.cache
 def matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three linear maps of m outputs: y = A [(G k) ⊙ (B x)].
+    """Computes the three linear maps of the filter: y = A [(G k) ⊙ (B x)].
 
-    y_i = Σ_q k_q x_{i+q} for taps k (3,), inputs x (m + 2,) and outputs y (m,).
+    The filter is y_i = Σ_q k_q x_{i+q} with taps k (3,), inputs x (m + 2,) and outputs y (m,).
+
+    Args:
+        m: Number of outputs, 1 to 5.
 
     Returns:
         A (m, m + 2), G (m + 2, 3) and B (m + 2, m + 2), float64.
@@ -86,14 +103,14 @@ def matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     a = _vandermonde(points, m).T
     g = _vandermonde(points, 3)
     b = np.linalg.inv(_vandermonde(points, n).astype(float)).T
-    # Products of two numbers of one size keep the most digits; powers of two are exact.
+    # Balanced factors give the most precise products. Powers of two scale without rounding.
     scale = 2.0 ** np.round(np.log2(np.linalg.norm(b, axis=1)))
     b[np.abs(b) < 1e-12] = 0.0
     return a.astype(float), g.astype(float) * scale[:, None], b / scale[:, None]
 
 
 def _vandermonde(points: Sequence[Fraction], columns: int) -> np.ndarray:
-    """Powers 0 … columns − 1 of the points; infinity has the last one alone."""
+    """Returns powers 0 … columns − 1 of each point; the row of infinity is 0 … 0, 1."""
     rows = [[point**k for k in range(columns)] for point in points]
     rows.append([Fraction(0)] * (columns - 1) + [Fraction(1)])
     return np.array(rows, object)

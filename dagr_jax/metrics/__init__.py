@@ -1,1 +1,1 @@
-"""How good scores and maps are, predictions as files hold them, and what a model has to beat."""
+"""Metrics of quality scores and saliency maps, prediction files, significance tests, baselines."""

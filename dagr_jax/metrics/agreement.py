@@ -1,9 +1,10 @@
-"""Agreement of predicted and subjective quality: SRCC, KRCC, PLCC, RMSE (REFERENCE section 4).
+"""Agreement of predictions and MOS: SRCC, KRCC, PLCC, RMSE (docs/reference.md, section 4).
 
-All take predictions and MOS of the same videos, (n,) each, and compute in float64. What has no
-value is nan, never 0: a correlation where one side is constant, or any of them with fewer than two
-videos (RMSE: none). Values that are not finite, or lists of two lengths, are a ValueError.
-PLCC and RMSE are plain; `fit_logistic` maps predictions onto the MOS scale first, as VQEG does.
+All functions take predictions and MOS of the same videos, (n,) each, and compute in float64. An
+undefined value is nan, never 0: a correlation if one side is constant, and a correlation of fewer
+than two videos (RMSE: of no videos). Values that are not finite, and lists of different lengths,
+raise ValueError. PLCC and RMSE use the predictions as they are; `fit_logistic` maps predictions
+onto the MOS scale first, as VQEG does.
 """
 
 import dataclasses
@@ -15,15 +16,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
+from dagr_jax.runtime.errors import DagrError
+
 
 def srcc(predictions: ArrayLike, mos: ArrayLike) -> float:
-    """Spearman's rank correlation: Pearson's of the ranks, ties sharing their mean rank.
+    """Spearman's rank correlation: Pearson's correlation of the ranks. Ties get their mean rank.
 
     Returns:
-        In [-1, 1], or nan where one side is constant or n < 2.
+        SRCC in [-1, 1]; nan if one side is constant or n < 2.
 
     Raises:
-        ValueError: see the module.
+        ValueError: The lengths differ, or values are not finite.
     """
     x, y = _pair(predictions, mos)
     return _pearson(stats.rankdata(x), stats.rankdata(y))
@@ -33,10 +36,10 @@ def plcc(predictions: ArrayLike, mos: ArrayLike) -> float:
     """Pearson's linear correlation.
 
     Returns:
-        In [-1, 1], or nan where one side is constant or n < 2.
+        PLCC in [-1, 1]; nan if one side is constant or n < 2.
 
     Raises:
-        ValueError: see the module.
+        ValueError: The lengths differ, or values are not finite.
     """
     return _pearson(*_pair(predictions, mos))
 
@@ -45,26 +48,26 @@ def krcc(predictions: ArrayLike, mos: ArrayLike) -> float:
     """Kendall's rank correlation tau-b, which corrects for ties.
 
     Returns:
-        In [-1, 1], or nan where one side is constant or n < 2.
+        KRCC in [-1, 1]; nan if one side is constant or n < 2.
 
     Raises:
-        ValueError: see the module.
+        ValueError: The lengths differ, or values are not finite.
     """
     x, y = _pair(predictions, mos)
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
-    # 'asymptotic' concerns the p-value, which is not used: the exact one is slow.
+    # `method` affects only the p-value, which is not used; the exact p-value is slow.
     return float(stats.kendalltau(x, y, variant="b", method="asymptotic").statistic)
 
 
 def rmse(predictions: ArrayLike, mos: ArrayLike) -> float:
-    """Root mean square error; both sides must be on one scale.
+    """Root mean square error. Predictions must be on the MOS scale.
 
     Returns:
-        At least 0, in units of MOS; nan where there are no videos.
+        RMSE, at least 0, in MOS units; nan if there are no videos.
 
     Raises:
-        ValueError: see the module.
+        ValueError: The lengths differ, or values are not finite.
     """
     x, y = _pair(predictions, mos)
     return float(np.sqrt(np.mean((x - y) ** 2))) if len(x) else float("nan")
@@ -72,14 +75,14 @@ def rmse(predictions: ArrayLike, mos: ArrayLike) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class LogisticFit:
-    """Predictions on the MOS scale.
+    """Predictions mapped onto the MOS scale by a logistic.
 
     Attributes:
-        fitted: (n,) the predictions after the fit, in units of MOS; nan where there is none.
-        parameters: β of the curve, as `fit_logistic` writes it; empty where `converged` is False.
-        converged: whether the curve was found, as `fit_logistic` defines it. If not, `fitted` is
-            the curve where the search ended, or the least-squares line if that is as good.
-        reason: why it was not; "" where it was.
+        fitted: (n,) predictions after the fit, in MOS units; nan if no fit is possible.
+        parameters: β of the curve, as defined in `fit_logistic`; empty if `converged` is False.
+        converged: Whether the curve was found, as defined in `fit_logistic`. If not, `fitted` is
+            the curve at which the search ended, or the least-squares line if that is as good.
+        reason: Why the fit did not converge; "" if it did.
     """
 
     fitted: np.ndarray
@@ -88,9 +91,9 @@ class LogisticFit:
     reason: str
 
     def scores(self, mos: ArrayLike) -> tuple[float, float]:
-        """(PLCC, RMSE) of the fitted predictions; nan where there are none.
+        """Returns (PLCC, RMSE) of the fitted predictions; nan if no fit was possible.
 
-        Where they are a level line, the line through uncorrelated predictions, PLCC is 0.
+        PLCC is 0 if the fit is constant: the least-squares line of uncorrelated predictions.
         """
         if np.isnan(self.fitted).any():
             return float("nan"), float("nan")
@@ -99,59 +102,60 @@ class LogisticFit:
 
 
 def fit_logistic(predictions: ArrayLike, mos: ArrayLike, parameters: int = 4) -> LogisticFit:
-    """Least-squares fit of a logistic from predictions to MOS.
+    """Fits a logistic from predictions to MOS by least squares.
 
     With four parameters (VQEG 2003), monotone:
         f(x) = β2 + (β1 − β2) / (1 + exp(−(x − β3) / β4)),  β4 > 0
-    With five (Sheikh et al., TIP 2006), a logistic and a line:
+    With five parameters (Sheikh et al., TIP 2006), a logistic plus a line:
         f(x) = β1·(1/2 − 1 / (1 + exp(β2·(x − β3)))) + β4·x + β5,  β2 > 0
-    A scale that runs the other way only changes the signs of β1 − β2 or β1.
+    An inverted prediction scale changes only the sign of β1 − β2 or β1.
 
-    Only centre and width are searched; the other parameters are linear and solved exactly for each
-    (variable projection). Both are measured in interquartile ranges from the median, and Newton's
-    method starts at several widths, each at the best of several quantiles: neither guessed start
-    values nor a few far predictions matter.
+    The search covers only the centre and the width. The other parameters are linear and are solved
+    exactly for each candidate (variable projection). Centre and width are in interquartile ranges
+    from the median. Newton's method starts at several widths, each at the best of several
+    quantiles, so that the result does not depend on guessed start values or on a few outliers.
 
-    Least squares alone often has no best curve: the error falls for ever, by next to nothing,
-    towards an exponential (centre at infinity), a polynomial (infinite width) or a step that suits
-    the noise of two neighbouring videos (width 0). The search therefore minimises
+    Least squares alone often has no minimum: the error keeps decreasing by tiny amounts towards an
+    exponential (centre at infinity), a polynomial (infinite width) or a step that fits the noise of
+    two neighbouring videos (width 0). The search therefore minimises
         ln(squared error) + 1e-5·(asinh²(centre) + ln²(width)) + 2·ln(n) / (n·r²).
-    Of curves that fit alike, the second term takes the one in the midst of the predictions. The
-    third charges a rise across few of them, r = Σ 4·s·(1 − s) of the logistic s in (0, 1), summed
-    over distinct predictions: the best of n places for a step gains ln(n) of log likelihood by
-    chance. Where the data determines a curve, both move it by far less than its uncertainty;
-    points on a logistic give back that logistic.
+    The second term selects, among curves that fit equally well, the one in the middle of the
+    predictions. The third term penalises a rise across few predictions, where
+    r = Σ 4·s·(1 − s) of the logistic s in (0, 1), summed over distinct predictions: the best of n
+    places for a step gains ln(n) of log likelihood by chance. If the data determines a curve, both
+    terms move it by far less than its uncertainty. Points on a logistic give exactly that logistic.
 
-    `converged` is True where the search settled and the lowest minimum that it found is a curve of
-    the family: its rise is across at least two predictions (r ≥ 2, or every point met), its width
-    under ten ranges of the predictions, and its squared error below the straight line's by over
-    1e-9 of the variance of MOS. It does not say that β is certain: with noise, distant β may fit
-    alike. If it is False, `reason` says why, and `fitted` is the curve where the search ended if
-    that beats the line by as much, else the line. Where no more predictions are distinct than
-    there are parameters, nothing is searched and the line is taken. The correlation after the fit
-    is therefore never below |PLCC| before it.
+    `converged` is True if the search converged and its lowest minimum is a curve of the family: it
+    rises across at least two predictions (r ≥ 2, or every point lies on the curve), its width is
+    below ten ranges of the predictions, and its squared error is below that of the straight line by
+    more than 1e-9 of the variance of MOS. It does not mean that β is certain: with noise, very
+    different β may fit equally well. If it is False, `reason` says why, and `fitted` is the curve
+    at which the search ended if that beats the line by the same margin, else the line. If there are
+    no more distinct predictions than parameters, there is no search and the line is used. The
+    correlation after the fit is therefore never below |PLCC| before it.
 
     Args:
-        predictions, mos: (n,).
-        parameters: 4 or 5.
+        predictions: (n,) predictions, any scale.
+        mos: (n,) MOS.
+        parameters: Number of parameters, 4 or 5.
 
     Raises:
-        ValueError: see the module; or parameters is neither 4 nor 5.
+        ValueError: The lengths differ, values are not finite, or `parameters` is not 4 or 5.
     """
     if parameters not in (4, 5):
         raise ValueError(f"parameters={parameters}: the logistic has 4 or 5")
     x, y = _pair(predictions, mos)
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        reason = "one side is constant, or there are under two videos"
+        reason = "one side is constant, or there are fewer than two videos"
         return LogisticFit(np.full(len(x), np.nan), (), False, reason)
-    # The largest is brought to 1 first: squares of very small differences would underflow.
+    # Divide by the range first: squares of very small differences would underflow.
     mean, scale = y.mean(), np.ptp(y)
     scale *= np.linalg.norm((y - mean) / scale)
     v = (y - mean) / scale
     across = (x - x.mean()) / np.ptp(x)
     across /= np.linalg.norm(across)
     r = np.dot(across, v)
-    r *= abs(r) > 1e-12  # less is rounding alone
+    r *= abs(r) > 1e-12  # smaller values are rounding errors
     line = mean + scale * r * across
 
     distinct, which, count = np.unique(x, return_inverse=True, return_counts=True)
@@ -171,13 +175,13 @@ def fit_logistic(predictions: ArrayLike, mos: ArrayLike, parameters: int = 4) ->
     place, reason = _search(videos, (grid[3:] - median) / spread)
 
     _, sign, curve = (part[0] for part in _logistic(u, place[None]))
-    curve = sign * curve  # less 1 if sign is -1
+    curve = sign * curve  # the logistic minus 1 if sign is -1
     beside = curve - basis @ (basis.T @ curve)
     height = np.dot(beside, v) / np.dot(beside, beside)
     flat, *slope = np.linalg.solve(triangle, basis.T @ (v - height * curve))
     fitted = height * beside + basis @ (basis.T @ v)
     if not 1 - r**2 - np.sum((v - fitted) ** 2) > 1e-9:
-        return LogisticFit(line, (), False, "a straight line fits as well, the curve's limit")
+        return LogisticFit(line, (), False, "a straight line fits as well, the limit of the curve")
     fitted = mean + scale * fitted
     if reason:
         return LogisticFit(fitted, (), False, reason)
@@ -191,26 +195,26 @@ def fit_logistic(predictions: ArrayLike, mos: ArrayLike, parameters: int = 4) ->
     return LogisticFit(fitted, tuple(map(float, beta)), True, "")
 
 
-# Where the search starts: quantiles, and interquartile ranges.
+# Start values of the search: centres as quantiles, widths in interquartile ranges.
 _CENTRES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
 _WIDTHS = (0.1, 0.3, 1.0, 3.0)
-_TWICE = np.array([[2, 3], [3, 4]])  # where a symmetric matrix finds its three entries
+_TWICE = np.array([[2, 3], [3, 4]])  # indices of the three entries of a symmetric 2 × 2 matrix
 
 
 class _Videos(NamedTuple):
-    """What the search sees; MOS has the mean 0 and the sum of squares 1."""
+    """Data of the search. MOS is scaled to mean 0 and sum of squares 1."""
 
     u: np.ndarray  # (n,) predictions, in interquartile ranges from the median
-    target: np.ndarray  # (n,) what the straight part of the curve cannot explain of MOS
+    target: np.ndarray  # (n,) residual of MOS after a fit of the straight part of the curve
     basis: np.ndarray  # (n, 1 or 2) orthonormal: a constant, and with five parameters a line
-    share: np.ndarray  # (n,) 1 / how many videos have this prediction
-    charge: float  # for a rise across one prediction
+    share: np.ndarray  # (n,) 1 / number of videos with this prediction
+    charge: float  # penalty of a rise across one prediction
 
 
 def _logistic(u: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """z = (u − centre) / width (k, n), a sign (k, 1), and 1 / (1 + exp(−sign·z)), (k, n).
+    """Returns z = (u − centre) / width (k, n), a sign (k, 1), and 1 / (1 + exp(−sign·z)) (k, n).
 
-    The sign makes the videos lie on the tail towards 0, which float64 resolves.
+    The sign puts the videos on the tail towards 0, where float64 is precise.
     """
     z = (u - place[:, :1]) / np.exp(place[:, 1:])
     sign = np.where(place[:, :1] < 0, -1.0, 1.0)
@@ -218,7 +222,7 @@ def _logistic(u: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 
 def _search(videos: _Videos, centres: np.ndarray) -> tuple[np.ndarray, str]:
-    """(centre, ln width) of the lowest minimum, and why it is no curve of the family, or ""."""
+    """Returns (centre, log width) of the lowest minimum, and why it is not in the family, or ""."""
     u = videos.u
     grid = np.stack(np.meshgrid(centres, np.log(_WIDTHS)), axis=-1)
     _, _, s = _logistic(u, grid.reshape(-1, 2))
@@ -239,7 +243,7 @@ def _search(videos: _Videos, centres: np.ndarray) -> tuple[np.ndarray, str]:
         along = np.einsum("kij,ki->kj", axes, gradient)
         size = np.maximum(np.abs(curvature), 1e-12)
         promise = np.sum(along**2 / size, axis=1) / 2
-        # A radius this small says that rounding hides what is left.
+        # With a radius this small, rounding hides any further improvement.
         least = promise < np.where(radius[live] < 1e-6, 1e-6, 1e-11)
         done = (least & (curvature[:, 0] > 0)) | (error < 1e-18)
         settled[live] = done
@@ -249,7 +253,7 @@ def _search(videos: _Videos, centres: np.ndarray) -> tuple[np.ndarray, str]:
         step = np.einsum("kij,kj->ki", axes, -along / size)[~done]
         length = np.linalg.norm(step, axis=1)
         step *= np.minimum(1, radius[live] / length)[:, None]
-        # Steps of the centre are in widths.
+        # Steps of the centre are in units of the width.
         place = place + step * np.exp(place[:, 1:] * [1, 0])
         tried = [place, *_objective(videos, place)]
         better = tried[1] < value
@@ -260,30 +264,30 @@ def _search(videos: _Videos, centres: np.ndarray) -> tuple[np.ndarray, str]:
 
     place, value, _, _, error, rise = state
     k = np.argmin(value)
-    # On its way out, rounding may stop the search before the width is ten times their range.
+    # Rounding may stop a growing width before it reaches ten ranges of the predictions.
     if place[k, 1] > np.log((10 if settled[k] else 2) * np.ptp(u)):
-        return place[k], "the width runs away: the best curve is a polynomial"
+        return place[k], "the width diverges: the best curve is a polynomial"
     if rise[k] < 2 and error[k] > 1e-18:
         if u.min() < place[k, 0] < u.max():
-            return place[k], "the width runs to 0: the best curve is a step"
-        return place[k], "the centre runs away: the best curve is an exponential"
-    return place[k], "" if settled[k] else "the search did not settle"
+            return place[k], "the width goes to 0: the best curve is a step"
+        return place[k], "the centre diverges: the best curve is an exponential"
+    return place[k], "" if settled[k] else "the search did not converge"
 
 
 def _objective(videos: _Videos, place: np.ndarray) -> list[np.ndarray]:
-    """What `fit_logistic` minimises, at k places.
+    """Computes the objective that `fit_logistic` minimises, at k places.
 
     Returns:
-        [value (k,), gradient (k, 2), Hessian (k, 2, 2), squared error (k,), r (k,)], the
-        derivatives by the centre in units of the width, and by the log width. The Hessian is the
-        squared error's own over the error, not its logarithm's: the same at a minimum, and
-        positive further around it.
+        [value (k,), gradient (k, 2), Hessian (k, 2, 2), squared error (k,), r (k,)]. Derivatives
+        are by the centre, in units of the width, and by the log width. The Hessian of the error
+        term is that of the squared error, divided by the error, not that of its logarithm: both
+        agree at a minimum, and this one is positive in a larger region around it.
     """
     u, target, basis, share, charge = videos
     z, sign, s = _logistic(u, place)
     s1 = s * (1 - s)
     s2 = sign * s1 * (1 - 2 * s)
-    # By z, of the curve and of r; then by the place: two first derivatives, three second.
+    # Derivatives of the curve and of r: first by z, then by the place (two first, three second).
     first, second = np.stack([s1, s2]), np.stack([s2, s1 * (1 - 6 * s1)])
     mixed = z * second + first
     bends = np.stack([-first, -z * first, second, mixed, z * mixed])  # (5, 2, k, n)
@@ -324,32 +328,32 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile bootstrap intervals of metrics over contents.
+    """Computes percentile bootstrap intervals of metrics, with resampling of contents.
 
-    Videos of one content (versions of one scene) are not independent: contents are drawn with
-    replacement, and each that is drawn brings all its videos, as often as it was drawn.
+    Videos of one content (versions of one scene) are not independent, so contents are drawn with
+    replacement, and each draw of a content adds all its videos.
 
     Args:
-        metric: (predictions, mos) → one value or several, such as a function of this module.
-        predictions, mos: (n_videos,).
-        contents: (n_videos,) labels, equal for the videos of one content.
-        n: number of resamples, at least 1.
-        seed: of numpy's Generator; the same seed gives the same interval.
-        level: coverage, in (0, 1).
+        metric: Function (predictions, mos) → one value or several, such as `srcc`.
+        predictions, mos: (n_videos,) predictions and MOS.
+        contents: (n_videos,) content labels, equal for the videos of one content.
+        n: Number of resamples, at least 1.
+        seed: Seed of numpy's Generator; the same seed gives the same interval.
+        level: Coverage, in (0, 1).
 
     Returns:
-        (low, high), each of the shape that `metric` returns. Resamples where a value is nan are
-        left out of its interval; nan if all are, or with fewer than two contents.
+        (low, high), each of the shape that `metric` returns. A resample with a nan is left out of
+        the interval of that value. nan if all are left out, or with fewer than two contents.
 
     Raises:
-        ValueError: see the module; or lengths, n or level are wrong.
+        ValueError: The lengths differ, values are not finite, or `n` or `level` is out of range.
     """
     x, y = _pair(predictions, mos)
     labels = np.asarray(contents)
     if labels.shape != x.shape:
         raise ValueError(f"contents has shape {labels.shape}; give one label for each of {len(x)}")
     if n < 1 or not 0 < level < 1:
-        raise ValueError(f"n={n}, level={level}: n must be at least 1 and level between 0 and 1")
+        raise DagrError(f"n={n}, level={level}: n must be at least 1 and level between 0 and 1")
     names, inverse = np.unique(labels, return_inverse=True)
     if len(names) < 2:
         nothing = np.full_like(np.asarray(metric(x, y), np.float64), np.nan)
@@ -369,7 +373,7 @@ def bootstrap(
 
 
 def _pair(predictions: ArrayLike, mos: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides as checked float64 vectors."""
+    """Returns predictions and MOS as float64 vectors, (n,) each, after a check of both."""
     x, y = np.asarray(predictions, np.float64), np.asarray(mos, np.float64)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(
@@ -379,7 +383,7 @@ def _pair(predictions: ArrayLike, mos: ArrayLike) -> tuple[np.ndarray, np.ndarra
     for name, values in (("predictions", x), ("mos", y)):
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            raise ValueError(
+            raise DagrError(
                 f"{name}[{bad[0]}] is {values[bad[0]]} ({len(bad)} of {len(values)} are not "
                 "finite); leave out what has no value"
             )
@@ -390,7 +394,7 @@ def _pearson(x: np.ndarray, y: np.ndarray) -> float:
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     x, y = x - x.mean(), y - y.mean()
-    # The largest is brought to 1 first: squares of very small differences would underflow.
+    # Divide by the maximum first: squares of very small differences would underflow.
     x, y = x / np.abs(x).max(), y / np.abs(y).max()
     r = np.dot(x / np.linalg.norm(x), y / np.linalg.norm(y))
     return float(np.clip(r, -1.0, 1.0))

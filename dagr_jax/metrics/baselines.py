@@ -1,4 +1,4 @@
-"""What a quality model has to beat: predictors that look at almost nothing."""
+"""Trivial baselines that a quality model has to beat."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,15 +13,15 @@ FEATURES = ("bitrate", "laplacian_variance", "luminance", "colourfulness")
 
 
 def features(record: Mapping[str, Any]) -> np.ndarray:
-    """The trivial features of one prepared video.
+    """Computes the trivial features of one prepared video.
 
     Args:
-        record: Of a quality set: `frames` (T, H, W, 3) uint8, `bit_rate` in bits/s.
+        record: Record of a quality set, with `frames` (T, H, W, 3) uint8 and `bit_rate` in bits/s.
 
     Returns:
-        (4,) float64 in the order of `FEATURES`: log10 of the bitrate; variance of the luma's
-        Laplacian; mean luma; colourfulness of Hasler and Süsstrunk (2003). The last three are
-        means over the frames, in grey levels.
+        (4,) float64 in the order of `FEATURES`: log10 of the bitrate; variance of the Laplacian of
+        the luma; mean luma; colourfulness by Hasler and Süsstrunk (2003). The last three are means
+        over the frames, in grey levels.
     """
     frames = record["frames"].astype(np.float32)
     luma = frames @ np.array([0.299, 0.587, 0.114], np.float32)
@@ -44,15 +44,15 @@ def features(record: Mapping[str, Any]) -> np.ndarray:
 def evaluate(
     test: Iterable[Mapping[str, Any]], train: Iterable[Mapping[str, Any]] | None = None
 ) -> dict[str, float]:
-    """SRCC on some records of each trivial feature and of a regression on all of them.
+    """Computes the SRCC of each trivial feature, and of a regression on all of them.
 
     Args:
-        test: Records that are predicted, with `mos`.
-        train: Records that the regression is fitted to, with `mos`; None: no regression.
+        test: Records to evaluate on, with `mos`.
+        train: Records to fit the regression to, with `mos`. None: no regression.
 
     Returns:
-        Feature → SRCC of its raw value (its sign is left as it is), and with `train`
-        "all_features" → SRCC of a random forest (200 trees, seed 0) trained on it.
+        {feature: SRCC of its raw value, with its sign}. With `train` also "all_features": SRCC of a
+        random forest (200 trees, seed 0) that was trained on `train`.
     """
     test_features, test_mos = _table(test)
     scores = {name: srcc(test_features[:, k], test_mos) for k, name in enumerate(FEATURES)}

@@ -1,4 +1,4 @@
-"""Predictions of models for the videos of data sets, as files hold them."""
+"""Prediction files: predictions of models for the videos of data sets."""
 
 import csv
 import dataclasses
@@ -12,24 +12,28 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-# Columns of a predictions.csv that are no model's.
+from dagr_jax.runtime.errors import DagrError
+
+# Columns of a predictions.csv that do not hold predictions of a model.
 _FACTS = ("video", "mos", "content")
 
 
-class PredictionsError(ValueError):
-    """A file of predictions that cannot be used; one line that names it and the mend."""
+class PredictionsError(DagrError):
+    """A predictions file cannot be used. The message is one line: the file and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What one model predicts for one data set.
+    """Predictions of one model for one data set.
 
     Attributes:
-        model, dataset: Names.
-        videos: (n) names.
-        mos: (n,) on the data set's scale.
-        values: (n,) predictions on whatever scale.
-        contents: (n) labels, equal for the versions of one scene; the videos where that is unknown.
+        model: Name of the model.
+        dataset: Name of the data set.
+        videos: Names of the n videos.
+        mos: (n,) MOS on the scale of the data set.
+        values: (n,) predictions on any scale.
+        contents: n content labels, equal for the versions of one scene. Equal to `videos` if the
+            contents are unknown.
     """
 
     model: str
@@ -41,17 +45,21 @@ class Predictions:
 
 
 def read(source: str) -> list[Predictions]:
-    """Reads the predictions that a source names.
+    """Reads the predictions of a source.
 
     Args:
-        source: A CSV file with the columns `video`, `mos`, perhaps `content`, and one for each
-            model; or a folder that holds one, as `dagr evaluate` makes it; or a run's workdir,
-            whose `split.csv` tells contents. Before it may stand DATASET= or MODEL:DATASET=;
-            otherwise a run tells its data set and a file is called as it is, and a column
-            `prediction` is called as the run or file.
+        source: One of these, with an optional prefix DATASET= or MODEL:DATASET=:
+            a CSV file with the columns `video`, `mos`, optionally `content`, and one column for
+            each model; a folder with such a file, as written by `dagr evaluate`; or the working
+            directory of a run, whose `split.csv` lists the contents. Without a prefix, the data
+            set is that of the run, or the name of the file. A column `prediction` is named after
+            the run or the file.
+
+    Returns:
+        One entry for each model.
 
     Raises:
-        PredictionsError: The file is missing or is not of that kind.
+        PredictionsError: The file is missing or has the wrong format.
     """
     names, equals, path = source.partition("=")
     if not equals or os.path.exists(source):  # a name with = in it
@@ -64,7 +72,7 @@ def read(source: str) -> list[Predictions]:
     told = place.parent / "metrics.json"
     home = place.parent.parent if place.parent.name == "test" else place.parent
     if not dataset:
-        dataset = json.loads(told.read_text())["dataset"] if told.exists() else place.stem
+        dataset = _dataset_of(told) if told.exists() else place.stem
     rows = _rows(place)
     columns = [name for name in rows[0] if name not in _FACTS]
     if model and len(columns) > 1:
@@ -90,19 +98,23 @@ def read(source: str) -> list[Predictions]:
 
 
 def fuse(models: Sequence[Predictions], recipe: str) -> list[Predictions]:
-    """A weighted sum of standardised predictions, for each data set that has all of its models.
+    """Fuses models: a weighted sum of their standardised predictions.
 
     Args:
-        models: Of any data sets.
-        recipe: NAME=0.4*MODEL+0.6*MODEL; each model's predictions of a data set are brought to
-            mean 0 and standard deviation 1 first.
+        models: Predictions of models for any data sets.
+        recipe: NAME=0.4*MODEL+0.6*MODEL. The predictions of each model for a data set are first
+            scaled to mean 0 and standard deviation 1.
+
+    Returns:
+        The fused predictions, for each data set that has all models of the recipe.
 
     Raises:
-        PredictionsError: The recipe is none, or no data set has its models, or one is constant.
+        PredictionsError: The recipe is not valid, no data set has all its models, or the
+            predictions of one model are constant.
     """
     name, _, total = recipe.partition("=")
     known = list(dict.fromkeys(one.model for one in models))
-    # Models by their names, the longest first: these may hold signs themselves.
+    # Match the longest names first: a name may contain signs and the name of another model.
     names = "|".join(re.escape(model) for model in sorted(known, key=len, reverse=True))
     term = re.compile(rf"\s*([+-]?)\s*(?:(\d+(?:\.\d*)?|\.\d+)\s*\*\s*)?({names})\s*(?=[+-]|$)")
     terms, place = [], 0
@@ -132,13 +144,18 @@ def fuse(models: Sequence[Predictions], recipe: str) -> list[Predictions]:
 
 
 def align(one: Predictions, other: Predictions) -> tuple[Predictions, np.ndarray]:
-    """Two models' predictions of the same videos.
+    """Aligns the predictions of two models for the same videos.
+
+    Args:
+        one: Predictions of the first model; they set the order of the videos.
+        other: Predictions of the second model.
 
     Returns:
-        The one, with the contents of whoever knows them; and the other's values in its order.
+        `one`, with the contents of `other` if its own are unknown; and the values of `other`, (n,),
+        in the order of `one`.
 
     Raises:
-        PredictionsError: They are not of the same videos with the same MOS and contents.
+        PredictionsError: The videos, their MOS or their contents differ.
     """
     places = {video: i for i, video in enumerate(other.videos)}
     pair = f"{one.model} and {other.model} on {one.dataset}"
@@ -162,13 +179,13 @@ def align(one: Predictions, other: Predictions) -> tuple[Predictions, np.ndarray
 
 
 def _alike(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two lists of labels group in the same way."""
+    """Returns whether two lists of labels define the same groups."""
     pairs = set(zip(one, other, strict=True))
     return len(pairs) == len(set(one)) == len(set(other))
 
 
 def refuse_twins(models: Sequence[Predictions]) -> None:
-    """Raises PredictionsError where two models of a data set have one name."""
+    """Raises PredictionsError if two models of one data set have the same name."""
     seen: set[tuple[str, str]] = set()
     for one in models:
         if (one.model, one.dataset) in seen:
@@ -183,8 +200,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, strict=True))
     except OSError as error:
-        mend = "give a predictions.csv or the workdir of a finished run"
-        raise PredictionsError(f"{path}: {error.strerror}; {mend}") from error
+        remedy = "give a predictions.csv or the workdir of a finished run"
+        raise PredictionsError(path, str(error.strerror), remedy) from error
     except (csv.Error, UnicodeError) as error:
         raise PredictionsError(f"{path}: is no CSV file; give a predictions.csv") from error
     if not rows or not {"video", "mos"} < rows[0].keys():
@@ -199,6 +216,16 @@ def _rows(path: Path) -> list[dict[str, str]]:
             raise PredictionsError(f"{path}: {row['video']} is in it twice; leave one out")
         seen.add(row["video"])
     return rows
+
+
+def _dataset_of(path: Path) -> str:
+    """The data set that a metrics.json names."""
+    try:
+        return json.loads(path.read_text())["dataset"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PredictionsError(
+            path, "names no data set", "put DATASET= before the file of predictions"
+        ) from error
 
 
 def _numbers(path: Path, rows: Sequence[dict[str, str]], column: str) -> np.ndarray:
@@ -218,7 +245,7 @@ def _numbers(path: Path, rows: Sequence[dict[str, str]], column: str) -> np.ndar
 
 
 def _contents(path: Path) -> dict[str, str]:
-    """Video → content, of a run's split; empty where there is none."""
+    """Reads {video: content} from the split file of a run; empty if there is no such file."""
     if not path.exists():
         return {}
     with open(path, newline="", encoding="utf-8") as file:

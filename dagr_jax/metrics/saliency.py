@@ -1,23 +1,26 @@
-"""Agreement of a predicted saliency map with where people looked, for one frame.
+"""Agreement of a predicted saliency map with human gaze, for one frame.
 
-CC, SIM and KLD compare with a density; NSS, AUC-Judd, AUC-Borji and shuffled AUC with fixations.
-`temporal_consistency` looks at the maps of a whole clip.
+CC, SIM and KLD compare the map with a density; NSS, AUC-Judd, AUC-Borji and shuffled AUC compare it
+with fixations. `temporal_consistency` takes the maps of a whole clip.
 
-The pitfalls of REFERENCE section 4, and what is done:
+Pitfalls (docs/reference.md, section 4) and how this module treats them:
 
-* Sizes differ: the prediction is resized (bilinear, half-pixel centres) to the ground truth's
-  size; a fixation map never is, as that would lose or invent fixations.
-* Nothing to compare with (no fixations, a constant density): nan, so that the frame is left out of
-  a mean, `numpy.nanmean`, and not counted as 0.
-* A constant prediction tells nothing: 0 (an AUC: 1/2), so that it lowers a mean and stays in it.
-* Ties: an AUC counts half of them, which is what the benchmark codes' random jitter gives on
-  average; no jitter is needed, and the same maps give the same number.
+* The sizes differ: the prediction is resized (bilinear, half-pixel centres) to the size of the
+  ground truth. A fixation map is never resized, because that would lose or add fixations.
+* There is no ground truth (no fixations, a constant density): the result is nan, so that
+  `numpy.nanmean` leaves the frame out of a mean and does not count it as 0.
+* A constant prediction has no information: the result is 0 (AUC: 1/2), so that the frame lowers
+  the mean and is not left out.
+* Ties: an AUC counts half of them. The random jitter of the benchmark codes gives the same on
+  average. Without jitter, the same maps always give the same number.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 from skimage.transform import resize_local_mean
+
+from dagr_jax.runtime.errors import DagrError
 
 
 def cc(prediction: ArrayLike, density: ArrayLike) -> float:
@@ -28,10 +31,10 @@ def cc(prediction: ArrayLike, density: ArrayLike) -> float:
         density: (H, W) ground-truth density, any scale.
 
     Returns:
-        In [-1, 1]; nan for a constant density, 0 for a constant prediction.
+        CC in [-1, 1]; nan for a constant density, 0 for a constant prediction.
 
     Raises:
-        ValueError: not two maps, or values that are not finite.
+        ValueError: An argument is not a map, or values are not finite.
     """
     truth = _map("density", density)
     x = _resized(_map("prediction", prediction), truth.shape)
@@ -49,14 +52,14 @@ def nss(prediction: ArrayLike, fixations: ArrayLike) -> float:
 
     Args:
         prediction: (h, w) saliency, any scale.
-        fixations: (H, W), above 0 where somebody looked; a pixel counts once.
+        fixations: (H, W) fixation map, above 0 at fixated pixels; each pixel counts once.
 
     Returns:
-        In standard deviations of the map (over pixels, dividing by their number); nan without
+        NSS in standard deviations of the map (the population formula, over pixels); nan without
         fixations, 0 for a constant prediction.
 
     Raises:
-        ValueError: not two maps, or values that are not finite.
+        ValueError: An argument is not a map, or values are not finite.
     """
     fixated = _map("fixations", fixations) > 0
     x = _resized(_map("prediction", prediction), fixated.shape)
@@ -68,17 +71,18 @@ def nss(prediction: ArrayLike, fixations: ArrayLike) -> float:
 
 
 def sim(prediction: ArrayLike, density: ArrayLike) -> float:
-    """Similarity: what two maps that each sum to one have in common.
+    """Similarity: sum of the pixelwise minimum of two maps that each sum to one.
 
     Args:
-        prediction: (h, w) saliency; its minimum is taken off first, so that an offset is free.
-        density: (H, W) ground-truth density, at least 0 somewhere above it.
+        prediction: (h, w) saliency. Its minimum is subtracted first, so that an offset has no
+            effect.
+        density: (H, W) ground-truth density, at least 0, and above 0 at some pixel.
 
     Returns:
-        In [0, 1]; nan for a density without mass, 0 for a constant prediction.
+        SIM in [0, 1]; nan for a constant density, 0 for a constant prediction.
 
     Raises:
-        ValueError: not two maps, or values that are not finite.
+        ValueError: An argument is not a map, or values are not finite.
     """
     truth = _map("density", density)
     x = _resized(_map("prediction", prediction), truth.shape)
@@ -92,18 +96,19 @@ def sim(prediction: ArrayLike, density: ArrayLike) -> float:
 def kld(prediction: ArrayLike, density: ArrayLike) -> float:
     """Kullback-Leibler divergence of the prediction from the density, lower is better.
 
-    Σ q·log(ε + q / (p + ε)) with ε = 2.2e-16, both maps summing to one, as in the MIT benchmark.
+    KLD = Σ q·log(ε + q / (p + ε)) with ε = 2.2e-16, where p (the prediction) and q (the density)
+    each sum to one, as in the MIT benchmark.
 
     Args:
-        prediction: (h, w) saliency, at least 0 (a minimum below it is taken off).
+        prediction: (h, w) saliency, at least 0 (a minimum below 0 is subtracted).
         density: (H, W) ground-truth density.
 
     Returns:
-        In nats, at least 0 but for ε; nan for a density without mass. A constant prediction counts
-        as uniform.
+        KLD in nats, at least 0 except for the effect of ε; nan for a constant density. A constant
+        prediction counts as a uniform distribution.
 
     Raises:
-        ValueError: not two maps, or values that are not finite.
+        ValueError: An argument is not a map, or values are not finite.
     """
     truth = _map("density", density)
     x = _resized(_map("prediction", prediction), truth.shape)
@@ -116,21 +121,21 @@ def kld(prediction: ArrayLike, density: ArrayLike) -> float:
 
 
 def auc_judd(prediction: ArrayLike, fixations: ArrayLike) -> float:
-    """Area under the ROC curve, fixated pixels against all others.
+    """Area under the ROC curve of the fixated pixels against all other pixels.
 
-    The curve takes every value of the map as a threshold. The benchmark code of Judd et al. takes
-    those at the fixations alone and joins them by straight lines, which lies higher by at most
-    1 / (2 · fixations).
+    Every value of the map is a threshold of the curve. The benchmark code of Judd et al. uses only
+    the values at the fixations as thresholds and joins the points by straight lines; its AUC is
+    higher by at most 1 / (2 · fixations).
 
     Args:
         prediction: (h, w) saliency, any scale.
-        fixations: (H, W), above 0 where somebody looked; a pixel counts once.
+        fixations: (H, W) fixation map, above 0 at fixated pixels; each pixel counts once.
 
     Returns:
-        In [0, 1], 1/2 by chance; nan where no pixel or every pixel is fixated.
+        AUC in [0, 1], 1/2 at chance level; nan if no pixel or every pixel is fixated.
 
     Raises:
-        ValueError: not two maps, or values that are not finite.
+        ValueError: An argument is not a map, or values are not finite.
     """
     fixated = _map("fixations", fixations) > 0
     x = _resized(_map("prediction", prediction), fixated.shape)
@@ -140,20 +145,22 @@ def auc_judd(prediction: ArrayLike, fixations: ArrayLike) -> float:
 def auc_borji(
     prediction: ArrayLike, fixations: ArrayLike, *, seed: int, splits: int = 100
 ) -> float:
-    """AUC of the fixated pixels against as many pixels drawn evenly, averaged over draws.
+    """AUC of the fixated pixels against as many uniformly drawn pixels, averaged over draws.
+
+    Every value is a threshold. The benchmark code uses steps of 0.1 of the map's range, which
+    ignores differences within a step.
 
     Args:
         prediction: (h, w) saliency, any scale.
-        fixations: (H, W), above 0 where somebody looked; a pixel counts once.
-        seed: of the draws.
-        splits: number of draws.
+        fixations: (H, W) fixation map, above 0 at fixated pixels; each pixel counts once.
+        seed: Seed of the draws.
+        splits: Number of draws.
 
     Returns:
-        In [0, 1]; nan without fixations. Every value is a threshold (the benchmark code steps by
-        0.1 of the map's range, which loses what lies between).
+        AUC in [0, 1]; nan without fixations.
 
     Raises:
-        ValueError: not two maps, values that are not finite, or splits below 1.
+        ValueError: An argument is not a map, values are not finite, or `splits` is below 1.
     """
     fixated = _map("fixations", fixations) > 0
     x = _resized(_map("prediction", prediction), fixated.shape)
@@ -170,22 +177,23 @@ def auc_shuffled(
 ) -> float:
     """AUC of the fixated pixels against pixels that were fixated in other videos.
 
-    What all videos share, the centre above all, earns nothing: a centre prior is at 1/2.
+    A bias that all videos share, above all the centre bias, gains nothing: a centre prior has an
+    AUC of 1/2.
 
     Args:
         prediction: (h, w) saliency, any scale.
-        fixations: (H, W), above 0 where somebody looked; a pixel counts once.
-        others: (H, W), number of fixations in other videos at each pixel; pixels are drawn
-            from it in this proportion, as many as there are fixations.
-        seed: of the draws.
-        splits: number of draws.
+        fixations: (H, W) fixation map, above 0 at fixated pixels; each pixel counts once.
+        others: (H, W) number of fixations in other videos at each pixel. As many pixels as there
+            are fixations are drawn with these counts as weights.
+        seed: Seed of the draws.
+        splits: Number of draws.
 
     Returns:
-        In [0, 1]; nan without fixations here or elsewhere.
+        AUC in [0, 1]; nan if this video or the other videos have no fixations.
 
     Raises:
-        ValueError: not maps, sizes of `fixations` and `others` differ, values that are not finite
-            or below 0 in `others`, or splits below 1.
+        ValueError: An argument is not a map, the sizes of `fixations` and `others` differ, values
+            are not finite, values of `others` are below 0, or `splits` is below 1.
     """
     fixated = _map("fixations", fixations) > 0
     weights = _map("others", others)
@@ -203,23 +211,25 @@ def auc_shuffled(
 
 
 def temporal_consistency(maps: ArrayLike, frames: ArrayLike) -> float:
-    """How steady saliency is where the video itself is steady.
+    """Temporal consistency: how steady saliency is while the video itself is steady.
 
-    Of each two successive frames: 1 − max(0, change of the maps − change of the frames), where
-    the change of two pictures is 1 − CC of their pixels. The mean of it over the clip. A map may
-    thus change as much as its frame does (motion, a scene cut), and what it changes beyond that
-    counts against it. The definition is this project's own.
+    For each pair of successive frames the value is
+    1 − max(0, change of the maps − change of the frames), where the change between two pictures is
+    1 − CC of their pixels. The result is the mean over the clip. A map may thus change as much as
+    its frame does (motion, a scene cut); only change beyond that lowers the value. This project
+    defined the metric.
 
     Args:
         maps: (T, h, w) saliency, any scale.
-        frames: (T, H, W) luma or (T, H, W, 3) RGB of the same frames, any scale; compared at the
-            size of the maps, as means over the pixels that fall into one of a map.
+        frames: (T, H, W) luma or (T, H, W, 3) RGB of the same frames, any scale. They are averaged
+            down to the size of the maps.
 
     Returns:
-        In [-1, 1], 1 for maps that never change more than the frames; nan with under two frames.
+        Consistency in [-1, 1], 1 if the maps never change more than the frames; nan with fewer than
+        two frames.
 
     Raises:
-        ValueError: shapes do not fit, or values that are not finite.
+        ValueError: The shapes do not match, or values are not finite.
     """
     saliency, video = np.asarray(maps, np.float64), np.asarray(frames, np.float64)
     if video.ndim == 4:
@@ -241,22 +251,24 @@ def temporal_consistency(maps: ArrayLike, frames: ArrayLike) -> float:
 
 
 def centre_bias(height: int, width: int, sigma: float = 0.25) -> np.ndarray:
-    """A Gaussian at the centre: what a map that ignores the video can reach.
+    """Makes a centre prior: a Gaussian at the centre, the baseline that ignores the video.
 
     Args:
-        height, width: pixels of the map.
-        sigma: standard deviation along each axis as a share of that axis, so that the bump has the
-            picture's shape. A quarter: people look at the middle half most of the time.
+        height: Height of the map, in pixels.
+        width: Width of the map, in pixels.
+        sigma: Standard deviation along each axis as a fraction of that axis, so that the Gaussian
+            has the aspect ratio of the picture. The default is a quarter because people look at
+            the middle half most of the time.
 
     Returns:
         (height, width) float64 in (0, 1], largest at the centre.
 
     Raises:
-        ValueError: a side below 1, or sigma not above 0.
+        ValueError: A side is below 1, or `sigma` is not above 0.
     """
     if min(height, width) < 1 or not sigma > 0:
         raise ValueError(f"({height}, {width}), sigma {sigma}: all must be above 0")
-    # Twice the distance from the centre in whole pixels, so that both halves are equal to the bit.
+    # Twice the distance is a whole number of pixels, so both halves are equal to the bit.
     y, x = ((2 * np.arange(n) + 1 - n) / (2 * n * sigma) for n in (height, width))
     return np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / 2)
 
@@ -266,7 +278,7 @@ def _map(name: str, values: ArrayLike) -> np.ndarray:
     if array.ndim != 2 or not array.size:
         raise ValueError(f"{name} has shape {array.shape}; give one map (height, width)")
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds values that are not finite; look for nan or inf in it")
+        raise DagrError(f"{name} holds values that are not finite; look for nan or inf in it")
     return array
 
 
@@ -278,24 +290,24 @@ def _resized(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _is_constant(values: np.ndarray) -> bool:
-    # Resizing a constant leaves rounding behind, which standardizing would blow up.
+    # A resized constant has rounding errors, which standardizing would amplify.
     return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
 
 
 def _mass(values: np.ndarray) -> np.ndarray:
-    """A map that sums to one; what lies below 0 is lifted first."""
+    """Scales a map to sum to one. A minimum below 0 is subtracted first."""
     lifted = values - min(values.min(), 0.0)
     return lifted / lifted.sum()
 
 
 def _distribution(values: np.ndarray) -> np.ndarray:
-    """A map from 0 that sums to one."""
+    """Subtracts the minimum of a map and scales the result to sum to one."""
     lifted = values - values.min()
     return lifted / lifted.sum()
 
 
 def _auc(positives: np.ndarray, negatives: np.ndarray) -> float:
-    """Probability that a positive lies above a negative, ties counting half (Mann and Whitney)."""
+    """Probability that a positive is above a negative; ties count half (Mann and Whitney)."""
     if not positives.size or not negatives.size:
         return float("nan")
     ordered = np.sort(negatives)
@@ -317,12 +329,13 @@ def _auc_against_draws(
         return float("nan")
     chance = None if weights is None else weights / weights.sum()
     rng = np.random.default_rng(seed)
-    # All draws hold as many pixels: the mean of their AUCs is the AUC against them together.
+    # All draws have the same number of pixels, so the mean of their AUCs equals the AUC against
+    # the union of the draws.
     return _auc(positives, rng.choice(pixels, size=splits * positives.size, p=chance))
 
 
 def _change(a: np.ndarray, b: np.ndarray) -> float:
-    """1 − CC of two pictures, in [0, 2]; 0 where both are constant, 1 where one is."""
+    """Returns 1 − CC of two pictures, in [0, 2]; 0 if both are constant, 1 if only one is."""
     if _is_constant(a) or _is_constant(b):
         return 0.0 if _is_constant(a) and _is_constant(b) else 1.0
     return 1 - cc(a, b)

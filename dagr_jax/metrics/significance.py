@@ -1,11 +1,11 @@
-"""Whether one model predicts quality better than another, on the same videos.
+"""Significance tests: does one model predict quality better than another on the same videos?
 
-The paper compares two models by a paired t-test and Wilcoxon's signed-rank test of their
-predictions (Table 2). Those ask whether the predictions have the same mean or location, not whether
-one model is better: a constant added to all predictions of one of them makes both as significant as
-one likes. They are here for comparison with the paper. What answers the question: the same tests of
-the absolute errors, on the MOS scale; tests of two dependent correlations; and the bootstrap of
-their difference.
+The paper compares two models with a paired t-test and Wilcoxon's signed-rank test of their
+predictions (Table 2). These tests check whether the predictions have the same mean or location, not
+whether one model is better: adding a constant to all predictions of one model makes both tests as
+significant as one likes. They are included only for comparison with the paper. These methods answer
+the question: the same two tests applied to the absolute errors on the MOS scale; tests of two
+dependent correlations; and a bootstrap of the difference of the correlations.
 """
 
 import dataclasses
@@ -24,11 +24,12 @@ class Test:
     """A two-sided test.
 
     Attributes:
-        statistic: t, W or z; nan where there is none.
-        p: Probability of a statistic at least as far from 0 if nothing differs; nan likewise.
+        statistic: t, W or z; nan if the test is undefined.
+        p: Probability, under the null hypothesis, of a statistic at least as far from 0; nan if the
+            test is undefined.
     """
 
-    __test__ = False  # it is no test of pytest's
+    __test__ = False  # pytest must not collect this class
 
     statistic: float
     p: float
@@ -38,7 +39,15 @@ _NONE = Test(math.nan, math.nan)
 
 
 def paired_t(a: ArrayLike, b: ArrayLike) -> Test:
-    """Student's t-test of the mean of a − b, (n,) each; nothing where they differ by a constant."""
+    """Student's paired t-test of the mean of a − b.
+
+    Args:
+        a: (n,) values.
+        b: (n,) values of the same videos.
+
+    Returns:
+        The test with t; undefined if a − b is constant or n < 2.
+    """
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     if len(difference) < 2 or np.ptp(difference) == 0:
         return _NONE
@@ -47,12 +56,20 @@ def paired_t(a: ArrayLike, b: ArrayLike) -> Test:
 
 
 def wilcoxon(a: ArrayLike, b: ArrayLike) -> Test:
-    """Wilcoxon's signed-rank test of the symmetry of a − b around 0, (n,) each; ties left out."""
+    """Wilcoxon's signed-rank test of the symmetry of a − b around 0. Zero differences are dropped.
+
+    Args:
+        a: (n,) values.
+        b: (n,) values of the same videos.
+
+    Returns:
+        The test with W; undefined if all differences are 0.
+    """
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     if not difference.any():
         return _NONE
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of too few differences for normality
+        warnings.simplefilter("ignore", RuntimeWarning)  # few differences: not normal
         found = stats.wilcoxon(difference)
     return Test(float(found.statistic), float(found.pvalue))
 
@@ -61,9 +78,13 @@ def meng(r_a: float, r_b: float, r_ab: float, n: int) -> Test:
     """Test of two correlations that share one variable (Meng, Rosenthal & Rubin 1992, eq. 1–3).
 
     Args:
-        r_a, r_b: Correlations of the two predictions with MOS.
-        r_ab: Of the predictions with each other.
-        n: Videos, more than 3.
+        r_a: Correlation of the predictions of model A with MOS.
+        r_b: Correlation of the predictions of model B with MOS.
+        r_ab: Correlation of the two models' predictions with each other.
+        n: Number of videos, more than 3.
+
+    Returns:
+        The test with z; undefined if n ≤ 3, or if a correlation is perfect or not finite.
     """
     if _untested(r_a, r_b, r_ab, n):
         return _NONE
@@ -77,7 +98,14 @@ def meng(r_a: float, r_b: float, r_ab: float, n: int) -> Test:
 def steiger(r_a: float, r_b: float, r_ab: float, n: int) -> Test:
     """Test of two correlations that share one variable (Steiger 1980, eq. 3, 10 and 14).
 
-    Args as `meng`.
+    Args:
+        r_a: Correlation of the predictions of model A with MOS.
+        r_b: Correlation of the predictions of model B with MOS.
+        r_ab: Correlation of the two models' predictions with each other.
+        n: Number of videos, more than 3.
+
+    Returns:
+        The test with z; undefined if n ≤ 3, or if a correlation is perfect or not finite.
     """
     if _untested(r_a, r_b, r_ab, n):
         return _NONE
@@ -89,25 +117,35 @@ def steiger(r_a: float, r_b: float, r_ab: float, n: int) -> Test:
 
 
 def _untested(r_a: float, r_b: float, r_ab: float, n: int) -> bool:
-    """Whether there is no test: too few videos, a perfect correlation (to rounding), or none."""
+    """Returns whether the tests of correlations are undefined.
+
+    They are with too few videos, and with a correlation that is perfect (up to rounding) or not
+    finite.
+    """
     known = all(map(math.isfinite, (r_a, r_b, r_ab)))
     return n <= 3 or not known or max(abs(r_a), abs(r_b), r_ab) > 1 - 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Model A against model B on n videos.
+    """Comparison of model A with model B on n videos.
 
     Attributes:
-        n: Videos.
-        srcc, plcc: (A's, B's).
+        n: Number of videos.
+        srcc: (SRCC of A, SRCC of B).
+        plcc: (PLCC of A, PLCC of B).
         difference: SRCC of A minus SRCC of B.
-        low, high: Its bootstrap interval over contents.
+        low: Lower end of the bootstrap interval of `difference`, resampled by content.
+        high: Upper end of that interval.
         level: Coverage of that interval.
-        t, signed_rank: Of the predictions, as the paper has it.
-        t_errors, signed_rank_errors: Of the absolute errors after each model's logistic fit to MOS.
-        meng, steiger: Of the two SRCC.
-        meng_plcc, steiger_plcc: Of the two PLCC.
+        t: Paired t-test of the predictions, as in the paper.
+        signed_rank: Wilcoxon's signed-rank test of the predictions, as in the paper.
+        t_errors: Paired t-test of the absolute errors, after a logistic fit of each model to MOS.
+        signed_rank_errors: Wilcoxon's signed-rank test of the same absolute errors.
+        meng: Meng's test of the two SRCC.
+        steiger: Steiger's test of the two SRCC.
+        meng_plcc: Meng's test of the two PLCC.
+        steiger_plcc: Steiger's test of the two PLCC.
     """
 
     n: int
@@ -137,21 +175,27 @@ def compare(
     seed: int = 0,
     level: float = 0.95,
 ) -> Comparison:
-    """Compares two models by their predictions of the same videos.
+    """Compares two models by their predictions for the same videos.
 
     Args:
-        a, b: (n_videos,) predictions.
-        mos: (n_videos,).
-        contents: (n_videos,) labels, equal for the videos of one content.
-        n, seed, level: Of `agreement.bootstrap`.
+        a: (n_videos,) predictions of model A.
+        b: (n_videos,) predictions of model B.
+        mos: (n_videos,) MOS.
+        contents: (n_videos,) content labels, equal for the videos of one content.
+        n: Number of bootstrap resamples, at least 1.
+        seed: Seed of the bootstrap.
+        level: Coverage of the bootstrap interval, in (0, 1).
+
+    Returns:
+        The comparison.
 
     Raises:
-        ValueError: See `metrics`.
+        ValueError: The lengths differ, values are not finite, or `n` or `level` is out of range.
     """
     x, y, z = (np.asarray(values, np.float64) for values in (a, b, mos))
     ranks = agreement.srcc(x, z), agreement.srcc(y, z), agreement.srcc(x, y)
     linear = agreement.plcc(x, z), agreement.plcc(y, z), agreement.plcc(x, y)
-    # Both predictions travel as one: a resample takes the same videos of both.
+    # The bootstrap draws row numbers, so that a resample takes the same videos of both models.
     order = np.arange(len(z))
     low, high = agreement.bootstrap(
         lambda rows, truth: _difference(x, y, rows.astype(int), truth),
@@ -187,10 +231,17 @@ def _difference(x: np.ndarray, y: np.ndarray, rows: np.ndarray, mos: np.ndarray)
 
 
 def verdict(found: Comparison, names: tuple[str, str]) -> str:
-    """What follows from a comparison, in a sentence.
+    """States the result of a comparison in one sentence.
 
-    "Better" is said only where the interval of the SRCC difference leaves out 0 and Meng's test
-    agrees at its level.
+    The sentence says "better" only if the interval of the SRCC difference excludes 0 and Meng's
+    test is significant at the same level.
+
+    Args:
+        found: Comparison of two models.
+        names: Names of models A and B.
+
+    Returns:
+        The sentence.
     """
     alpha = 1 - found.level
     a, b = names if found.difference >= 0 else names[::-1]
@@ -198,11 +249,11 @@ def verdict(found: Comparison, names: tuple[str, str]) -> str:
     low, high = sorted((abs(found.low), abs(found.high)))
     told = f"SRCC differs by {size:.3f} on {found.n} videos"
     if math.isnan(found.difference):
-        return f"{names[0]} and {names[1]} cannot be compared: a correlation has no value."
+        return f"{names[0]} and {names[1]} cannot be compared: a correlation is undefined."
     if found.difference == 0 == found.low == found.high:
-        return f"{names[0]} and {names[1]} rank the {found.n} videos alike."
+        return f"{names[0]} and {names[1]} rank the {found.n} videos identically."
     if math.isnan(found.meng.p):
-        return f"{told}, but no test is possible: a correlation is perfect, or videos are too few."
+        return f"{told}, but no test is possible: a correlation is perfect, or n is too small."
     apart = found.low > 0 or found.high < 0
     if apart and found.meng.p < alpha:
         return (
@@ -210,7 +261,7 @@ def verdict(found: Comparison, names: tuple[str, str]) -> str:
             f"{high:.3f}; Meng's test p = {found.meng.p:.2g})."
         )
     return (
-        f"No difference between {a} and {b} is shown: {told} ({found.level:.0%} interval "
+        f"No significant difference between {a} and {b}: {told} ({found.level:.0%} interval "
         f"{found.low:+.3f} to {found.high:+.3f} for {names[0]} minus {names[1]}; "
         f"Meng's test p = {found.meng.p:.2g})."
     )

@@ -16,6 +16,7 @@ import jax
 from flax import struct
 
 from dagr_jax.layers.torch_names import Arrays, Layer
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.inputs import InputSpec
 
 Tree = Any  # a nested dict of arrays
@@ -232,7 +233,7 @@ class Contract(abc.ABC):
         the array of the only stream, and gives `Outputs`.
 
         Raises:
-            ValueError: A field has a value that it cannot have.
+            DagrError: A field has a value that it cannot have.
         """
 
     @abc.abstractmethod
@@ -260,7 +261,7 @@ class Contract(abc.ABC):
         """Training stages and the cached streams between them, in the order in which they run.
 
         Raises:
-            ValueError: The configuration contradicts itself; one line.
+            DagrError: The configuration contradicts itself; one line.
         """
 
     def streams(
@@ -291,9 +292,9 @@ class Contract(abc.ABC):
         """Has a configuration take over what a `shared_run` in the folder `home` has made."""
         raise NotImplementedError(f"{self.name} shares no run")
 
-    def map_size(self, config: Config) -> tuple[int, int]:
-        """(height, width) of gaze maps and of the frames beside them, for gaze records."""
-        raise NotImplementedError(f"{self.name} learns from no gaze")
+    def map_size(self, config: Config) -> tuple[int, int] | None:
+        """(height, width) of gaze maps and of their frames; None for a model without gaze."""
+        return None
 
     def assemble(
         self, parts: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any]
@@ -305,17 +306,20 @@ class Contract(abc.ABC):
             options: What no file of weights says.
 
         Raises:
-            ValueError: A part that the options need is missing.
+            DagrError: A part that the options need is missing, or the model has no parts.
         """
-        raise NotImplementedError(f"{self.name} is not converted from several networks")
+        raise DagrError(f"{self.name} is not converted from several networks")
 
     def converted(self, options: Mapping[str, Any]) -> tuple[InputSpec, dict[str, Any]]:
         """Inputs and settings of a checkpoint of converted weights.
 
         Args:
             options: Fields of the complete model and other options; {} for one network alone.
+
+        Raises:
+            DagrError: No weights of the model can be converted.
         """
-        raise NotImplementedError(f"{self.name} has no converted weights")
+        raise DagrError(f"{self.name} has no converted weights")
 
     def upgrade(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """The metadata of a checkpoint of an earlier version, as this version writes it."""

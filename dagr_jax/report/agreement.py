@@ -1,4 +1,4 @@
-"""How well predictions agree with MOS, with intervals: the rows of the paper's Table 1."""
+"""Agreement of predictions with MOS, with confidence intervals: the rows of the paper's Table 1."""
 
 import dataclasses
 import json
@@ -17,7 +17,15 @@ FITTED = ("plcc_fitted", "rmse_fitted")
 
 
 def scores(predictions: np.ndarray, mos: np.ndarray) -> np.ndarray:
-    """Values of METRICS, and of FITTED after the four-parameter logistic."""
+    """Computes METRICS, and FITTED after the four-parameter logistic fit.
+
+    Args:
+        predictions: (n,) predictions.
+        mos: (n,) MOS.
+
+    Returns:
+        The values in the order of METRICS and FITTED.
+    """
     return _scores(predictions, mos, measures.fit_logistic(predictions, mos))
 
 
@@ -29,14 +37,16 @@ def _scores(predictions: np.ndarray, mos: np.ndarray, fit: measures.LogisticFit)
 def agreement(
     predictions: np.ndarray, mos: np.ndarray, contents: Sequence[str] | np.ndarray, resamples: int
 ) -> dict[str, Any]:
-    """METRICS and FITTED with 95 % bootstrap intervals over contents, and the logistic fit.
+    """Computes METRICS and FITTED with 95 % bootstrap intervals over contents.
 
     Args:
-        predictions, mos, contents: (n,) of the same videos.
-        resamples: Of the bootstrap; seed 0.
+        predictions: (n,) predictions.
+        mos: (n,) MOS of the same videos.
+        contents: (n,) content labels of the same videos.
+        resamples: Number of bootstrap resamples; the seed is 0.
 
     Returns:
-        name → {"value", "low", "high"}, and "logistic": {"parameters", "converged"}.
+        {metric: {"value", "low", "high"}}, and "logistic": {"parameters", "converged"}.
     """
     fit = measures.fit_logistic(predictions, mos)
     values = _scores(predictions, mos, fit)
@@ -50,7 +60,15 @@ def agreement(
 
 
 def rows_of(models: Iterable[Predictions], resamples: int) -> list[dict[str, Any]]:
-    """A row for each model and data set: "model", "dataset", "source", "n" and `agreement`."""
+    """Makes a row for each model and data set.
+
+    Args:
+        models: Predictions of models for data sets.
+        resamples: Number of bootstrap resamples.
+
+    Returns:
+        Rows with "model", "dataset", "source", "n" and the fields of `agreement`.
+    """
     return [
         {
             "model": one.model,
@@ -64,12 +82,12 @@ def rows_of(models: Iterable[Predictions], resamples: int) -> list[dict[str, Any
 
 
 def published() -> list[dict[str, Any]]:
-    """The rows of the paper's Table 1, which have values alone."""
+    """Returns the rows of the paper's Table 1, which have values without intervals."""
     return [_published(row, ("model", "dataset")) for row in _paper()["table1"]]
 
 
 def published_saliency() -> list[dict[str, Any]]:
-    """The rows of the paper's Table 3, which have values alone."""
+    """Returns the rows of the paper's Table 3, which have values without intervals."""
     return [_published(row, ("network", "dataset")) for row in _paper()["table3"]]
 
 
@@ -84,12 +102,15 @@ def _published(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def averages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each measured model, the mean of METRICS and FITTED over the data sets that all have.
+    """Averages each measured model over the data sets that all measured models have.
+
+    Args:
+        rows: Rows from `rows_of`, and optionally from `published`.
 
     Returns:
-        Rows as of `rows_of`, without intervals: of the data set "average", each data set counting
-        the same, and "weighted average", each counting by its videos. RMSE, which is on the scale
-        of each data set, has none. No rows where fewer than two data sets are common to all.
+        Rows as from `rows_of`, without intervals. The data set is "average" (equal weights) or
+        "weighted average" (weighted by the number of videos). RMSE is not averaged, because its
+        scale differs between data sets. No rows if the models share fewer than two data sets.
     """
     made = []
     measured = [row for row in rows if row["source"] == "measured"]
@@ -112,7 +133,15 @@ def averages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def flat(row: Mapping[str, Any], names: Sequence[str] = (*METRICS, *FITTED)) -> dict[str, Any]:
-    """A row as cells: "srcc", "srcc_low", "srcc_high", and so on."""
+    """Flattens a row into cells: "srcc", "srcc_low", "srcc_high", and so on.
+
+    Args:
+        row: Row from `rows_of`.
+        names: Metrics of the row.
+
+    Returns:
+        {column: value}; None for a missing or undefined value.
+    """
     cells = {k: v for k, v in row.items() if k not in (*names, "logistic")}
     for name in names:
         for key, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
@@ -125,7 +154,7 @@ def flat(row: Mapping[str, Any], names: Sequence[str] = (*METRICS, *FITTED)) -> 
 
 @dataclasses.dataclass(frozen=True)
 class _Form:
-    """How a table is written: around it, between cells, and what a character needs."""
+    """Syntax of a table: delimiters, the rule below the header, a dash, characters to escape."""
 
     begin: str
     between: str
@@ -140,11 +169,14 @@ _LATEX = _Form("", " & ", r" \\", "", "--", "&%$#_{}")
 
 
 def grid(rows: Sequence[Mapping[str, Any]], form: str) -> str:
-    """Models as rows and data sets as columns, SRCC / PLCC with the interval of SRCC below.
+    """Makes a table with models as rows, data sets as columns, and SRCC / PLCC in the cells.
 
     Args:
-        rows: As of `rows_of`, `averages` and `published`.
+        rows: Rows from `rows_of`, `averages` and `published`.
         form: "md" or "latex".
+
+    Returns:
+        The text of the table. Cells include the 95 % interval of SRCC.
     """
     how = _MD if form == "md" else _LATEX
     datasets = list(dict.fromkeys(row["dataset"] for row in rows))

@@ -1,4 +1,4 @@
-"""Figures of many runs: the cells of a sweep with intervals over seeds, and the boxes of folds."""
+"""Figures of many runs: sweeps with intervals over seeds, and box plots of folds."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,15 +11,16 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from dagr_jax.report.plots import BLUE, LOOKS, ORANGE, STYLE, save
+from dagr_jax.runtime.errors import DagrError, environment
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """SRCC of one run of a sweep over its seeds.
+    """SRCC of one run of a sweep, over its seeds.
 
     Attributes:
-        values: Of each finished seed; may be empty. An undefined one, of a model that gives all
-            videos one score, is left out and does not count as a seed.
+        values: SRCC of each finished seed; may be empty. An undefined SRCC (all predictions are
+            equal) is dropped and does not count as a seed.
     """
 
     values: np.ndarray
@@ -29,12 +30,12 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        """NaN where no seed is finished."""
+        """Mean over the seeds; NaN if no seed has finished."""
         return float(self.values.mean()) if len(self.values) else float("nan")
 
     @property
     def half_width(self) -> float:
-        """Half of Student's 95 % interval of the mean; NaN for fewer than two seeds."""
+        """Half the width of Student's 95 % interval of the mean; NaN for fewer than two seeds."""
         n = len(self.values)
         if n < 2:
             return float("nan")
@@ -42,16 +43,25 @@ class Cell:
 
 
 def cells(summary: Mapping[str, Any], metric: str = "srcc") -> dict[str, Cell]:
-    """Run → its cell, of a `sweep.json`."""
+    """Returns {run: its cell} of a sweep.
+
+    Args:
+        summary: Contents of `sweep.json`.
+        metric: Metric of the cells.
+    """
     found: dict[str, list[float]] = {}
     for row in summary["rows"]:
-        value = row.get(metric)  # a run need not have a test
+        value = row.get(metric)  # missing if the run has no test part
         found.setdefault(row["run"], []).append(float("nan") if value is None else value)
     return {name: Cell(np.array(values, np.float64)) for name, values in found.items()}
 
 
 def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each run of a sweep: seeds, and mean and interval of SRCC, mean of PLCC."""
+    """Makes a row for each run of a sweep: seeds, mean and interval of SRCC, mean PLCC.
+
+    Args:
+        summary: Contents of `sweep.json`.
+    """
     srcc, plcc = cells(summary), cells(summary, "plcc")
     return [
         {
@@ -67,17 +77,25 @@ def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def check(figures: Mapping[str, Any], runs: Collection[str]) -> None:
-    """Raises ValueError, one line, for a figure of an unknown kind or of an unknown run."""
+    """Checks the figures of a sweep.
+
+    Args:
+        figures: {name: figure}, as described in `draw`.
+        runs: Names of the runs of the sweep.
+
+    Raises:
+        DagrError: A figure has an unknown kind or an unknown run. The message is one line.
+    """
     for name, wanted in figures.items():
         if wanted["kind"] not in KINDS:
             known = ", ".join(KINDS)
-            raise ValueError(f"{name}: kind {wanted['kind']!r} is unknown; one of {known}")
+            raise DagrError(f"{name}: kind {wanted['kind']!r} is unknown; one of {known}")
         if absent := [run for run in _runs(wanted) if run not in runs]:
-            raise ValueError(f"{name}: there is no run {', '.join(absent)}; name those of runs")
+            raise DagrError(f"{name}: there is no run {', '.join(absent)}; name those of runs")
 
 
 def _runs(wanted: Mapping[str, Any]) -> list[str]:
-    """The runs that a figure shows."""
+    """Returns the runs in a figure."""
     if wanted["kind"] == "bars":
         return [run for _, run in wanted["runs"]]
     if wanted["kind"] == "grid":
@@ -86,18 +104,20 @@ def _runs(wanted: Mapping[str, Any]) -> list[str]:
 
 
 def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draws the figures of a sweep into a folder, NAME.png each; made if missing.
+    """Draws the figures of a sweep, each as NAME.png.
 
     Args:
-        summary: `sweep.json`. Its "figures": name → "kind" and what that needs: "bars" ("runs",
-            (label, run) each, and perhaps "note"), "grid" ("columns", and "rows", (label, runs)
-            each), "curves" ("x", and "lines", (label, (x, run) each) each).
-        folder: Of the pictures.
+        summary: Contents of `sweep.json`. Its "figures" is {name: figure}. The fields of a figure
+            depend on its "kind". "bars" has "runs", a list of (label, run), and an optional "note".
+            "grid" has "columns", and "rows", a list of (label, runs). "curves" has "x", and
+            "lines", a list of (label, list of (x, run)).
+        folder: Folder of the pictures; it is created if missing.
 
     Returns:
-        The files. A cell without a finished run is left empty.
+        The files. A cell without a finished run is empty.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with environment(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     found, paths = cells(summary), []
     for name, wanted in summary["figures"].items():
         path = folder / f"{name}.png"
@@ -109,15 +129,15 @@ def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def boxes(path: Path, summary: Mapping[str, Any]) -> None:
-    """Figure 4: SRCC of the folds on their own data set and on others, as boxes with every fold.
+    """Draws figure 4: box plot of the SRCC of the folds, on their own data set and on others.
 
     Args:
-        path: PNG to write.
-        summary: `folds.json`.
+        path: PNG file to write.
+        summary: Contents of `folds.json`.
     """
     own = f"{summary['dataset']},\nheld-out fold"
     found = {own: summary} | {f"{k},\n{v['n']} videos": v for k, v in summary["others"].items()}
-    # A model that gives all videos one score has no SRCC.
+    # SRCC is None if all predictions of the model are equal.
     values = {k: [x for x in v["srcc"]["values"] if x is not None] for k, v in found.items()}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.2 + 1.7 * len(values), 4.0), layout="constrained")
@@ -154,7 +174,7 @@ def _caption(cells: Sequence[Cell]) -> str:
 
 
 def _bars(wanted: Mapping[str, Any], found: Mapping[str, Cell]) -> Figure:
-    """One row for each run, with its seeds as points."""
+    """Draws one row per run, with the mean, its interval and the value of each seed."""
     labels, names = zip(*wanted["runs"], strict=True)
     chosen = [_of(found, name) for name in names]
     figure = Figure(figsize=(7.5, 0.5 * len(names) + 1.6), layout="constrained")
@@ -175,7 +195,7 @@ def _bars(wanted: Mapping[str, Any], found: Mapping[str, Cell]) -> Figure:
 
 
 def _grid(wanted: Mapping[str, Any], found: Mapping[str, Cell]) -> Figure:
-    """A heat map with its numbers."""
+    """Draws a heat map with the means and intervals as numbers."""
     labels, names = zip(*wanted["rows"], strict=True)
     chosen = [[_of(found, name) for name in row] for row in names]
     means = np.array([[cell.mean for cell in row] for row in chosen])
@@ -202,7 +222,7 @@ def _grid(wanted: Mapping[str, Any], found: Mapping[str, Cell]) -> Figure:
 
 
 def _curves(wanted: Mapping[str, Any], found: Mapping[str, Cell]) -> Figure:
-    """Lines with bars; the places on the x axis are evenly spaced where they double."""
+    """Draws lines with error bars. Unevenly spaced x values are shown at even distances."""
     figure = Figure(figsize=(6.2, 4.0), layout="constrained")
     ax = figure.subplots()
     every: list[Cell] = []

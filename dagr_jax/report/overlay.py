@@ -1,4 +1,4 @@
-"""Videos and contact sheets that show where the model looks and what it thinks of what it sees."""
+"""Overlay videos and contact sheets: the saliency of a model and its score over time."""
 
 import os
 from collections.abc import Iterator
@@ -10,21 +10,22 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dagr_jax.report.tables import printable
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError, environment
 from dagr_jax.score import Result, Scorer
 from dagr_jax.score.maps import maps_over_time
 from dagr_jax.video.transcode import transcode
 
 _SHEET_WIDTH, _GAP = 320, 8
-Tile = tuple[float, np.ndarray, np.ndarray]  # seconds, frame, the same with heat; small
+Tile = tuple[float, np.ndarray, np.ndarray]  # seconds, small frame, small frame with heat map
 
 
 def heat(frame: np.ndarray, saliency: np.ndarray, strength: float = 0.6) -> np.ndarray:
-    """A frame with its saliency as colours over it, stronger where more is looked at.
+    """Blends a frame with a heat map of its saliency; opacity grows with saliency.
 
     Args:
         frame: (height, width, 3) uint8 RGB.
         saliency: (h, w) in [0, 1].
-        strength: Of the colours where saliency is 1.
+        strength: Opacity of the heat map where saliency is 1.
 
     Returns:
         (height, width, 3) uint8 RGB.
@@ -38,29 +39,30 @@ def heat(frame: np.ndarray, saliency: np.ndarray, strength: float = 0.6) -> np.n
 
 
 def write_overlay(scorer: Scorer, result: Result, folder: Path, name: str) -> tuple[Path, Path]:
-    """Writes the video with heat map and running score, and a contact sheet of it.
+    """Writes a video with the heat map and the current score, and a contact sheet.
 
-    The video is H.264 of the same size and times, with the sound of the file. The score shown is
-    that of the segment, or of the whole video where there are none.
+    The video is H.264, with the frame size, frame times and sound of the file. The score is that
+    of the segment, or that of the whole video if there are no segments.
 
     Args:
-        scorer: What scored.
-        result: Its result for a file.
-        folder: Where to, made if need be.
-        name: Of the new files, without suffix.
+        scorer: Scorer that produced the result.
+        result: Result for the file.
+        folder: Output folder; it is created if missing.
+        name: Name of the new files, without suffix.
 
     Returns:
-        The .mp4 and the .png.
+        (.mp4 file, .png file).
 
     Raises:
-        ValueError: The score of the checkpoint uses no map, or the file is gone.
-        OSError: The folder cannot be written.
+        DagrError: The score of the checkpoint uses no map, the file is gone, or the folder cannot
+            be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with environment(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     film, sheet = folder / f"{name}.mp4", folder / f"{name}.png"
     for target in (film, sheet):
         if target.exists() and target.samefile(result.file):
-            raise ValueError(f"{target}: is the video itself; give another folder")
+            raise DagrError(target, "is the video itself", "give another folder")
     tiles: list[Tile] = []
     wanted = set(np.linspace(0, result.total_frames - 1, 8).astype(int).tolist())
 
@@ -78,7 +80,7 @@ def write_overlay(scorer: Scorer, result: Result, folder: Path, name: str) -> tu
 
 
 def _score_at(result: Result, seconds: float) -> float:
-    """The score of the segment at a time; of the video where it has no segments."""
+    """Returns the score of the segment at a time, or of the video if it has no segments."""
     for segment in result.segments:
         if seconds < segment.end:
             return segment.score
@@ -86,7 +88,7 @@ def _score_at(result: Result, seconds: float) -> float:
 
 
 def _labelled(frame: np.ndarray, score: float) -> np.ndarray:
-    """A frame with a score in its corner, readable over anything."""
+    """Writes a score in the corner of a frame, on a dark box so that it is always readable."""
     height, width = frame.shape[:2]
     image = Image.fromarray(frame)
     font = ImageFont.load_default(max(10.0, min(height, width) / 12))
@@ -99,14 +101,14 @@ def _labelled(frame: np.ndarray, score: float) -> np.ndarray:
 
 
 def _small(frame: np.ndarray) -> np.ndarray:
-    """A frame of the width of a contact sheet's tile, reduced with all its pixels."""
+    """Resizes a frame, with antialiasing, to the width of a tile of the contact sheet."""
     height, width = frame.shape[:2]
     size = _SHEET_WIDTH, max(1, round(height * _SHEET_WIDTH / width))
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
 
 
 def _sheet(tiles: list[Tile], result: Result) -> Image.Image:
-    """Frames over the same frames with heat, with their times and scores."""
+    """Makes the contact sheet: frames, the same frames with heat maps, times and scores."""
     height = max(tile.shape[0] for _, tile, _ in tiles)
     title, caption = 34, 24
     columns = min(4, len(tiles))

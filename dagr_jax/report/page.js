@@ -144,7 +144,7 @@ function open(file, number) {
   if (names.length) choose(names.includes(chosen) ? chosen : names[0]);
   showFacts(row);
   $("caption").textContent = row.segments.length
-    ? "Score of each part over time, dashed of the whole; a click or the arrow keys go there"
+    ? "Score of each part over time (dashed line: whole video). Click or use the arrow keys to seek."
     : "Score over time: one part (--segments gives more)";
   drawChart();
 }
@@ -197,7 +197,7 @@ function showFacts(row) {
 // Where the picture is inside the video element, which letterboxes it.
 function pictureBox() {
   const [wide, high] = [video.clientWidth, video.clientHeight];
-  // The player knows of pixels that are not square.
+  // The player's size takes the pixel aspect ratio into account.
   const [width, height] = [video.videoWidth || now.row.width, video.videoHeight || now.row.height];
   const scale = Math.min(wide / width, high / height);
   const [w, h] = [width * scale, height * scale];
@@ -240,7 +240,7 @@ function drawHeat() {
 
 // ---- quality over time
 
-let drawn = null; // the chart's bars, and how seconds and pixels go with each other
+let drawn = null; // the bars of the chart, and the conversion between seconds and pixels
 
 function ticks(low, high, most) {
   const step = [0.5, 1, 2, 5, 10, 15, 20, 25, 30, 50, 60, 100, 120, 300, 600, 1200, 1800, 3600, 7200].find((s) => (high - low) / s <= most) || 14400;
@@ -307,7 +307,7 @@ chart.addEventListener("keydown", (event) => {
   seek(parts[Math.min(parts.length - 1, Math.max(0, steps[event.key]))].start);
 });
 
-// ---- what moves
+// ---- playback and controls
 
 const both = () => { follow(); drawHeat(); };
 function tick() {

@@ -1,7 +1,6 @@
 """One HTML file that shows scored videos: player, maps, quality over time, facts, a table."""
 
 import base64
-import errno
 import hashlib
 import io
 import json
@@ -21,6 +20,7 @@ from PIL import Image
 from dagr_jax import __version__
 from dagr_jax.report.tables import defined
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError, environment
 from dagr_jax.score import Result, Scorer
 from dagr_jax.score.maps import looks
 from dagr_jax.video.clip import ClipPlan
@@ -29,7 +29,7 @@ from dagr_jax.video.files import OF_PAGE
 from dagr_jax.video.stream import Limits
 from dagr_jax.video.transcode import transcode
 
-# What all of today's browsers play; a browser that lacks the codec says so in the page.
+# Formats that all current browsers play. The page shows a message if a browser lacks the codec.
 _PLAYED = {".mp4", ".m4v", ".mov", ".webm"}
 _PLAYED_AS = {
     "h264": {"yuv420p", "yuvj420p"},
@@ -37,24 +37,25 @@ _PLAYED_AS = {
     "vp9": {"yuv420p", "yuv420p10le"},
     "av1": {"yuv420p", "yuv420p10le"},
 }
-# JPEG works in blocks of 8 pixels: maps of whole blocks do not run into each other on a sheet.
+# JPEG has blocks of 8 pixels. Map sizes are multiples of a block, so that maps on one sheet do not
+# bleed into each other.
 _BLOCK, _MAP_SIDE, _THUMB_WIDTH = 8, 96, 224
-# Of one video: what a page holds must stay small for a film of hours.
+# Maximum number of maps per video, so that the page stays small for a video of hours.
 _MOST_MAPS = 600
 
 
 class Page:
-    """The page of one call, file by file.
+    """The page of one call of `dagr score`, built file by file.
 
     Args:
-        path: The page. Copies of videos that browsers do not play go to a folder beside it, named
-            as the page, with `_files`.
-        scorer: What scored.
-        segments: Seconds of a segment, as it scored.
-        limits: As it scored.
+        path: HTML file to write. Copies of videos that browsers cannot play are written to the
+            folder `<name of the page>_files` next to it.
+        scorer: Scorer that produced the results.
+        segments: Length of a segment in seconds, as in the scoring.
+        limits: Limits on videos, as in the scoring.
 
     Raises:
-        FileExistsError: That folder is there, and is not of a page.
+        DagrError: That folder exists and does not belong to a page.
     """
 
     def __init__(
@@ -69,18 +70,19 @@ class Page:
         self._files: list[dict[str, Any]] = []
         self._copies = self._path.with_name(f"{self._path.stem}_files")
         if self._copies.exists() and not (self._copies / OF_PAGE).exists():
-            problem = "is there and is not of a page; name the page otherwise"
-            raise FileExistsError(errno.EEXIST, problem, str(self._copies))
+            raise DagrError(
+                self._copies, "exists and does not belong to a page", "give the page another name"
+            )
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Adds a video, which is read once more for its maps.
 
         Args:
-            row: Of a Result or a Failure.
+            row: Row of a Result or a Failure.
 
         Raises:
-            VideoError: The file has gone, or is another one now.
-            OSError: A copy cannot be written.
+            VideoError: The file no longer exists, or has changed.
+            DagrError: A copy cannot be written.
         """
         if "error" in row:
             self._files.append({"row": dict(row)})
@@ -89,8 +91,9 @@ class Page:
         seen = _Seen.of(self._scorer, result, self._segments, self._limits)
         link, proxy = result.file, not plays(result)
         if proxy:
-            self._copies.mkdir(exist_ok=True)
-            (self._copies / OF_PAGE).touch()
+            with environment(self._copies):
+                self._copies.mkdir(exist_ok=True)
+                (self._copies / OF_PAGE).touch()
             link = str(self._copies / f"{len(self._files) + 1}.mp4")
             transcode(link, result.file, _even(timed_frames(result.file)), result.fps)
         self._files.append(
@@ -104,10 +107,10 @@ class Page:
         )
 
     def write(self) -> None:
-        """Writes the page, whole or not at all.
+        """Writes the page atomically.
 
         Raises:
-            OSError: It cannot be written.
+            DagrError: The page cannot be written.
         """
         with atomic_file(self._path) as partial:
             partial.write_text(self._html(), encoding="utf-8")
@@ -128,7 +131,7 @@ class Page:
             "files": self._files,
         }
         style, script = _asset("page.css"), _asset("page.js")
-        # Videos lie where they lay, beside the page or elsewhere on the same disk or server.
+        # Videos are not copied: they may be anywhere on the same disk or server as the page.
         policy = (
             "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
             f"media-src 'self' file:; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
@@ -139,7 +142,7 @@ class Page:
             title="Video quality",
             style=style,
             script=script,
-            # "<" would end the block, or begin a comment in it.
+            # "<" could end the block or start a comment in it.
             data=json.dumps(defined(data), allow_nan=False).replace("<", "\\u003c"),
         )
 
@@ -151,7 +154,7 @@ def _named(meta: Mapping[str, Any]) -> str:
 
 
 class _Seen:
-    """What a score of a video looked at, as small pictures."""
+    """Small pictures of the frames and maps from which a video was scored."""
 
     def __init__(self) -> None:
         self.thumbnail = ""
@@ -202,20 +205,20 @@ def _sheet(timed: list[tuple[float, np.ndarray]]) -> dict[str, Any]:
 
 
 def plays(result: Result) -> bool:
-    """Whether browsers play a file as it is, by its suffix, codec and pixel format."""
+    """Returns whether browsers can play a file, judged by its suffix, codec and pixel format."""
     suffix = Path(result.file).suffix.lower()
     return suffix in _PLAYED and result.pix_fmt in _PLAYED_AS.get(result.codec, ())
 
 
 def _even(frames: Iterator[tuple[float, np.ndarray]]) -> Iterator[tuple[float, np.ndarray]]:
-    """Frames of even sizes, as browsers' pixel format needs: an odd last row is there twice."""
+    """Pads frames to even sizes, which 4:2:0 needs, by repeating the last row or column."""
     for seconds, frame in frames:
         height, width = frame.shape[:2]
         yield seconds, np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
 
 
 def _small(saliency: np.ndarray) -> np.ndarray:
-    """A map (h, w) in [0, 1] as uint8, its longer side `_MAP_SIDE`."""
+    """Converts a map (h, w) in [0, 1] to uint8 and resizes its longer side to `_MAP_SIDE`."""
     height, width = saliency.shape
     scale = _MAP_SIDE / max(height, width)
     size = [max(_BLOCK, round(side * scale / _BLOCK) * _BLOCK) for side in (width, height)]
@@ -225,7 +228,7 @@ def _small(saliency: np.ndarray) -> np.ndarray:
 
 
 def _thumbnail(frame: np.ndarray, aspect: float) -> str:
-    """A frame as the model sees it, in the shape it is displayed in."""
+    """Makes a thumbnail of a model input frame, in the display aspect ratio of the video."""
     size = _THUMB_WIDTH, min(max(round(_THUMB_WIDTH / aspect), 1), 4 * _THUMB_WIDTH)
     return _data_url(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS), quality=80)
 
@@ -242,7 +245,7 @@ def _colours(name: str) -> str:
 
 
 def _relative(path: str, folder: Path) -> str:
-    """A path as a link from a folder; bytes that are no UTF-8 stay what they are."""
+    """Returns a path as a link relative to a folder. Bytes that are not UTF-8 are preserved."""
     return "./" + quote(os.fsencode(os.path.relpath(path, folder)))
 
 
@@ -251,5 +254,5 @@ def _asset(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """What a content security policy knows a block of the page by."""
+    """Returns the hash that identifies a block of the page in the content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -1,4 +1,4 @@
-"""Pictures of a run."""
+"""Plot style and the overview picture of a run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from PIL import Image
 
 from dagr_jax.runtime.atomic import atomic_file
 
-# Colour-blind safe (Okabe and Ito), readable at half size.
+# Readable at half size. The colours below are colour-blind safe (Okabe and Ito).
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -19,29 +19,37 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "axes.axisbelow": True,
-    # Names of files are shown as they are, dollars too.
+    # File names are shown unchanged, including dollar signs.
     "text.parse_math": False,
 }
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-# Colour, marker and line of the first, second, … thing in one picture.
+# (colour, marker, line style) of the first, second, … series of a plot.
 LOOKS = [(BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", "-."), (PINK, "D", ":")]
 
 
 def spread(values: np.ndarray, count: int = 3) -> list[int]:
-    """Indices of `count` values spread over their range, from the worst to the best."""
+    """Selects values spread over the range, from low to high.
+
+    Args:
+        values: (n,) values.
+        count: Number of values to select.
+
+    Returns:
+        Indices of the selected values.
+    """
     order = np.argsort(values, kind="stable")
     return [int(order[round(q * (len(order) - 1))]) for q in np.linspace(0.08, 0.92, count)]
 
 
 def overlay(frame: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-    """A frame with its saliency map as a heat map on it.
+    """Draws a saliency map as a heat map over a greyish frame.
 
     Args:
         frame: (H, W, 3) uint8.
         saliency: (h, w) float in [0, 1]; resized to the frame.
 
     Returns:
-        (H, W, 3) uint8; salient places glow, the rest shows the frame in grey.
+        (H, W, 3) uint8.
     """
     size = (frame.shape[1], frame.shape[0])
     heat = Image.fromarray(saliency.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
@@ -53,13 +61,13 @@ def overlay(frame: np.ndarray, saliency: np.ndarray) -> np.ndarray:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as a PNG, whole or not at all."""
+    """Writes a figure as a PNG file, atomically."""
     with atomic_file(path) as partial:
         figure.savefig(partial, dpi=110, format="png")
 
 
 def show_pictures_alone(axes: Iterable[Any]) -> None:
-    """Takes ticks, grid and frame from axes that hold pictures."""
+    """Removes ticks, grid and frame from axes that show pictures."""
     for ax in axes:
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
@@ -87,7 +95,7 @@ def overview(
         chosen: Their rows in `mos` and `predictions`.
         mos: (N,) MOS of the test videos.
         predictions: (N,) predicted MOS.
-        srcc: "value", "low" and "high" of the rank correlation.
+        srcc: SRCC with its interval: "value", "low" and "high".
         dataset: Name of the data set.
     """
     name = next(iter(maps[0]), "") if maps else ""

@@ -1,4 +1,4 @@
-"""Figure 6: what the register tokens carry of a video."""
+"""Figure 6: how much the register tokens depend on the content of a video."""
 
 import dataclasses
 from pathlib import Path
@@ -10,22 +10,23 @@ from matplotlib.figure import Figure
 
 from dagr_jax.report.plots import STYLE, save
 
-# Okabe and Ito's colours, and markers: together a look of its own for each of 48 contents.
+# Colours of Okabe and Ito, and markers; their combinations distinguish 48 contents.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _MARKERS = "osD^vP"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cloud:
-    """Features of videos, and how well contents stand apart in them.
+    """Features of videos, and how well they separate the contents.
 
     Attributes:
-        name: What the features are.
-        features: (n, d).
-        place: (n, 2) t-SNE, seed 0.
-        silhouette: In [-1, 1], of the standardised features against the classes; 1: each class
-            stands alone, 0: they mix.
-        chance: 95 % quantile of the silhouette with shuffled classes; above it is no accident.
+        name: Name of the features.
+        features: (n, d) features.
+        place: (n, 2) t-SNE of the features, seed 0.
+        silhouette: Silhouette score in [-1, 1] of the classes in the standardised features; 1: the
+            classes are well separated, 0: they overlap.
+        chance: 95 % quantile of the silhouette score with shuffled classes. A score above it is
+            significant.
     """
 
     name: str
@@ -37,13 +38,14 @@ class Cloud:
 
 @dataclasses.dataclass(frozen=True)
 class Registers:
-    """What figure 6 shows.
+    """Data of figure 6.
 
     Attributes:
-        classes: (n,) content of each video.
-        tokens: (N, N) what the registers add to a video, token by channel.
-        difference: The largest difference of it between any two videos.
-        clouds: Of the register channels' response, and of the bottleneck.
+        classes: Content of each of the n videos.
+        tokens: (N, N) projected register tokens, token by channel, that the network concatenates to
+            the input.
+        difference: Largest difference of `tokens` between any two videos.
+        clouds: Features of the register channels' response, and of the bottleneck.
     """
 
     classes: tuple[str, ...]
@@ -53,11 +55,11 @@ class Registers:
 
 
 def draw(path: Path, found: Registers) -> None:
-    """Draws the tokens, and the clouds by content.
+    """Draws the tokens, and the t-SNE of the features with one symbol per content.
 
     Args:
-        path: PNG to write.
-        found: Of `studies.registers`.
+        path: PNG file to write.
+        found: Data from `studies.registers`.
     """
     names = list(dict.fromkeys(found.classes))
     with matplotlib.rc_context(STYLE):
@@ -76,7 +78,7 @@ def draw(path: Path, found: Registers) -> None:
             ax.set_title(f"{cloud.name}\n{told}", fontsize=10, loc="left")
         count = len(found.classes)
         figure.supxlabel(
-            f"{count} videos of {len(names)} contents, each with a look of its own", fontsize=9
+            f"{count} videos of {len(names)} contents, one symbol per content", fontsize=9
         )
         save(figure, path)
 

@@ -1,4 +1,4 @@
-"""The page of a run, `report.html`: one file with its test, its curves, its configuration."""
+"""HTML page of a run, `report.html`: test results, training curves and configuration."""
 
 import base64
 import dataclasses
@@ -20,19 +20,21 @@ from dagr_jax.report.agreement import FITTED, METRICS
 from dagr_jax.report.plots import BLUE, LOOKS, ORANGE, STYLE
 from dagr_jax.report.strips import Shown, strips
 
-# Groups in a panel of residuals.
+# Maximum number of groups in a panel of residuals.
 _GROUPS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The test part of a run.
+    """Test results of a run.
 
     Attributes:
-        result: `metrics.json`.
-        mos, predictions: (n,) on the MOS scale.
-        groups: "resolution", "frame rate" and "content" → (n,) label of each video.
-        worst, best: Clips with the largest and the smallest errors.
+        result: Contents of `metrics.json`.
+        mos: (n,) MOS of the test videos.
+        predictions: (n,) predictions on the MOS scale.
+        groups: {"resolution", "frame rate" or "content": label of each of the n videos}.
+        worst: Clips with the largest errors.
+        best: Clips with the smallest errors.
     """
 
     result: Mapping[str, Any]
@@ -45,15 +47,16 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
-    """All that the page shows.
+    """Data of the page.
 
     Attributes:
-        name: Of the run.
-        config: As `config.json` holds it.
-        environment: Name → value.
-        stages: Rows "stage", "seconds" and "joules", of the machine's processors; None: unknown.
-        logs: Training stage → lines of its `log.jsonl`.
-        tested: None where the run has no test.
+        name: Name of the run.
+        config: Contents of `config.json`.
+        environment: {name: value} of the environment.
+        stages: Rows with "stage", "seconds" and "joules" (energy of the machine's processors; None:
+            unknown).
+        logs: {training stage: lines of its `log.jsonl`}.
+        tested: Test results; None if the run has no test part.
     """
 
     name: str
@@ -65,7 +68,11 @@ class RunFacts:
 
 
 def run_page(facts: RunFacts) -> str:
-    """The page, HTML that needs nothing else."""
+    """Makes the page, as self-contained HTML.
+
+    Args:
+        facts: Data of the page.
+    """
     parts = []
     if facts.tested is not None:
         parts += _test_parts(facts.tested)
@@ -104,7 +111,7 @@ def _section(title: str, body: str) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Cells: text, or numbers, which stand to the right."""
+    """Makes a table. Cells are text, or numbers, which are right-aligned."""
 
     def cell(value: Any) -> str:
         if isinstance(value, float):
@@ -123,7 +130,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _picture(figure: Figure, told: str, form: str = "png") -> str:
-    """A figure as an image of twice its size in pixels, for sharp screens."""
+    """Returns a figure as an <img> with twice its size in pixels, for high-resolution screens."""
     stream = io.BytesIO()
     quality = {"quality": 88} if form == "jpeg" else {}
     figure.savefig(stream, dpi=200, format=form, pil_kwargs=quality)
@@ -147,9 +154,7 @@ def _test_parts(tested: Outcome) -> list[str]:
     table = _table(["metric", "value", "95 % low", "high"], rows)
     if baselines := result.get("baselines"):
         named = [[name.replace("_", " "), _number(value)] for name, value in baselines.items()]
-        table += "<h3>SRCC of what looks at almost nothing</h3>" + _table(
-            ["predictor", "SRCC"], named
-        )
+        table += "<h3>SRCC of the trivial baselines</h3>" + _table(["predictor", "SRCC"], named)
     heading = f"{result['dataset']}: {result['n']} test videos"
     parts = [_section(heading, table + _picture(_scatter(tested), "Predictions against MOS"))]
     parts.append(_section("Residuals", _picture(_residuals(tested), "Residuals by group")))
@@ -191,7 +196,7 @@ def _scatter(tested: Outcome) -> Figure:
 
 
 def _residuals(tested: Outcome) -> Figure:
-    """Prediction minus MOS by group; of many groups those that are off the most."""
+    """Draws prediction minus MOS by group; of many groups, those with the largest errors."""
     error = tested.predictions - tested.mos
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.8), layout="constrained")
@@ -206,16 +211,16 @@ def _residuals(tested: Outcome) -> Figure:
             ax.set_ylim(len(groups) - 0.4, -0.6)
             every = len(set(labels))
             ax.set_title(
-                name if every <= _GROUPS else f"{name}: {_GROUPS} of {every}, furthest off",
+                name if every <= _GROUPS else f"{name}: {_GROUPS} of {every}, largest errors",
                 fontsize=10,
             )
             ax.set_xlabel("predicted − MOS")
-        figure.suptitle("blue: a video, orange: the median", fontsize=10, x=0.01, ha="left")
+        figure.suptitle("blue: one video, orange: median", fontsize=10, x=0.01, ha="left")
     return figure
 
 
 def _grouped(labels: np.ndarray, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """The groups in the order of their labels; of more than `_GROUPS` those furthest from 0."""
+    """Returns the groups by label; if there are more than `_GROUPS`, those furthest from 0."""
     groups = [(str(k), values[labels == k]) for k in np.unique(labels)]
     if len(groups) > _GROUPS:
         groups = sorted(groups, key=lambda g: -abs(float(np.median(g[1]))))[:_GROUPS]
@@ -223,7 +228,7 @@ def _grouped(labels: np.ndarray, values: np.ndarray) -> list[tuple[str, np.ndarr
 
 
 def _curves(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Of each training stage the losses, and what validation measured."""
+    """Draws the losses and the validation metrics of each training stage."""
     shown = {stage: lines for stage, lines in logs.items() if lines}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.2 * len(shown)), layout="constrained")
@@ -276,5 +281,5 @@ def _stages(rows: Sequence[Mapping[str, Any]]) -> str:
     total = ["all", float(sum(row["seconds"] for row in rows))]
     if known:
         total.append(sum(row.get("joules") or 0.0 for row in rows) / 1000)
-    note = "" if known else "<p>The machine tells no energy.</p>"
+    note = "" if known else "<p>The energy counters of this machine could not be read.</p>"
     return _table(heads, [*table, total]) + note

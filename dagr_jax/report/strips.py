@@ -1,4 +1,4 @@
-"""Frames of clips and what models look at in them (the paper's Table 5)."""
+"""Strips of frames with the saliency maps of models (the paper's Table 5)."""
 
 import dataclasses
 import textwrap
@@ -13,6 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from dagr_jax.report.plots import STYLE, overlay, save, show_pictures_alone
 from dagr_jax.report.tables import printable
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.score import Scorer
 from dagr_jax.score.maps import Seen, looks
 
@@ -21,12 +22,13 @@ _COLUMNS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """A clip with the maps of models.
+    """A clip with the saliency maps of models.
 
     Attributes:
-        label: What stands beside its frames.
+        label: Text next to the frames.
         frames: (T, H, W, 3) uint8.
-        maps: (what stands beside it, (T, h, w) in [0, 1]) for each model that has a saliency net.
+        maps: (text next to the maps, (T, h, w) maps in [0, 1]) for each model that has a saliency
+            network.
     """
 
     label: str
@@ -35,18 +37,22 @@ class Shown:
 
 
 def look(clip: str, scorers: Mapping[str, Scorer]) -> Shown:
-    """The frames of a file that models see, their maps and scores.
+    """Returns the frames of a file that the models see, with their maps and scores.
+
+    Args:
+        clip: Path of the video file.
+        scorers: {name: scorer} of each model; at least one.
 
     Raises:
         VideoError: The file cannot be read.
-        ValueError: The models sample other frames.
+        DagrError: The models sample different frames.
     """
     frames, maps, scores = None, [], []
     for name, scorer in scorers.items():
         # The last: where a file's index was wrong, what came before does not count.
         *_, seen = (one for one in looks(scorer, clip) if isinstance(one, Seen))
         if frames is not None and not np.array_equal(frames, seen.frames):
-            raise ValueError(f"{clip}: the checkpoints see other frames; draw one at a time")
+            raise DagrError(f"{clip}: the checkpoints see other frames; draw one at a time")
         frames = seen.frames
         score = f"score {scorer.score(clip).score:.1f}"
         if not seen.maps:
@@ -59,12 +65,21 @@ def look(clip: str, scorers: Mapping[str, Scorer]) -> Shown:
 
 
 def draw(path: Path, clips: Sequence[Shown]) -> None:
-    """Writes `strips` of some clips as a PNG."""
+    """Writes `strips` of clips as a PNG file.
+
+    Args:
+        path: PNG file to write.
+        clips: Clips with their maps.
+    """
     save(strips(clips), path)
 
 
 def strips(clips: Sequence[Shown]) -> Figure:
-    """Of each clip a line of frames, and below it one of overlays for each model."""
+    """Draws a row of frames for each clip, and below it a row of overlays for each model.
+
+    Args:
+        clips: Clips with their maps.
+    """
     lines = [
         (clip, label, maps) for clip in clips for label, maps in [(clip.label, None), *clip.maps]
     ]
@@ -90,7 +105,7 @@ def strips(clips: Sequence[Shown]) -> Figure:
 
 
 def in_lines(name: str, width: int = 24) -> str:
-    """A name in lines of about some width, broken behind underscores where there are any."""
+    """Breaks a name into lines of at most about `width` characters, after underscores if any."""
     return "\n".join(
         line.replace("_ ", "_") for line in textwrap.wrap(name.replace("_", "_ "), width)
     )

@@ -1,4 +1,4 @@
-"""Rows as text: the `--format` and `--out` of every command that prints rows."""
+"""Rows as text, for the options `--format` and `--out` of commands that print rows."""
 
 import csv
 import io
@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
 FORMATS = ("table", "json", "jsonl", "csv")
 
 
 def render(rows: Sequence[Mapping[str, Any]], form: str) -> str:
-    """Rows in one of `FORMATS`, with a newline at the end.
+    """Formats rows as text that ends with a newline.
 
     Args:
-        rows: Dicts; a row may lack columns of others. Columns stand in the order of their first
+        rows: Rows as dicts; a row may lack columns. Columns are in the order of their first
             appearance.
-        form: "table" or "md" for people (numbers to three decimals), "json", "jsonl" or "csv" in
-            full.
+        form: "table" or "md" with numbers to three decimals; "json", "jsonl" or "csv" with full
+            precision.
 
     Raises:
-        ValueError: Unknown format.
+        ValueError: The format is unknown.
     """
     if form == "json":
         return json.dumps(defined(rows), indent=2) + "\n"
@@ -50,7 +51,7 @@ def render(rows: Sequence[Mapping[str, Any]], form: str) -> str:
 
 
 def defined(tree: Any) -> Any:
-    """Plain data for JSON, which has no NaN and no infinity: what is undefined becomes None."""
+    """Replaces NaN and infinity by None in plain data, because JSON has neither."""
     if isinstance(tree, Mapping):
         return {key: defined(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -59,7 +60,7 @@ def defined(tree: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value for a CSV cell: lists and dicts as JSON."""
+    """Returns a value for a CSV cell; lists and dicts become JSON."""
     return json.dumps(value) if isinstance(value, (list, dict)) else value
 
 
@@ -72,15 +73,19 @@ def _cell(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """A text without what could drive the reader's terminal, as a control character in a name."""
+    """Replaces non-printable characters, because control characters could drive a terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def write(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Writes rows to a file in the format of its suffix, whole or not at all.
+    """Writes rows to a file atomically, in the format of its suffix.
+
+    Args:
+        rows: Rows as dicts.
+        path: File to write.
 
     Raises:
-        ValueError: The suffix is none of .json, .jsonl, .csv and .txt.
+        DagrError: The suffix is not .json, .jsonl, .csv or .txt.
     """
     text = render(rows, form_of(path))
     with atomic_file(path) as partial:
@@ -88,13 +93,16 @@ def write(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> No
 
 
 def form_of(path: str | os.PathLike[str]) -> str:
-    """The format that a file's suffix stands for.
+    """Returns the format for the suffix of a file.
+
+    Args:
+        path: The file.
 
     Raises:
-        ValueError: The suffix is none of .json, .jsonl, .csv and .txt.
+        DagrError: The suffix is not .json, .jsonl, .csv or .txt.
     """
     forms = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".txt": "table"}
     suffix = Path(path).suffix.lower()
     if suffix not in forms:
-        raise ValueError(f"{path}: the suffix names no format; use one of {', '.join(forms)}")
+        raise DagrError(f"{path}: the suffix names no format; use one of {', '.join(forms)}")
     return forms[suffix]

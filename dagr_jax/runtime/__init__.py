@@ -1,1 +1,1 @@
-"""What a process needs: start, whole files, machine, energy, kept programs, other processes."""
+"""Process services: startup, atomic files, machine facts, energy, compile cache, distribution."""

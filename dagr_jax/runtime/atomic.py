@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Atomic writing of files and folders: each is either complete or absent."""
 
 import contextlib
 import os
@@ -6,41 +6,66 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from dagr_jax.runtime.errors import environment
+
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new path beside the given one, which takes its place once the block ends without an error.
+    """Yields a temporary path that replaces `path` when the block ends without an error.
 
-    It has the same suffix; after an error nothing is left of it.
+    After an error the temporary file is deleted and `path` is unchanged.
+
+    Args:
+        path: File to write.
+
+    Yields:
+        A path in the same folder, with the same suffix.
+
+    Raises:
+        DagrError: The file cannot be written.
     """
     path = Path(path)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with environment(path, inside=partial):
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes its name when it is full and is gone when that fails.
+    """Yields an empty temporary folder that is renamed to `folder` when the block ends.
 
-    Several processes fill it together.
+    After an error the temporary folder is deleted. All processes of a distributed run fill the
+    same folder; process 0 creates and renames it.
+
+    Args:
+        folder: Folder to create.
+
+    Yields:
+        The temporary folder, next to `folder`.
+
+    Raises:
+        DagrError: The folder cannot be created or written.
     """
-    from dagr_jax.runtime import distributed  # here: it loads JAX, which files do without
+    # Imported here because it loads JAX, which `atomic_file` does not need.
+    from dagr_jax.runtime import distributed
 
     partial = folder.with_name(f".{folder.name}.partial")
 
     def begin() -> None:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        with environment(folder):
+            partial.mkdir(parents=True)
 
     distributed.first(begin, makes=partial)
-    try:
-        yield partial
-        distributed.meet()
-        distributed.first(lambda: os.replace(partial, folder), makes=folder)
-    finally:
-        if distributed.is_first():
-            shutil.rmtree(partial, ignore_errors=True)
+    with environment(folder, inside=partial):
+        try:
+            yield partial
+            distributed.meet()
+            distributed.first(lambda: os.replace(partial, folder), makes=folder)
+        finally:
+            if distributed.is_first():
+                shutil.rmtree(partial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that the next process need not compile them again."""
+"""Cache of compiled programs on disk, so that the next process does not compile them again."""
 
 import hashlib
 import os
@@ -8,15 +8,15 @@ import jax
 
 
 def keep_compiled() -> Path | None:
-    """Keeps what JAX compiles in the user's cache folder, and uses what is there.
+    """Turns on JAX's persistent compilation cache in the user's cache folder.
 
-    The folder is `$XDG_CACHE_HOME/dagr_jax` (`~/.cache/dagr_jax`), with one in it for each kind of
-    processor: a program for one may crash another, and a home directory may be shared. An own
-    JAX_COMPILATION_CACHE_DIR is left as it is, and where the folder cannot be written nothing is
-    kept.
+    The folder is `$XDG_CACHE_HOME/dagr_jax` (default `~/.cache/dagr_jax`). It has one subfolder for
+    each kind of processor: a program compiled for one processor may crash on another, and machines
+    may share a home directory. If JAX_COMPILATION_CACHE_DIR is set, or if the folder is not
+    writable, this function changes nothing.
 
     Returns:
-        The folder; None where nothing is kept by this.
+        The cache folder; None if this function did not turn on the cache.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return None
@@ -29,7 +29,7 @@ def keep_compiled() -> Path | None:
     if not os.access(folder, os.W_OK):
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # Programs that compile faster than they are read are not worth a file.
+    # Programs that compile faster than this take longer to read from disk than to compile.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_compilation_cache_max_size", 2**30)  # bytes; the oldest go first
@@ -37,7 +37,7 @@ def keep_compiled() -> Path | None:
 
 
 def _processor() -> str:
-    """Twelve digits that stand for what the processor can do."""
+    """Returns 12 hex digits that identify the processor model and its instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,9 +1,10 @@
-"""Several processes, on one machine or on many, that make one run.
+"""Distributed runs: several processes, on one machine or on many.
 
-All of them compute; process 0 alone does what is done once, such as preparing data and writing
-files, and the others wait for it. They wait, and hear of each other's end, through the
-coordination service that `jax.distributed` starts in process 0, and not through a collective: a
-wait may last hours, and Ctrl-C ends it. In a run of one process nothing here does anything.
+All processes compute. Work that is done once, such as preparing data and writing files, is done by
+process 0 while the others wait. Processes wait for each other, and learn that another process has
+ended, through the coordination service that `jax.distributed` starts in process 0. A collective
+would not do: a wait may last hours, and Ctrl-C must be able to end it. In a run with one process,
+the functions of this module do nothing.
 """
 
 import collections
@@ -23,10 +24,12 @@ from typing import Any, NoReturn, TypeVar
 import jax
 from jax.experimental import multihost_utils
 
+from dagr_jax.runtime.errors import DagrError
+
 T = TypeVar("T")
 
-# Seconds: between two looks at the coordination service; for the main thread to leave by itself
-# once another process has left; for all processes to hear of an end; for a file to appear.
+# Seconds: between two queries of the coordination service; for the main thread to exit by itself
+# after another process has exited; for all processes to be told of an exit; for a file to appear.
 _POLL, _GRACE, _FAREWELL, _APPEAR = 0.1, 5.0, 30.0, 120.0
 
 _END = "dagr/end/"
@@ -36,8 +39,8 @@ _left = threading.Event()
 _watcher = threading.Thread(target=lambda: _watch(), daemon=True)
 
 
-class DistributedError(ValueError):
-    """The processes of a run do not find each other, or do not fit together; one line."""
+class DistributedError(DagrError):
+    """The processes of a run cannot connect or do not match. The message is one line."""
 
 
 def connect(
@@ -48,20 +51,23 @@ def connect(
     detect: bool = False,
     timeout: int = 300,
 ) -> None:
-    """Makes this process one of several; without arguments nothing happens.
+    """Connects this process to the other processes of the run. Without arguments it does nothing.
 
-    To be called before anything else uses JAX. From then on a process that ends early must do so
-    by `leave`, which ends the others too; all others end by `disconnect`.
+    Call it before anything else uses JAX. After it, a process that ends early must call `leave`,
+    which ends the other processes too. In a run that ends normally, all processes call
+    `disconnect`.
 
     Args:
-      coordinator: HOST:PORT where process 0 listens; all processes reach it by this name.
-      num_processes: how many there are.
-      process_id: 0 … num_processes − 1, another for each.
-      detect: instead of these three, ask the environment: SLURM, Open MPI, a TPU pod, Kubernetes.
-      timeout: seconds to wait for the others.
+        coordinator: HOST:PORT on which process 0 listens. All processes use the same value.
+        num_processes: Number of processes.
+        process_id: Number of this process, 0 … num_processes − 1, different in every process.
+        detect: Take these three values from the environment instead (SLURM, Open MPI, a TPU pod or
+            Kubernetes).
+        timeout: Seconds to wait for the other processes.
 
     Raises:
-      DistributedError: an argument is missing, or nothing answers, or hosts have unlike devices.
+        DistributedError: An argument is missing, process 0 does not answer, or the processes have
+            different numbers of devices.
     """
     given = {
         "--coordinator": coordinator,
@@ -75,7 +81,7 @@ def connect(
         raise DistributedError("--distributed finds out by itself what the other three flags say")
     if missing and not detect:
         raise DistributedError(f"{', '.join(missing)} missing: {', '.join(given)} go together")
-    # The service catches SIGTERM to let others ask for it; here the training loop does.
+    # JAX's preemption service would catch SIGTERM; the training loop handles SIGTERM itself.
     jax.config.update("jax_enable_preemption_service", False)
     if coordinator is not None and num_processes is not None and process_id is not None:
         _check(coordinator, num_processes, process_id)
@@ -87,7 +93,7 @@ def connect(
                 coordinator,
                 num_processes,
                 process_id,
-                # Given in full, nothing is left to find out about.
+                # All three values are given, so JAX has nothing to detect.
                 cluster_detection_method=None if detect else "deactivate",
                 initialization_timeout=timeout,
             )
@@ -99,9 +105,10 @@ def connect(
             f"{first}; name --coordinator, --num_processes and --process_id"
         ) from None
     _watcher.start()
-    # All together, as a backend waits only minutes for the others' devices; and a first collective,
-    # so that processes which cannot reach each other say so now. Gloo greets on stdout, where only
-    # results belong.
+    # All processes start their backends here, at the same time, because a backend waits only
+    # minutes for the devices of the others. The first collective also runs here, so that processes
+    # that cannot reach each other fail now. Gloo prints a greeting on stdout, which is reserved for
+    # results, so stdout is closed meanwhile.
     with _stdout_closed():
         held = collections.Counter(device.process_index for device in jax.devices())
         if len(set(held.values())) > 1:
@@ -112,34 +119,36 @@ def connect(
 
 
 def several() -> bool:
-    """Whether this process is one of several."""
+    """Returns whether the run has more than one process."""
     return jax.distributed.is_initialized() and _state().num_processes > 1
 
 
 def share() -> tuple[int, int]:
-    """(number of this process, number of processes)."""
+    """Returns (number of this process, number of processes)."""
     return (jax.process_index(), jax.process_count()) if several() else (0, 1)
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """Returns whether this is process 0, the process that writes files."""
     return share()[0] == 0
 
 
 def first(work: Callable[[], T], makes: Path | None = None) -> T:
-    """Process 0 does the work; the others wait for it.
+    """Runs `work` in process 0 only; the other processes wait until it is done.
 
-    All processes must come here, in the same order.
+    All processes must make these calls in the same order.
 
     Args:
-      work: run in process 0 alone. An error in it is raised there; `leave` tells the others.
-      makes: what it leaves on the shared file system; the others wait until they see it.
+        work: Function that process 0 calls. If it raises, the error is raised in process 0, which
+            must call `leave` to end the other processes.
+        makes: File or folder that `work` creates on the shared file system. The other processes
+            wait until they can see it.
 
     Returns:
-      What `work` returned, in all processes; JSON where there are several.
+        The return value of `work`, in all processes. With several processes it must be JSON data.
 
     Raises:
-      DistributedError: `makes` does not appear here, so that the file system is not shared.
+        DistributedError: `makes` does not appear in this process: the file system is not shared.
     """
     if not several():
         return work()
@@ -162,7 +171,7 @@ def first(work: Callable[[], T], makes: Path | None = None) -> T:
 
 
 def meet() -> None:
-    """Waits until all processes are here."""
+    """Waits until all processes have called this function (a barrier)."""
     if not several():
         return
     client, folder = _client(), f"dagr/meet/{next(_numbers)}/"
@@ -173,7 +182,7 @@ def meet() -> None:
 
 
 def disconnect() -> None:
-    """The orderly end, in all processes."""
+    """Disconnects this process at the normal end of a run. All processes must call it."""
     if jax.distributed.is_initialized():
         meet()
         _left.set()
@@ -182,14 +191,16 @@ def disconnect() -> None:
 
 
 def leave(said: str, code: int) -> NoReturn:
-    """Ends all processes of the run at once, with an exit code; or this one where it is alone.
+    """Ends all processes of the run at once with one exit code.
 
-    Another process may sit in a collective that will never end, so that no exception can reach it:
-    its watching thread ends it, unless it leaves by itself within seconds.
+    In a run with one process, it ends this process.
+
+    Another process may be blocked in a collective that never ends, where no exception can reach
+    it. Its watcher thread ends it, unless it exits by itself within seconds.
 
     Args:
-      said: why, for stderr.
-      code: of all processes.
+        said: Reason, printed on stderr.
+        code: Exit code of all processes.
     """
     if not jax.distributed.is_initialized():
         print(said, file=sys.stderr)
@@ -199,34 +210,36 @@ def leave(said: str, code: int) -> NoReturn:
 
 
 def _end(said: str, code: int) -> NoReturn:
-    """Tells the others, waits until they have heard, and exits without Python's farewells.
+    """Tells the other processes, waits until they know, and exits without Python's cleanup.
 
-    These would wait for processes that are not coming, and destroy what collectives still use.
+    The cleanup would wait for processes that never arrive, and would free buffers that collectives
+    still use.
     """
-    with _leaving:  # the main thread or the watching one, not both
+    with _leaving:  # either the main thread or the watcher thread, not both
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-        state = _state()  # not JAX's devices, which may be what failed
+        state = _state()  # not from JAX's devices: they may be the part that failed
         said = f"process {state.process_id} of {state.num_processes}: {said}"
         print(said, file=sys.stderr, flush=True)
         sys.stdout.flush()
-        with contextlib.suppress(RuntimeError, ValueError):  # others may be dead already
+        with contextlib.suppress(RuntimeError, ValueError):  # other processes may be dead already
             if ends := _client().key_value_dir_get(_END):
-                code = json.loads(ends[0][1])[1]  # an error may follow from another's end
+                # The end of another process may have caused the error here: use its exit code.
+                code = json.loads(ends[0][1])[1]
             _client().key_value_set(f"{_END}{state.process_id}", json.dumps([said, code]))
             _client().wait_at_barrier("dagr/farewell", int(_FAREWELL * 1000))
         if state.process_id == 0:
-            time.sleep(1)  # the service lives here: the others go first
+            time.sleep(1)  # process 0 runs the service, so the others must exit first
         os._exit(code)
 
 
 def _watch() -> None:
-    """Ends this process when another one has left early."""
+    """Ends this process when another process has ended early."""
     while not _left.wait(1.0):
         try:
             ends = _client().key_value_dir_get(_END)
-        except (RuntimeError, ValueError):  # the service is gone, which JAX itself acts on
+        except (RuntimeError, ValueError):  # the service is gone; JAX itself ends the process
             return
         if ends and not _left.wait(_GRACE):
             said, code = json.loads(ends[0][1])
@@ -234,16 +247,16 @@ def _watch() -> None:
 
 
 def _state() -> Any:
-    # Not public in JAX 0.10; Orbax coordinates itself through the same object.
+    # Not public in JAX 0.10; Orbax uses the same object.
     from jax._src.distributed import global_state
 
     return global_state
 
 
 def _client() -> Any:
-    """The coordination service's: keys with values, and barriers."""
+    """Returns the client of the coordination service, with its key-value store and barriers."""
     client = _state().client
-    assert client is not None  # the callers have asked
+    assert client is not None  # callers run only in a distributed run
     return client
 
 
@@ -256,7 +269,7 @@ def _check(coordinator: str, num_processes: int, process_id: int) -> None:
             f"--process_id={process_id} must be 0 … {num_processes - 1} with "
             f"--num_processes={num_processes}"
         )
-    if process_id == 0:  # asked before JAX does, which may crash
+    if process_id == 0:  # test the port first: JAX may crash on a port that it cannot use
         try:
             _listen(int(port)).close()
         except (OSError, OverflowError) as error:
@@ -267,14 +280,14 @@ def _check(coordinator: str, num_processes: int, process_id: int) -> None:
 
 
 def _listen(port: int) -> socket.socket:
-    """On all addresses of this host, as the service will."""
+    """Listens on all addresses of this host, as the coordination service does."""
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
     return socket.create_server(("", port))
 
 
 def _await_answer(coordinator: str, timeout: int) -> None:
-    """Waits until process 0 listens; JAX itself would abort, with a page of addresses."""
+    """Waits until process 0 listens. JAX itself would abort with a page of stack addresses."""
     host, _, port = coordinator.rpartition(":")
     until = time.monotonic() + timeout
     while True:
@@ -292,7 +305,7 @@ def _await_answer(coordinator: str, timeout: int) -> None:
 
 @contextlib.contextmanager
 def _ctrl_c_kills() -> Iterator[None]:
-    """Ctrl-C ends the process at once: Python's handler would wait until C++ code is done."""
+    """Makes Ctrl-C end the process at once. Python's handler would wait for the C++ code."""
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
@@ -302,7 +315,7 @@ def _ctrl_c_kills() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stdout_closed() -> Iterator[None]:
-    """To everything in this process, C++ included."""
+    """Discards everything that this process writes to stdout, from C++ code too."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

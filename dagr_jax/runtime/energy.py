@@ -1,22 +1,22 @@
-"""The energy that the machine's processors use, where Linux tells it."""
+"""Measurement of the energy that the processors use, on Linux with RAPL counters."""
 
 import threading
 from pathlib import Path
 
-# A counter for each processor package, in microjoules; on most machines root alone may read it.
+# One counter per processor package, in microjoules. On most machines only root can read it.
 POWERCAP = Path("/sys/class/powercap")
-# Seconds between two looks. A counter wraps around after 2^32 times 15 to 61 microjoules, 65 kJ at
-# the least: three minutes at 350 W.
+# Seconds between two readings. A counter wraps around after 2^32 units of 15 to 61 microjoules,
+# at least 65 kJ: three minutes at 350 W.
 _EVERY = 60.0
 
 
 class Meter:
-    """Adds up what all processor packages use while it is open. A context manager.
+    """Context manager that adds up the energy of all processor packages.
 
-    All of the machine is counted, whoever uses it, and no accelerator.
+    It counts the whole machine, other programs included. It does not count accelerators.
 
     Attributes:
-        joules: Until now; None where the machine does not tell.
+        joules: Energy used so far, in joules; None if the counters cannot be read.
     """
 
     def __init__(self) -> None:
@@ -42,10 +42,10 @@ class Meter:
             self.look()
 
     def look(self) -> None:
-        """Adds what was used since the last look."""
+        """Adds the energy used since the last reading."""
         now = _counters()
         if self.joules is None or now.keys() != self._last.keys():
-            self.joules = None  # a package went away: nothing can be said
+            self.joules = None  # a package is no longer listed: the sum is unknown
             return
         for path, (value, limit) in now.items():
             before, _ = self._last[path]
@@ -54,7 +54,7 @@ class Meter:
 
 
 def _counters() -> dict[Path, tuple[int, int]]:
-    """Package → (counter, where it wraps around), in microjoules; empty where it cannot be read."""
+    """Returns {package: (counter, wrap-around value)} in microjoules; empty if unreadable."""
     try:
         return {
             path: (

@@ -1,4 +1,4 @@
-"""The machine at hand."""
+"""Description of the machine."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def machine() -> dict[str, Any]:
-    """What a measurement or a run was made on."""
+    """Returns the hardware and software on which a run or measurement was made."""
     import jax
 
     name = platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""How the process of a command is set up, before it loads anything heavy."""
+"""Process setup of a command, before it imports heavy libraries."""
 
 import atexit
 import gc
@@ -11,33 +11,36 @@ _MODES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def set_up() -> None:
-    """`collect_rarely` and `use_huge_pages`. To be called first, and by commands alone."""
+    """Calls `collect_rarely` and `use_huge_pages`. Only commands call it, as their first step."""
     collect_rarely()
     use_huge_pages()
 
 
 def collect_rarely() -> None:
-    """Has Python look for cyclic garbage after 100,000 new objects instead of 700, not at exit.
+    """Runs Python's cyclic garbage collection every 100,000 objects instead of 700, not at exit.
 
-    Loading JAX and tracing a network make a million objects that stay, and by default Python walks
-    over them hundreds of times: a third of a short `dagr score`. Arrays and frames are freed when
-    their last reference goes, as ever.
+    Importing JAX and tracing a network create a million objects that stay alive. By default Python
+    visits them hundreds of times, which takes a third of the time of a short `dagr score`. Arrays
+    and frames are still freed when their last reference goes away.
     """
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
 
 
 def use_huge_pages() -> None:
-    """Starts this command again, once, so that malloc asks Linux for huge pages.
+    """Restarts this command once so that malloc requests huge pages from Linux.
 
-    XLA on a CPU takes and frees its buffers, gigabytes, at every step, and Linux maps and clears
-    each page anew: with pages of 4 kB that is a third of a large training step, with those of
-    2 MB a tenth. glibc asks for them only if GLIBC_TUNABLES said so when the process started,
-    hence the second start: the process keeps its number, arguments and streams.
+    On a CPU, XLA allocates and frees gigabytes of buffers at every step, and Linux maps and clears
+    every page again. This takes a third of a large training step with 4 kB pages and a tenth with
+    2 MB pages. glibc requests huge pages only if GLIBC_TUNABLES was set when the process started,
+    so the command restarts itself. It keeps its process id, arguments and streams.
 
-    Nothing happens where it would not help (no glibc of 2.35 or later; huge pages not on request,
-    as they are with "madvise"), where GLIBC_TUNABLES names the tunable already (`=0` switches
-    this off), and where Python was started for something else, like a notebook.
+    The function does nothing in these cases:
+
+    * It would not help: glibc is older than 2.35, or Linux does not give huge pages on request
+      (its mode is not "madvise").
+    * GLIBC_TUNABLES already names the tunable (`=0` turns huge pages off).
+    * Python was started for something else, such as a notebook.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     own = sys.argv[1:]

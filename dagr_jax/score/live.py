@@ -61,7 +61,7 @@ def watch(scorer: Scorer, feed: Feed) -> Iterator[LiveScore | Again]:
 
     Raises:
         VideoError: The source cannot be read (any more).
-        ValueError: The checkpoint was trained with saliency maps of another model.
+        DagrError: The checkpoint was trained with saliency maps of another model.
     """
     low, high = scorer.meta["mos_range"]
     # What it takes to compile is over before anything comes that would have to wait.

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dagr_jax.runtime.errors import DagrError
+
 if TYPE_CHECKING:
     from dagr_jax.score import Failure, Result, Scorer
     from dagr_jax.video.stream import Limits
@@ -43,8 +45,7 @@ class Cluster:
         patience: Of the workers' `video.readers.Readers`.
 
     Raises:
-        ImportError: Ray is not installed.
-        ConnectionError: There is no cluster at the address.
+        DagrError: Ray is not installed, or there is no cluster at the address.
     """
 
     def __init__(self, workers: int, address: str = "local", patience: float = 600.0):
@@ -56,18 +57,21 @@ class Cluster:
             import ray
             import ray.data
         except ImportError as error:
-            raise ImportError("Ray is not installed; pip install 'dagr-jax[ray]'") from error
+            raise DagrError("Ray is not installed; pip install 'dagr-jax[ray]'") from error
         _check(address)
         self._workers, self._patience = workers, patience
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
-        with _no_stderr():  # where Ray's core says what log level it has
-            ray.init(
-                address=address,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                **(local if address == "local" else {}),
-            )
+        try:
+            with _no_stderr():  # where Ray's core says what log level it has
+                ray.init(
+                    address=address,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    **(local if address == "local" else {}),
+                )
+        except ConnectionError as error:
+            raise _no_cluster(address) from error
 
     def __enter__(self) -> "Cluster":
         return self
@@ -99,7 +103,7 @@ class Cluster:
 
         Raises:
             ray.exceptions.RayError: Ray gave up.
-            RuntimeError: Ray lost a row.
+            DagrError: Ray lost a row.
         """
         from dagr_jax.score import Failure, Result
 
@@ -113,7 +117,7 @@ class Cluster:
             done += 1
             yield Failure(**row) if "error" in row else Result.from_dict(row)
         if done < len(files):
-            raise RuntimeError(f"{files[done]}: Ray gave no row for it; score it again")
+            raise DagrError(files[done], "Ray gave no row for it", "score it again")
 
     def _rows(
         self, scorer: "Scorer", files: Sequence[str], options: tuple[Any, ...]
@@ -154,15 +158,19 @@ class Cluster:
 
 
 def _check(address: str) -> None:
-    """Raises ConnectionError where nobody listens, which Ray notices after many minutes."""
+    """Raises DagrError where nobody listens, which Ray notices after many minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         try:
             socket.create_connection((host, int(port)), timeout=10).close()
         except OSError as error:
-            raise ConnectionError(
-                f"no cluster answers at {address}; start it, or leave the address out for a new one"
-            ) from error
+            raise _no_cluster(address) from error
+
+
+def _no_cluster(address: str) -> DagrError:
+    return DagrError(
+        f"no cluster answers at {address}; start it, or leave the address out for a new one"
+    )
 
 
 @contextlib.contextmanager

@@ -124,7 +124,7 @@ class Failure:
 
     Attributes:
         file: The path as it was given.
-        error: Why, in one line that names the file and the mend.
+        error: Why, in one line that names the file and the remedy.
     """
 
     file: str

@@ -15,6 +15,7 @@ from typing import IO, Any, TypeGuard, cast
 import numpy as np
 
 from dagr_jax.models.contract import Contract, Outputs
+from dagr_jax.runtime.errors import DagrError, environment
 from dagr_jax.score.predictor import Predictor
 from dagr_jax.score.progress import PendingClip, PendingVideo, forget
 from dagr_jax.score.results import Failure, Result, Segment
@@ -97,7 +98,7 @@ class Scorer:
             pictures: The pieces of its streams, if there are any, and the clip, by `inputs`.
 
         Raises:
-            ValueError: The checkpoint was trained with maps of another model.
+            DagrError: The checkpoint was trained with maps of another model, or no clip is given.
         """
         return float(self.outputs(pictures).score)
 
@@ -108,7 +109,7 @@ class Scorer:
             pictures: The pieces of its streams, if there are any, and the clip, by `inputs`.
 
         Raises:
-            ValueError: The checkpoint was trained with maps of another model.
+            DagrError: The checkpoint was trained with maps of another model, or no clip is given.
         """
         self._check(PendingVideo("clip", None), 0.0)
         for one in pictures:
@@ -116,7 +117,7 @@ class Scorer:
                 self._predictor.take(one)
             else:
                 return self._predictor.predict([self._predictor.ready(one)], 1)[0]
-        raise ValueError("the pictures hold no clip; give those of a whole clip")
+        raise DagrError("the pictures hold no clip; give those of a whole clip")
 
     def score(
         self,
@@ -138,7 +139,7 @@ class Scorer:
 
         Raises:
             VideoError: The file or a map cannot be read; one line that names it.
-            ValueError: Frames of another shape or type; maps missing, or not wanted; segments of
+            DagrError: Frames of another shape or type; maps missing, or not wanted; segments of
                 frames, which have no times, or with maps of another model.
         """
         one = PendingVideo(_name_of(video), maps)
@@ -173,7 +174,7 @@ class Scorer:
             read: nothing stops the rest.
 
         Raises:
-            ValueError: As `score`, where it is not a file's fault.
+            DagrError: As `score`, where it is not a file's fault.
         """
         pending: list[PendingClip] = []
         under_way: deque[PendingVideo] = deque()
@@ -184,8 +185,8 @@ class Scorer:
             under_way.append(one)
             try:
                 with opened as messages:
-                    self._take(one, messages, pending, batch_size)
-            except (VideoError, OSError) as error:
+                    self._take(one, _reading(name, messages), pending, batch_size)
+            except VideoError as error:
                 one.failure = str(error)
                 forget(one, pending)
             while under_way and under_way[0].done:
@@ -203,7 +204,7 @@ class Scorer:
             Name → (T, h, w) in [0, 1] of each map of the model; {} where the score uses none.
 
         Raises:
-            ValueError: As `score`.
+            DagrError: As `score`.
         """
         found: list[Piece | Clip] = []
         with self._messages(video, 0.0, None) as messages:
@@ -217,14 +218,14 @@ class Scorer:
 
     def _check(self, one: PendingVideo, segments: float) -> None:
         if self.outside != (one.folder is not None):
-            raise ValueError(
+            raise DagrError(
                 f"{one.name or 'frames'}: the checkpoint was trained with saliency maps of another "
                 "model; give its folder of maps"
                 if self.outside
                 else f"{one.folder}: the checkpoint makes its own saliency maps; leave these out"
             )
         if segments and self.outside:
-            raise ValueError("segments want maps of their own; score without them")
+            raise DagrError("segments want maps of their own; score without them")
 
     def _opened(
         self,
@@ -261,17 +262,18 @@ class Scorer:
         else:
             # FFmpeg reads a file more than once, which not every file object allows.
             with tempfile.NamedTemporaryFile(suffix=".video") as copy:
-                shutil.copyfileobj(cast(IO[bytes], video), copy)
-                copy.flush()
+                with environment(_name_of(video) or "file object", VideoError):
+                    shutil.copyfileobj(cast(IO[bytes], video), copy)
+                    copy.flush()
                 try:
                     yield read_clips(copy.name, spec, segments, limits)
                 except VideoError as error:
                     name = _name_of(video) or "file object"
-                    raise VideoError(name, error.problem, error.mend) from None
+                    raise VideoError(name, error.problem, error.remedy) from None
 
     def _of_frames(self, frames: np.ndarray, segments: float) -> Iterator[Message]:
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            raise ValueError(
+            raise DagrError(
                 f"frames are {frames.dtype} of shape {frames.shape}; give uint8 (T, H, W, 3), RGB"
             )
         plan = plan_clips("frames", len(frames), 0.0, segments)
@@ -351,6 +353,16 @@ class Scorer:
             version=self.meta["version"],
             checkpoint=self.digest,
         )
+
+
+def _reading(name: str, messages: Iterable[Message]) -> Iterator[Message]:
+    """What is read of a video; an OSError of its file is a VideoError."""
+    try:
+        yield from messages
+    except OSError as error:
+        told = error.strerror or str(error)
+        problem = f"reading it failed ({told})"
+        raise VideoError(name or "file object", problem, "check the file") from error
 
 
 def _is_path(video: Video) -> TypeGuard[str | os.PathLike[str]]:

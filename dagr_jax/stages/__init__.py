@@ -17,6 +17,7 @@ from dagr_jax import registry
 from dagr_jax.models.contract import CachedStream, TrainStage
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.energy import Meter
+from dagr_jax.runtime.errors import environment
 from dagr_jax.stages.artifacts import StageError, claim, digest, plain, write_json
 from dagr_jax.stages.cached import stream_stage
 from dagr_jax.stages.console import say
@@ -125,7 +126,8 @@ def run_stages(
     asked = digest([plain(config), list(chosen)])
 
     def begin() -> str:
-        run.workdir.mkdir(parents=True, exist_ok=True)
+        with environment(run.workdir):
+            run.workdir.mkdir(parents=True, exist_ok=True)
         if home.exists():
             claim(home, plain(config), "a run")
         else:

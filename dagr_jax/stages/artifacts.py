@@ -10,9 +10,10 @@ from ml_collections import config_dict
 
 from dagr_jax.report import tables
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
 
-class StageError(ValueError):
+class StageError(DagrError):
     """A stage cannot run; one line that names the folder or field and the remedy."""
 
 

@@ -21,6 +21,7 @@ from dagr_jax.report import plots, tables
 from dagr_jax.report.agreement import FITTED, METRICS, agreement
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.atomic import atomic_folder
+from dagr_jax.runtime.errors import environment
 from dagr_jax.stages.artifacts import StageError, digest, plain, read_json, write_json
 from dagr_jax.stages.cached import write_stream
 from dagr_jax.stages.console import progress
@@ -56,7 +57,8 @@ def prepare_other(run: Run, name: str) -> Path:
     folder = Path(chosen.data_dir) if chosen.data_dir else run.workdir / "others" / name
 
     def prepare() -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        with environment(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
         dataset = {"name": chosen.name, "args": plain(chosen.args)}
         check_source(folder, dataset, f"config.test.others.{name}")
         prepare_set(folder, dataset, run.stored[1], run.map_size)
@@ -356,7 +358,7 @@ def per_video(
     for clip, fact in enumerate(facts):
         if fact["mos"] != facts[first[video_of[clip]]]["mos"]:
             raise StageError(
-                f"{fact['video'].decode()}: its clips have different MOS; mend the labels and "
+                f"{fact['video'].decode()}: its clips have different MOS; correct the labels and "
                 "prepare again"
             )
     return first, np.bincount(video_of, predictions) / np.bincount(video_of)

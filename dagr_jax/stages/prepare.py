@@ -13,6 +13,7 @@ from dagr_jax.data.decode_set import Collected, collect, collect_gaze
 from dagr_jax.data.gaze import GazeSet
 from dagr_jax.data.rated import RatedSet
 from dagr_jax.registry import dataset_module
+from dagr_jax.runtime.errors import environment
 from dagr_jax.stages.artifacts import StageError, claim, plain, write_json
 from dagr_jax.video.inputs import Stream
 
@@ -42,10 +43,12 @@ def prepare_set(
 
     Raises:
         StageError: The folder holds something else, or an argument is missing.
-        ValueError: The data set cannot be prepared; one line.
+        DagrError: The data set cannot be prepared.
     """
     module = dataset_module(dataset["name"])
     args = dict(dataset["args"])
+    if folder.exists() and not (folder / "prepared.json").is_file():
+        raise StageError(folder, "exists and is not a prepared set", "name another folder")
     if folder.exists():
         # Where the files lay does not change what was prepared of them.
         held = json.loads((folder / "prepared.json").read_text())["dataset"]["args"]
@@ -66,7 +69,8 @@ def prepare_set(
     same = {**wanted, "dataset": [dataset["name"], args.get("source")]}
     if not begun.exists() or json.loads(begun.read_text()) != same:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        with environment(folder):
+            partial.mkdir(parents=True)
     if map_size is None:  # a set of gaze is stored all the same, as large as the frames
         assert stream.resize.size is not None
         map_size = stream.resize.size

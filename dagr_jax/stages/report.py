@@ -15,6 +15,7 @@ from dagr_jax.report.run_page import Outcome, RunFacts, run_page
 from dagr_jax.report.strips import Shown, in_lines
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import environment
 from dagr_jax.runtime.machine import machine
 from dagr_jax.stages.artifacts import plain, read_json
 from dagr_jax.stages.evaluate import maps_of_items, shown_frames
@@ -76,7 +77,7 @@ def note_time(
     line |= {"joules": energy, "environment": _environment()}
     path = workdir / "times.jsonl"
     begun = path.exists() and not path.read_bytes().endswith(b"\n")  # a line that was cut short
-    with open(path, "a") as stream:
+    with environment(path), open(path, "a") as stream:
         stream.write("\n" * begun + json.dumps(line) + "\n")
 
 

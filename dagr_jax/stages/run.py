@@ -16,6 +16,7 @@ from dagr_jax.data import loader
 from dagr_jax.data.prepare import has_records
 from dagr_jax.models.contract import CachedStream, Contract, TrainStage
 from dagr_jax.runtime import distributed
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.stages import split
 from dagr_jax.stages.artifacts import StageError, digest, plain
 from dagr_jax.train import mesh as meshes
@@ -74,7 +75,7 @@ class Run:
         """
         try:
             return {stage.name: stage for stage in self.contract.stages(self.config)}
-        except ValueError as error:
+        except DagrError as error:
             raise StageError(str(error)) from error
 
     @property
@@ -89,10 +90,7 @@ class Run:
 
         A configuration that needs none, as with alpha 0, shares the prepared set of one that does.
         """
-        try:
-            return self.contract.map_size(self.config)
-        except NotImplementedError:
-            return None
+        return self.contract.map_size(self.config)
 
     def of_checkpoint(
         self, inputs: InputSpec, model: Any, streams: tuple[CachedStream, ...]

@@ -24,12 +24,12 @@ from dagr_jax.report import figures
 from dagr_jax.report.agreement import FITTED, METRICS
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.compile_cache import keep_compiled
+from dagr_jax.runtime.errors import DagrError, environment
 from dagr_jax.stages.artifacts import StageError, claim, digest, plain, read_json, write_json
 from dagr_jax.stages.console import say
 from dagr_jax.stages.folds import ALL
 from dagr_jax.stages.prepare import check_source, prepare_set
 from dagr_jax.stages.run import Run
-from dagr_jax.train.loop import TrainingError
 
 RunStages = Callable[[config_dict.ConfigDict, Path], None]
 
@@ -103,7 +103,7 @@ def run_sweep(
         raise StageError("config.base.split.fold: each run of a sweep is of one fold; name it")
     try:
         figures.check(plain(config.figures), config.runs)
-    except ValueError as error:
+    except DagrError as error:
         raise StageError(f"config.figures.{error}") from error
     _check_made(config, workdir)
     keep_compiled()
@@ -140,7 +140,7 @@ def _take(
         try:
             _make(config, workdir, member, run_stages)
         except Exception as error:  # of one run: the others are made all the same
-            known = isinstance(error, (ValueError, OSError, TrainingError))
+            known = isinstance(error, DagrError)
             say(f"{member.home}: {error if known else traceback.format_exc().rstrip()}")
             failed.add(member)
     summarise(workdir)
@@ -150,7 +150,8 @@ def _take(
 
 def _begin(config: config_dict.ConfigDict, workdir: Path) -> None:
     """Writes down the configuration and prepares the data sets, once for all processes."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    with environment(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     base, run = config.base, Run(config.base, workdir)
     with _lock(workdir / "data", wait=True):
         write_json(workdir / "config.json", plain(config))
@@ -268,8 +269,11 @@ def summarise(workdir: Path) -> Path:
 @contextlib.contextmanager
 def _lock(path: Path, *, wait: bool) -> Iterator[bool]:
     """Whether this process has the lock that stands beside a path; with `wait` it will."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as stream:
+    lock = path.with_name(f".{path.name}.lock")
+    with environment(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    with open(lock, "w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

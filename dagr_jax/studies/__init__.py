@@ -1,1 +1,1 @@
-"""Analyses of one paper: what saliency networks are worth, and what their registers carry."""
+"""Analyses of the paper: metrics of saliency networks, and the effect of register tokens."""

@@ -1,9 +1,9 @@
-"""What the register tokens carry of a video (the paper's figure 6).
+"""How much the register tokens depend on the content of a video (the paper's figure 6).
 
-The tokens themselves and what `return_tokens` of the PyTorch release gives are the same for every
-video (REFERENCE section 2), so no map of them can show contents. What can differ from video to
-video is what the registers change in the first encoder level, behind its ReLU, and what the
-bottleneck makes of it.
+The tokens, and the output of `return_tokens` in the PyTorch release, are the same for every video
+(docs/reference.md, section 2), so a plot of them cannot show contents. Two quantities can differ
+between videos: the change that the registers cause in the first encoder level, after its ReLU, and
+the features of the bottleneck.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,23 +22,26 @@ from dagr_jax.report.registers_figure import Cloud, Registers
 from dagr_jax.stages.artifacts import StageError
 from dagr_jax.studies.saliency_table import network_of, records_of
 
-# Shuffled labels whose silhouettes say what chance gives.
+# Number of label shuffles that determine the silhouette at chance level.
 _SHUFFLES = 200
 
 
 def registers_of(
     checkpoint: Path, data: Path, part: str, classes: Mapping[str, str] | None = None
 ) -> Registers:
-    """Looks at the videos of a prepared saliency set through a network with registers.
+    """Computes the features of a network with registers for the videos of a saliency set.
 
     Args:
-        checkpoint: A run's workdir or a stage's folder.
-        data: The prepared set.
-        part: See `saliency_table.records_of`.
-        classes: Video → class; None: the contents of the set.
+        checkpoint: Working directory of a run, or folder of a stage.
+        data: Folder of the prepared set.
+        part: Part of the set, as in `saliency_table.records_of`.
+        classes: {video: class}; None: the contents of the set.
+
+    Returns:
+        Data of figure 6.
 
     Raises:
-        StageError, CheckpointError: There are no registers, or a video has no class, or there are
+        StageError, CheckpointError: The network has no registers, a video has no class, there are
             fewer than four videos or two classes, or no class has two videos.
     """
     source, _ = records_of(data, part, [checkpoint])
@@ -88,14 +91,14 @@ def _labels(videos: Sequence[str], classes: Mapping[str, str]) -> tuple[str, ...
 
 
 def without_registers(variables: Any) -> Any:
-    """The same network whose register channels are 0."""
+    """Returns the variables of the network with all register parameters set to 0."""
     flat = flatten_dict(variables["params"])
     silent = {k: jnp.zeros_like(v) if k[0] == "registers" else v for k, v in flat.items()}
     return {**variables, "params": unflatten_dict(silent)}
 
 
 def _tokens(model: Any, variables: Any) -> jax.Array:
-    """The projected tokens, (N tokens, N channels)."""
+    """Returns the projected tokens, (N tokens, N channels)."""
     own = unet3d.Registers(model.num_registers, model.register_dim)
     values = own.apply({"params": variables["params"]["registers"]}, model.num_registers)
     return cast(jax.Array, values)

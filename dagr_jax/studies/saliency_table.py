@@ -1,4 +1,4 @@
-"""Table 3: what saliency networks are worth on a prepared saliency set."""
+"""Table 3: metrics of saliency networks on a prepared saliency set."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,22 +28,22 @@ def saliency_rows(
     batch_size: int = 8,
     resamples: int = 1000,
 ) -> list[dict[str, Any]]:
-    """Table 3: saliency networks on a prepared saliency set.
+    """Computes Table 3: metrics of saliency networks on a prepared saliency set.
 
     Args:
-        networks: Name → checkpoints of one network, such as its seeds; their scores are averaged.
-        data: A prepared saliency set.
-        part: See `records_of`.
-        batch_size: Videos at once.
-        resamples: Of the bootstrap over contents, seed 0.
+        networks: {name: checkpoints of one network, such as its seeds}; their scores are averaged.
+        data: Folder of the prepared saliency set.
+        part: Part of the set, as in `records_of`.
+        batch_size: Videos per batch.
+        resamples: Number of bootstrap resamples over contents; the seed is 0.
 
     Returns:
-        A row for each name, of two names one for the difference, first minus second, and one for
-        each of `ignorant`: "network", "networks" (how many), "videos", "left_out", and each of
-        `NAMES` as {"value", "low", "high"}.
+        A row for each name; if there are two names, a row for the difference (first minus second);
+        and a row for each baseline of `ignorant`. Fields: "network", "networks" (number of
+        checkpoints), "videos", "left_out", and each of `NAMES` as {"value", "low", "high"}.
 
     Raises:
-        StageError, CheckpointError: The set has no such part, or a checkpoint does not fit it.
+        StageError, CheckpointError: The set has no such part, or a checkpoint does not match it.
     """
     every = [path for paths in networks.values() for path in paths]
     source, left_out = records_of(data, part, every)
@@ -66,17 +66,21 @@ def saliency_rows(
 def records_of(
     data: Path, part: str, checkpoints: Sequence[Path]
 ) -> tuple[loader.SaliencySource, int]:
-    """Saliency records of a prepared set, and how many of it they leave out.
+    """Selects saliency records of a prepared set.
 
     Args:
-        data: The prepared set.
-        part: "unseen": those that none of the networks was trained or validated on, by the split
-            that stands beside each checkpoint. "train", "val" or "test": the part of that name, as
-            the set's own files say; "all": all. Of these it is said how many were seen.
-        checkpoints: Of the networks.
+        data: Folder of the prepared set.
+        part: "unseen": videos on which no network was trained or validated, according to the split
+            file next to each checkpoint. "train", "val" or "test": the part of that name in the
+            set's own files. "all": all videos. For all but "unseen", a message reports how many of
+            the videos were seen.
+        checkpoints: Checkpoints of the networks.
+
+    Returns:
+        The records, and the number of records of the set that were left out.
 
     Raises:
-        StageError: It is no saliency set, or has no such part, or nothing is unseen.
+        StageError: The folder is not a saliency set, it has no such part, or all videos were seen.
     """
     if not (data / "prepared.json").is_file() or not has_records(data, "saliency"):
         raise StageError(f"{data}: no prepared saliency set is here; make one with dagr prepare")
@@ -99,12 +103,12 @@ def records_of(
                 f"{data}: has no part {part} (it has: {known}); take another, all or unseen"
             )
         if seen := len(set(chosen) - new):
-            say(f"{data}: {seen} of these {len(chosen)} videos were trained or validated on")
+            say(f"{data}: the networks have seen {seen} of these {len(chosen)} videos")
     return loader.SaliencySource(data, np.array(chosen)), len(listed) - len(chosen)
 
 
 def _training(data: Path) -> loader.SaliencySource | None:
-    """The training part, where the set's own files name one."""
+    """Returns the training part, if the set's own files define one; else None."""
     numbers = [i for i, row in enumerate(read_list(data)) if row.part == "train"]
     return loader.SaliencySource(data, np.array(numbers)) if numbers else None
 
@@ -112,15 +116,19 @@ def _training(data: Path) -> loader.SaliencySource | None:
 def network_of(
     path: Path, data: Path, source: loader.SaliencySource
 ) -> tuple[unet3d.Model, dict[str, Any]]:
-    """The saliency network of a checkpoint, and its variables, for a prepared set.
+    """Loads the saliency network of a checkpoint and checks that it matches a prepared set.
 
     Args:
-        path: A run's workdir or a stage's folder.
-        data: The prepared set.
-        source: Records of it.
+        path: Working directory of a run, or folder of a stage.
+        data: Folder of the prepared set.
+        source: Records of the set.
+
+    Returns:
+        The network and its variables.
 
     Raises:
-        StageError, CheckpointError: There is none, or the set was prepared otherwise than it wants.
+        StageError, CheckpointError: The checkpoint has no trained saliency network, or the set was
+            prepared with a different number of frames or a different map size.
     """
     variables, meta = load_variables(path)
     args, size = dict(meta["model_args"]), None
@@ -154,7 +162,7 @@ def network_of(
 def _maps_by(
     path: Path, data: Path, source: loader.SaliencySource, batch_size: int
 ) -> list[np.ndarray]:
-    """The maps that a checkpoint's saliency network predicts for a set."""
+    """Predicts the maps of all records with the saliency network of a checkpoint."""
     model, variables = network_of(path, data, source)
     predict = jax.jit(SaliencyTask(model, model.preset).predict)
     found: list[np.ndarray] = []
@@ -167,7 +175,10 @@ def _maps_by(
 def _row(
     name: str, several: Sequence[Judged], resamples: int, against: Sequence[Judged] = ()
 ) -> dict[str, Any]:
-    """The mean over networks of each metric, or of its difference, with intervals over contents."""
+    """Makes the row of a network: means over its checkpoints, with intervals over contents.
+
+    With `against`, the values are differences to these other checkpoints.
+    """
     row: dict[str, Any] = {
         "network": name,
         "networks": len(several),

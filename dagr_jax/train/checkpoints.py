@@ -9,6 +9,7 @@
 Kept are the latest step, to go on from, and the best by one validation metric, to use.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -23,6 +24,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from dagr_jax import registry
+from dagr_jax.runtime.errors import environment
 from dagr_jax.train.mesh import fresh_copy
 from dagr_jax.train.meta import (
     BY_SRCC,
@@ -42,10 +44,10 @@ if TYPE_CHECKING:  # Grain takes half a second to load, which reading weights do
 
 
 class _NotOrbax(logging.Filter):
-    """Drops Orbax's and Grain's records below ERROR: they are dozens of lines a save."""
+    """Drops records of Orbax and Grain below ERROR, and of exceptions, which are raised as well."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        loud = record.levelno >= logging.ERROR
+        loud = record.levelno >= logging.ERROR and not record.exc_info
         return loud or not any(f"/{x}/" in record.pathname for x in ("orbax", "grain"))
 
 
@@ -96,8 +98,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with environment(self.directory):
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     @property
     def latest_step(self) -> int | None:
@@ -128,6 +131,7 @@ class Checkpoints:
 
         Raises:
           CheckpointError: `metrics` lacks the metric that chooses the best.
+          DagrError: the disk is full.
         """
         if metrics is not None and self.best is not None and self.best.metric not in metrics:
             raise CheckpointError(
@@ -149,7 +153,8 @@ class Checkpoints:
         if data_iter is not None:
             # Grain's own handler writes one file a process, and refuses another number of them.
             items["data"] = ocp.args.JsonSave(data_iter.get_state())
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics=clean, force=True)
+        with environment(self.directory):
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=clean, force=True)
 
     def restore_latest(
         self,
@@ -234,8 +239,9 @@ def write_variables(
     _silence_orbax()
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with environment(directory), contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=_alone())
         with ocp.CheckpointManager(partial, options=options) as manager:
             items = {
@@ -247,8 +253,6 @@ def write_variables(
             }
             manager.save(0, args=ocp.args.Composite(**items), force=True)
         os.replace(partial, directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:

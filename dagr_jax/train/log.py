@@ -13,6 +13,8 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from dagr_jax.runtime.errors import environment
+
 
 class Finished(Protocol):
     """A step whose numbers can be waited for."""
@@ -94,7 +96,7 @@ class RunLog:
     def write(self, line: dict[str, float | None], pictures: Mapping[str, np.ndarray]) -> None:
         """Appends the line, shows it, and starts the next interval."""
         if self.writes:
-            with self.path.open("a") as file:
+            with environment(self.path), self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         if self.board is not None:
             step = int(line["step"] or 0)
@@ -126,7 +128,8 @@ def _drop_lines_after(path: Path, step: int) -> float:
     Returns:
       Seconds trained up to there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with environment(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     kept, seconds = [], 0.0
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -138,6 +141,7 @@ def _drop_lines_after(path: Path, step: int) -> float:
         kept.append(text + "\n")
         seconds = line["seconds"]
     fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(kept))
-    os.replace(fresh, path)
+    with environment(path):
+        fresh.write_text("".join(kept))
+        os.replace(fresh, path)
     return seconds

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dagr_jax.models.contract import Task
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train import mesh as mesh_lib
 from dagr_jax.train.checkpoints import Checkpoints
 from dagr_jax.train.log import RunLog
@@ -49,8 +50,8 @@ class StageConfig(Protocol):
     optim: OptimConfig
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on. One line: step, cause, mend."""
+class TrainingError(DagrError):
+    """Training cannot go on. One line: step, cause, remedy."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -98,7 +99,7 @@ def fit(
       The state after the last step, replicated over the mesh.
 
     Raises:
-      ValueError: the batch does not divide over the devices.
+      DagrError: the batch does not divide over the devices.
       CheckpointError: the checkpoint is of another run, or unreadable.
       TrainingError: a loss that is not finite, or data that ends.
       Interrupted: Ctrl-C or SIGTERM, once what is done is saved.
@@ -219,7 +220,7 @@ def _suspects(batch: Mapping[str, np.ndarray]) -> str:
         if np.issubdtype(values.dtype, np.floating):
             rows = ~np.isfinite(values).reshape(len(index), -1).all(axis=1)
             if rows.any():
-                return f"{name} is not finite in record {_list(index[rows])}; mend its label"
+                return f"{name} is not finite in record {_list(index[rows])}; correct its label"
     return (
         f"the data of its records {_list(index)} is finite, so training diverged; "
         "lower optim.learning_rate or set optim.clip_norm"
@@ -266,7 +267,7 @@ def predict_all(
       (index, prediction) of the real records of each batch, over all hosts.
 
     Raises:
-      ValueError: the batch does not divide over the devices.
+      DagrError: the batch does not divide over the devices.
     """
     for batch in batches:
         size = len(batch["index"]) * jax.process_count()

@@ -13,6 +13,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dagr_jax.runtime.errors import DagrError
+
 AXIS = "data"
 
 
@@ -37,9 +39,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def check_divides(batch_size: int, mesh: Mesh) -> None:
-    """Raises ValueError unless the global batch splits evenly over the devices."""
+    """Raises DagrError unless the global batch splits evenly over the devices."""
     if batch_size < 1 or batch_size % mesh.size:
-        raise ValueError(
+        raise DagrError(
             f"batch_size={batch_size} does not divide over {mesh.size} devices; "
             f"use a multiple of {mesh.size}"
         )

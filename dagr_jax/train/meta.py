@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dagr_jax import __version__
+from dagr_jax.runtime.errors import DagrError
 
 # A run goes on only from a checkpoint that agrees with it in all of these.
 MUST_MATCH = ("model", "version", "config_digest", "worker_count")
@@ -21,7 +22,7 @@ MUST_MATCH = ("model", "version", "config_digest", "worker_count")
 READ_ERRORS = (Exception,)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(DagrError):
     """A checkpoint is missing, incomplete, or of another run. One line."""
 
 

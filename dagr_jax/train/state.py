@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from dagr_jax.runtime.errors import DagrError
+
 Tree = Any  # a nested dict of arrays
 
 
@@ -158,13 +160,13 @@ def make_schedule(optim: OptimConfig, total_steps: int, epoch_steps: int = 1) ->
       epoch_steps: train steps of an epoch, which 'torch_cosine' counts in.
 
     Raises:
-      ValueError: unknown schedule, a warm-up that fills the whole run, or 'torch_cosine' without
+      DagrError: unknown schedule, a warm-up that fills the whole run, or 'torch_cosine' without
         a period.
     """
     updates = total_steps // optim.accumulate
     peak, warmup = optim.learning_rate, optim.warmup_steps
     if warmup >= updates > 0 and warmup > 0:
-        raise ValueError(
+        raise DagrError(
             f"optim.warmup_steps={warmup} leaves nothing of the {updates} updates of this run; "
             "lower it or raise steps"
         )
@@ -176,7 +178,7 @@ def make_schedule(optim: OptimConfig, total_steps: int, epoch_steps: int = 1) ->
     elif optim.schedule == "constant":
         main = optax.constant_schedule(peak)
     else:
-        raise ValueError(
+        raise DagrError(
             f"optim.schedule={optim.schedule!r} is unknown; use cosine, torch_cosine or constant"
         )
     if not warmup:
@@ -188,7 +190,7 @@ def make_schedule(optim: OptimConfig, total_steps: int, epoch_steps: int = 1) ->
 
 def _torch_cosine(optim: OptimConfig, epoch_steps: int) -> optax.Schedule:
     if optim.period < 1:
-        raise ValueError(
+        raise DagrError(
             f"optim.period={optim.period}: torch_cosine wants its T_max, in epochs; set it"
         )
 
@@ -208,13 +210,13 @@ def make_optimizer(
     """Clip, Adam or AdamW, schedule, groups of parameters and accumulation, from the config.
 
     Raises:
-      ValueError: an unknown optimizer or schedule, or accumulate < 1; from `init`: a parameter
+      DagrError: an unknown optimizer or schedule, or accumulate < 1; from `init`: a parameter
         that no group covers, or a group that covers none.
     """
     if optim.accumulate < 1:
-        raise ValueError(f"optim.accumulate={optim.accumulate} must be at least 1")
+        raise DagrError(f"optim.accumulate={optim.accumulate} must be at least 1")
     if optim.name not in ("adam", "adamw"):
-        raise ValueError(f"optim.name={optim.name!r} is unknown; use adam or adamw")
+        raise DagrError(f"optim.name={optim.name!r} is unknown; use adam or adamw")
     schedule = make_schedule(optim, total_steps, epoch_steps)
 
     def adam(rate: float, decay: float) -> optax.GradientTransformation:
@@ -278,8 +280,9 @@ def _labels(patterns: Sequence[str], params: Tree) -> Tree:
     try:
         compiled = [re.compile(pattern) for pattern in patterns]
     except re.error as error:
-        raise ValueError(
-            f"optim.groups: {error.pattern!r} is no regular expression ({error}); mend it"
+        raise DagrError(
+            f"optim.groups: {error.pattern!r} is not a valid regular expression ({error}); "
+            "correct it"
         ) from error
 
     def label(path: Sequence[Any], _: Any) -> str:
@@ -293,12 +296,12 @@ def _labels(patterns: Sequence[str], params: Tree) -> Tree:
 
     labels = jax.tree_util.tree_map_with_path(label, params)
     if uncovered:
-        raise ValueError(
+        raise DagrError(
             f"optim.groups covers no {', '.join(uncovered)}; end it with ('.*', 1.0, 1.0)"
         )
     if idle := [p for number, p in enumerate(patterns) if number not in used]:
-        raise ValueError(
+        raise DagrError(
             f"optim.groups: {', '.join(map(repr, idle))} matches no parameter that an earlier "
-            "rule has not; mend or drop it"
+            "rule has not; correct or drop it"
         )
     return labels

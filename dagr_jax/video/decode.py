@@ -1,22 +1,23 @@
-"""Video files to RGB frames with PyAV: chosen frames only, memory bounded by what was chosen.
+"""Decoding of chosen frames of a video file to RGB, with PyAV.
 
-Rules, the same for every function here:
+Memory use is bounded by the chosen frames. All functions of this module follow these rules:
 
-* A frame's index is its rank by presentation time among the frames that the decoder gives out;
-  where a time is missing, the order in which the decoder gives them out (it reorders B-frames).
-* What the container promises is never trusted. Where its packets tell frames apart (`index`), they
-  are counted, and of the file is decoded what the chosen frames need: from the key frame before
-  each, without frames that no other refers to. Where they do not, or what comes out is not what
-  they said, all is decoded and counted: edit lists hide frames, and of a cut file only the part
-  that decodes counts.
-* Pictures are turned and mirrored as the display matrix says, in quarter turns. Pixel aspect
-  ratio is not applied (the release resizes to one fixed size whatever the aspect). Interlaced
-  frames are taken as they are stored, both fields in one picture. An alpha channel is dropped.
-* More than 8 bits a sample are reduced to 8. HDR (PQ, HLG) is not tone-mapped: its code values are
-  turned to RGB by the file's own matrix and taken as if they were SDR, which looks flat;
-  `VideoInfo.hdr` says so.
-* One thread decodes a file: with several, FFmpeg loses frames at a damaged packet and conceals the
-  rest differently from run to run. Whoever has many files decodes them in parallel processes.
+* The index of a frame is its rank by presentation time among the frames that the decoder outputs.
+  If a time is missing, it is the rank in the decoder's output order (the decoder reorders
+  B-frames).
+* Metadata of the container is never trusted. If packets and frames correspond one to one (`index`),
+  the packets are counted, and only the data that the chosen frames need is decoded: from the key
+  frame before each chosen frame, without frames to which no other frame refers. Otherwise, or if
+  the decoded frames differ from what the packets announce, the whole file is decoded and its frames
+  are counted: edit lists hide frames, and of a truncated file only the decodable part counts.
+* Pictures are rotated by quarter turns and mirrored according to the display matrix. The pixel
+  aspect ratio is not applied (the release resizes every aspect ratio to one fixed size). Interlaced
+  frames keep both fields in one picture. An alpha channel is dropped.
+* Samples of more than 8 bits are reduced to 8 bits. HDR (PQ, HLG) is not tone-mapped: its code
+  values are converted to RGB with the matrix of the file and treated as SDR, which looks flat.
+  `VideoInfo.hdr` reports HDR.
+* A file is decoded by one thread. With several threads, FFmpeg loses frames at a damaged packet,
+  and its error concealment differs from run to run. To decode many files, use parallel processes.
 """
 
 import os
@@ -35,14 +36,17 @@ __all__ = ["VideoError", "VideoInfo", "decode_frames", "iter_frames", "probe", "
 
 Choice = Sequence[int] | np.ndarray | Callable[[int], Sequence[int] | np.ndarray]
 
-_ITER_CHUNK = 16  # frames held at once where a file must be read again to sort its frames
+_ITER_CHUNK = 16  # frames in memory at once if a file must be read again to sort its frames
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
-    """Decodes the whole file, keeping no pictures, and says what it is.
+    """Decodes the whole file, without keeping pictures, and returns its properties.
+
+    Args:
+        path: Video file.
 
     Raises:
-        VideoError: the file is missing, empty, no video, or nothing in it decodes.
+        VideoError: The file is missing, empty or not a video, or no frame can be decoded.
     """
     return _read(path, frozenset()).info()
 
@@ -50,21 +54,21 @@ def probe(path: str | os.PathLike) -> VideoInfo:
 def decode_frames(
     path: str | os.PathLike, choose: Choice, size: Size | None = None, *, antialias: bool = False
 ) -> np.ndarray:
-    """Chosen frames as RGB.
+    """Decodes chosen frames to RGB.
 
     Args:
-        path: video file.
-        choose: indices in presentation order (any order, repeats allowed), or a function from the
-            number of frames to such indices.
-        size: (height, width) to resize to, bilinear; None keeps the file's own.
-        antialias: resize with antialiasing (see `resize_bilinear`).
+        path: Video file.
+        choose: Frame indices by presentation time (in any order, repeats allowed), or a function:
+            number of frames → such indices.
+        size: (height, width) of the result in pixels, bilinear; None: the size of the file.
+        antialias: Whether to resize with antialiasing (see `resize_bilinear`).
 
     Returns:
         (n, height, width, 3) uint8 RGB, in the order of the indices.
 
     Raises:
-        VideoError: as `probe`, an index beyond the file's frames, or frames of several sizes with
-            size None.
+        VideoError: The file is missing, empty or not a video, no frame can be decoded, an index is
+            out of range, or frames have different sizes and `size` is None.
     """
     return _decode(path, choose, Resize(size, antialias=antialias))[0]
 
@@ -77,14 +81,22 @@ def read_clip(
     *,
     antialias: bool = False,
 ) -> tuple[np.ndarray, VideoInfo]:
-    """n frames by a sampling rule (`sample_indices`), and what the file is.
+    """Decodes n frames that a sampling rule selects, and returns the properties of the file.
+
+    Args:
+        path: Video file.
+        n: Number of frames.
+        rule: Sampling rule (see `sample_indices`).
+        size: (height, width) of the result in pixels, bilinear; None: the size of the file.
+        antialias: Whether to resize with antialiasing (see `resize_bilinear`).
 
     Returns:
-        frames (n, height, width, 3) uint8 RGB, and the VideoInfo.
+        (n, height, width, 3) uint8 RGB frames; and the properties of the file.
 
     Raises:
-        VideoError: as `decode_frames`.
-        ValueError: unknown rule, or n below 1.
+        VideoError: The file is missing, empty or not a video, no frame can be decoded, or frames
+            have different sizes and `size` is None.
+        DagrError: The rule is unknown, or n is below 1.
     """
     resize = Resize(size, antialias=antialias)
     return _decode(path, lambda length: sample_indices(length, n, rule), resize)
@@ -105,13 +117,19 @@ def read_stream(path: str | os.PathLike, stream: Stream) -> tuple[np.ndarray, Vi
 def iter_frames(
     path: str | os.PathLike, size: Size | None = None, *, antialias: bool = False
 ) -> Iterator[np.ndarray]:
-    """Every frame in presentation order, one at a time: `timed_frames` without the times.
+    """Yields every frame in presentation order, one at a time: `timed_frames` without the times.
+
+    Args:
+        path: Video file.
+        size: (height, width) of the result in pixels, bilinear; None: the size of the file.
+        antialias: Whether to resize with antialiasing (see `resize_bilinear`).
 
     Yields:
         (height, width, 3) uint8 RGB.
 
     Raises:
-        VideoError: as `decode_frames`, at the first step.
+        VideoError: The file is missing, empty or not a video, or no frame can be decoded; raised
+            at the first iteration.
     """
     for _, frame in timed_frames(path, size, antialias=antialias):
         yield frame
@@ -120,17 +138,24 @@ def iter_frames(
 def timed_frames(
     path: str | os.PathLike, size: Size | None = None, *, antialias: bool = False
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """Every frame in presentation order and when it is shown, one at a time.
+    """Yields every frame in presentation order with its time, one at a time.
 
-    The file is decoded once more beforehand, for the order; a file whose times contradict the
-    decoder's order is read again for every 16 frames, slowly, so that memory stays bounded.
+    The file is first decoded once to determine the order. If the presentation times contradict the
+    decoder's output order, the file is decoded again for every 16 frames. This is slow, but keeps
+    memory use bounded.
+
+    Args:
+        path: Video file.
+        size: (height, width) of the result in pixels, bilinear; None: the size of the file.
+        antialias: Whether to resize with antialiasing (see `resize_bilinear`).
 
     Yields:
-        Seconds by the file's own clock, as its sound has them, or from the frame's number where
-        the file has no times; and (height, width, 3) uint8 RGB.
+        Presentation time in seconds on the clock of the file, which its sound shares (computed from
+        the frame number if the file has no times); and the frame, (height, width, 3) uint8 RGB.
 
     Raises:
-        VideoError: as `decode_frames`, at the first step.
+        VideoError: The file is missing, empty or not a video, or no frame can be decoded; raised
+            at the first iteration.
     """
     run = _read(path, frozenset())
     order, times = run.order(), run.seconds()
@@ -193,7 +218,7 @@ def _stack(
 
 
 def _ranks(choose: Choice, length: int) -> np.ndarray:
-    """Chosen indices for a video of ``length`` frames, (n,) int64."""
+    """Returns the chosen indices for a video of `length` frames, (n,) int64."""
     chosen = choose(max(length, 1)) if callable(choose) else choose
     return np.asarray(chosen, dtype=np.int64).reshape(-1)
 
@@ -203,7 +228,7 @@ def _read(
     keep: frozenset[int],
     resize: Resize | None = None,
 ) -> Reading:
-    """Decodes the whole file and keeps the pictures at the decoder positions ``keep``."""
+    """Decodes the whole file and keeps the pictures at the decoder positions `keep`."""
     reading = Reading(path)
     for position, frame in enumerate(in_full(reading)):
         if position in keep:
@@ -218,10 +243,11 @@ def _read_chosen(
     ranks: frozenset[int],
     resize: Resize,
 ) -> Reading | None:
-    """Decodes only what the frames of these ranks need; pictures by rank.
+    """Decodes only the data that the frames of these ranks need.
 
     Returns:
-        None where anything is not as the packets said, or is damaged: then all must be decoded.
+        The reading with pictures by rank. None if the file is damaged or a frame differs from what
+        the packets announce; then the whole file must be decoded.
     """
     reading = Reading(path)
     try:

@@ -1,4 +1,4 @@
-"""Writing videos with PyAV: whole file or no file."""
+"""Atomic writing of video files with PyAV."""
 
 import contextlib
 import os
@@ -11,12 +11,12 @@ from av.video.stream import VideoStream
 
 from dagr_jax.runtime.atomic import atomic_file
 
-# SVT-AV1 prints its settings on stderr, a page for each file, unless told to print errors only.
+# Print only errors. By default, SVT-AV1 prints a page of settings on stderr for each file.
 os.environ.setdefault("SVT_LOG", "1")
 
-# Speed first: these settings are for corpora, overlays and tests, where a few per cent of
-# bitrate do not matter. `threads=1` so that the same frames give the same file on any machine;
-# x264's macroblock tree is off because with it some sizes gave other bytes from run to run.
+# Fast settings: they are for corpora, overlays and tests, where a few per cent of bitrate do not
+# matter. `threads=1` gives the same file for the same frames on any machine. x264's macroblock tree
+# is off, because with it the bytes differed from run to run at some frame sizes.
 ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "h264": ("libx264", {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}),
     "hevc": (
@@ -40,18 +40,18 @@ def write_video(
     crf: int = 20,
     options: dict[str, str] | None = None,
 ) -> None:
-    """Encodes RGB frames to a file, which is there whole or not at all.
+    """Encodes RGB frames to a file, atomically.
 
     Args:
-        path: File to write; its suffix chooses the container (`.mp4`, `.mkv`, `.webm`).
-        frames: uint8 arrays (H, W, 3), RGB, all of one even-sized shape.
+        path: File to write; its suffix selects the container (`.mp4`, `.mkv`, `.webm`).
+        frames: (H, W, 3) uint8 RGB frames, all of the same shape, with even H and W.
         fps: Frames per second.
-        codec: A key of `ENCODERS`.
-        crf: Constant rate factor on the codec's own scale (h264 and hevc 0–51, vp9 and av1 0–63).
-        options: More encoder options, over those of `ENCODERS`.
+        codec: Key of `ENCODERS`.
+        crf: Constant rate factor on the scale of the codec (h264 and hevc 0–51, vp9 and av1 0–63).
+        options: Further encoder options; they override those of `ENCODERS`.
 
     Raises:
-        ValueError: An unknown codec, or no frames.
+        ValueError: The codec is unknown, or there are no frames.
     """
     if codec not in ENCODERS:
         raise ValueError(f"codec {codec!r} is unknown; one of {', '.join(ENCODERS)}")
@@ -75,18 +75,18 @@ def write_video(
 
 
 def open_encoder(stream: VideoStream) -> None:
-    """Opens a stream's encoder, whose threads get no more of the machine than the caller's.
+    """Opens the encoder of a stream and resets the priority of its threads to that of the caller.
 
-    Where it may, as root in a container, SVT-AV1 gives its threads and the one that opens it the
-    highest real-time priority: all else on the machine waits, and the priority passes to every
-    process that is started from there.
+    If it has the permission (for example as root in a container), SVT-AV1 gives its threads, and
+    the thread that opens it, the highest real-time priority. All other programs on the machine then
+    wait, and every process that this thread starts inherits the priority.
 
     Args:
-        stream: With its size and format set, before its first frame.
+        stream: Stream with its size and format set, before its first frame.
     """
     policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
     stream.codec_context.open()
     for thread in os.listdir("/proc/self/task"):
-        with contextlib.suppress(ProcessLookupError):  # ended meanwhile
+        with contextlib.suppress(ProcessLookupError):  # the thread has ended in the meantime
             if os.sched_getscheduler(int(thread)) == os.SCHED_FIFO:
                 os.sched_setscheduler(int(thread), policy, priority)

@@ -1,4 +1,4 @@
-"""Video files as people name them: files, folders, patterns, lists."""
+"""Video files on the command line: files, folders, patterns and lists."""
 
 import glob
 import os
@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-# By these a video in a folder is known; a file that is named itself may be called anything.
+from dagr_jax.runtime.errors import environment
+
+# Suffixes of videos in a folder. A file that is named explicitly may have any name.
 SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
@@ -18,45 +20,52 @@ SUFFIXES = frozenset(
 )
 
 
-# Stands in a folder that holds a page's copies of videos: they are not looked for there.
+# Marks a folder with the video copies of an HTML page. Such a folder is not searched for videos.
 OF_PAGE = ".of-a-page"
 
 
 def expand(names: Iterable[str], stdin: TextIO | None = None) -> Iterator[str]:
-    """The files that names stand for, in that order.
+    """Expands names from the command line to files, in the same order.
 
     Args:
-        names: A file; a folder, for all videos in it and its folders, by name; a pattern with *,
-            ? or [ ], where no file is called that; @FILE for the names in a file; - for those of
-            stdin as they come. Names stand one a line, or end with NUL, as `find -print0` has it.
-        stdin: Instead of `sys.stdin`.
+        names: Each name is one of these: a file; a folder (all videos in it and its subfolders,
+            sorted by name); a pattern with *, ? or [ ], unless a file has this name; @FILE (the
+            names in a list file); - (the names on stdin, as they arrive). Lists have one name per
+            line, or names that end with NUL, as in `find -print0`.
+        stdin: Stream to use instead of `sys.stdin`.
 
     Yields:
-        Paths. What stands for nothing is itself one, so that reading it says what is wrong.
+        Paths. A name without a match is yielded unchanged, so that reading it reports the error.
 
     Raises:
-        OSError: A list cannot be read.
-        ValueError: A list is no text.
+        DagrError: A list cannot be read.
     """
     for name in names:
         if name == "-":
             yield from expand_lines(stdin or sys.stdin)
         elif name.startswith("@") and not os.path.exists(name):
-            try:
-                with open(name[1:], encoding="utf-8", errors="surrogateescape") as lines:
-                    yield from expand_lines(lines)
-            except UnicodeError as error:
-                raise ValueError(f"{name[1:]}: is not a list of names, one a line") from error
+            with (
+                environment(name[1:]),
+                open(name[1:], encoding="utf-8", errors="surrogateescape") as lines,
+            ):
+                yield from expand_lines(lines)
         else:
             yield from _found(name)
 
 
 def expand_lines(lines: Iterable[str]) -> Iterator[str]:
-    """The files that the lines of a list stand for; in a list no name has a second meaning."""
+    """Expands the names in a list; @ and - have no special meaning here.
+
+    Args:
+        lines: Lines of the list.
+
+    Yields:
+        Paths.
+    """
     rest, with_nul = "", False
     for line in lines:
         with_nul = with_nul or "\0" in line
-        if with_nul:  # then a name may hold line ends
+        if with_nul:  # names may then contain line breaks
             *names, rest = (rest + line).split("\0")
         else:
             names = [line.rstrip("\r\n")]
@@ -76,7 +85,7 @@ def _found(name: str) -> list[str]:
 
 
 def _videos_in(folder: Path) -> list[str]:
-    """All of a folder and its folders, hidden ones left out, by name."""
+    """Lists the videos in a folder and its subfolders, without hidden ones, sorted by name."""
     found = []
     for home, folders, files in os.walk(folder):
         if OF_PAGE in files:

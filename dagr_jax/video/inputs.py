@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.resize import FILTERS, resize, short_side
 from dagr_jax.video.sampling import (
     all_indices,
@@ -46,10 +47,10 @@ class Resize:
 
     def __post_init__(self) -> None:
         if self.size is not None and self.short_side:
-            raise ValueError("a resize has a size or a short_side, not both")
+            raise DagrError("a resize has a size or a short_side, not both")
         if self.kernel not in FILTERS:
             known = ", ".join(FILTERS)
-            raise ValueError(f"resize kernel {self.kernel!r} is unknown; use one of {known}")
+            raise DagrError(f"resize kernel {self.kernel!r} is unknown; use one of {known}")
 
     def target(self, height: int, width: int) -> Size:
         """(height, width) that a frame gets."""
@@ -83,9 +84,9 @@ class Crops:
     def __post_init__(self) -> None:
         for place in (self.places, self.training):
             if place not in PLACES:
-                raise ValueError(f"crop places {place!r} are unknown; use one of {PLACES}")
+                raise DagrError(f"crop places {place!r} are unknown; use one of {PLACES}")
         if self.places == "random":
-            raise ValueError("crops of an evaluation are not random: the score must not change")
+            raise DagrError("crops of an evaluation are not random: the score must not change")
 
     def window(self, height: int, width: int) -> Size:
         """(height, width) of a window in a frame of that size."""
@@ -160,15 +161,15 @@ class Stream:
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             known = ", ".join(RULES)
-            raise ValueError(f"sampling rule {self.rule!r} is unknown; use one of {known}")
+            raise DagrError(f"sampling rule {self.rule!r} is unknown; use one of {known}")
         if self.frames < (0 if self.rule == "all" else 1) and self.rule != "windows":
-            raise ValueError(f"a stream of {self.frames} frames holds nothing; ask for at least 1")
+            raise DagrError(f"a stream of {self.frames} frames holds nothing; ask for at least 1")
         if self.mask and self.rule not in ("even", "all"):
-            raise ValueError(f"the rule {self.rule!r} repeats frames, so nothing is masked")
+            raise DagrError(f"the rule {self.rule!r} repeats frames, so nothing is masked")
         if self.rule == "fragments" and (self.fragments < 1 or self.frames % self.fragments):
-            raise ValueError(f"{self.frames} frames do not divide over {self.fragments} fragments")
+            raise DagrError(f"{self.frames} frames do not divide over {self.fragments} fragments")
         if self.rule == "windows" and (self.window < 1 or not self.of):
-            raise ValueError("the rule 'windows' needs a window of frames and the stream it is of")
+            raise DagrError("the rule 'windows' needs a window of frames and the stream it is of")
 
     def indices(self, length: int, rng: np.random.Generator | None = None) -> np.ndarray:
         """Frames of a clip of `length` frames, (n,) int64, as ranks in presentation order.
@@ -211,7 +212,7 @@ class InputSpec:
     def __post_init__(self) -> None:
         for name, stream in self.streams.items():
             if stream.rule == "windows" and stream.of not in self.streams:
-                raise ValueError(f"the windows {name!r} are of {stream.of!r}, which is no stream")
+                raise DagrError(f"the windows {name!r} are of {stream.of!r}, which is no stream")
 
     def indices(self, name: str, length: int) -> np.ndarray:
         """Frames of a clip that a stream takes, (n,), or of windows (k, window)."""
@@ -237,7 +238,7 @@ class InputSpec:
         """What `to_json` gave.
 
         Raises:
-            ValueError: A field is unknown or does not fit.
+            DagrError: A field is unknown or does not fit.
         """
         streams = {}
         for name, fields in data.items():
@@ -246,10 +247,10 @@ class InputSpec:
             if resized.get("size") is not None:
                 resized["size"] = tuple(resized["size"])
             crops = given.pop("crops", None)
-            if crops is not None:
-                crops = Crops(**{**crops, "size": tuple(crops["size"])})
             try:
+                if crops is not None:
+                    crops = Crops(**{**crops, "size": tuple(crops["size"])})
                 streams[name] = Stream(**given, resize=Resize(**resized), crops=crops)
             except TypeError as error:
-                raise ValueError(f"stream {name!r}: {error}") from error
+                raise DagrError(f"stream {name!r}: {error}") from error
         return cls(streams)

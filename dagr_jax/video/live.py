@@ -25,7 +25,7 @@ from dagr_jax.video.stream import Limits, VideoError, video_stream
 # Of the network alone: a playlist from there must not read files of this machine.
 _PROTOCOLS = "http,https,tcp,tls,crypto,data,hls,rtp,rtsp,rtsps,rtmp,rtmps,rtmpt,srt,udp,httpproxy"
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-# No other attempt mends these.
+# Another attempt does not help with these.
 _FOR_GOOD = (av.error.ProtocolNotFoundError, av.error.ArgumentError)
 _LONGEST_PAUSE = 30.0  # seconds, between two attempts to connect
 _POLL = 0.05  # seconds, between two looks at a file that may have grown
@@ -175,14 +175,14 @@ class Feed:
                 failed = 1 if further else failed + 1
                 problem = f"FFmpeg cannot read it ({reason})"
                 if isinstance(error, _FOR_GOOD) and not self._count:
-                    mend = "give a URL that FFmpeg opens, as http, rtsp, rtmp or srt"
-                    raise VideoError(self.source, problem, mend) from error
+                    remedy = "give a URL that FFmpeg opens, as http, rtsp, rtmp or srt"
+                    raise VideoError(self.source, problem, remedy) from error
                 if not is_url(self.source):
-                    mend = "give a video that can be read without its end, as MPEG-TS"
-                    raise VideoError(self.source, problem, mend) from error
+                    remedy = "give a video that can be read without its end, as MPEG-TS"
+                    raise VideoError(self.source, problem, remedy) from error
                 if failed > self._retries:
-                    mend = "check the address, or allow more attempts (--retries)"
-                    raise VideoError(self.source, problem, mend) from error
+                    remedy = "check the address, or allow more attempts (--retries)"
+                    raise VideoError(self.source, problem, remedy) from error
             pause = min(2.0 ** (failed - 1), _LONGEST_PAUSE)
             self._put(Again(reason, pause))
             time.sleep(pause)

@@ -12,14 +12,17 @@ import json
 import signal
 import subprocess
 import sys
+import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
+import av
 import numpy as np
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.clip import Clip, ClipPlan, Piece, read_clips
 from dagr_jax.video.inputs import InputSpec
 from dagr_jax.video.reading import VideoInfo
@@ -121,16 +124,16 @@ class _Process:
                 yield message
         except TimeoutError:
             problem = f"decoding it gave nothing for {patience:g} s"
-            mend = "re-encode it, or give it more time (--timeout)"
+            remedy = "re-encode it, or give it more time (--timeout)"
         except (EOFError, OSError):
             code = self._program.wait()
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            problem, mend = f"decoding it ended the decoder ({name})", "re-encode it"
+            problem, remedy = f"decoding it ended the decoder ({name})", "re-encode it"
         else:
             return
         self.end()
         self._start()
-        raise VideoError(path, problem, mend)
+        raise VideoError(path, problem, remedy)
 
     def _receive(self, patience: float) -> Message | None:
         """The next message; None at the end of a file."""
@@ -195,12 +198,21 @@ def serve(socket: Connection) -> None:
                         where = {"start": start, "length": length, "places": places.tolist()}
                         send_arrays("piece", where, {stream: frames})
             send("end")
-        except VideoError as error:
-            send("error", [task["path"], error.problem, error.mend])
-        except Exception as error:  # whatever a file does to FFmpeg, the next one is read
-            told = str(error).splitlines()[0] if str(error) else "no reason told"
-            problem = f"reading it failed ({type(error).__name__}: {told})"
-            send("error", [task["path"], problem, "re-encode it, or score a smaller version"])
+        except DagrError as error:
+            send("error", [task["path"], error.problem, error.remedy])
+        except (av.FFmpegError, OSError, MemoryError) as error:
+            remedy = "re-encode it, or score a smaller version"
+            send("error", [task["path"], _failed(error), remedy])
+        except Exception as error:  # a defect: its traceback is shown, and the next file is read
+            traceback.print_exc()
+            remedy = "report this defect with the traceback above"
+            send("error", [task["path"], _failed(error), remedy])
+
+
+def _failed(error: Exception) -> str:
+    """What went wrong, in one line."""
+    told = str(error).splitlines()[0] if str(error) else "no reason given"
+    return f"reading it failed ({type(error).__name__}: {told})"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One decoding of a file: which frames come out, and what it tells of the file."""
+"""One decoding pass over a file: its frames and the properties of the file."""
 
 import dataclasses
 import os
@@ -38,23 +38,25 @@ _HDR = {ColorTrc.SMPTE2084: "pq", ColorTrc.ARIB_STD_B67: "hlg"}
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What was found in a file.
+    """Properties of a video file.
 
     Attributes:
-        path: the file, as given.
-        width, height: pixels as displayed, after rotation.
-        rotation: clockwise degrees by which stored pictures are turned: 0, 90, 180 or 270.
-        num_frames: frames that decode.
-        fps: mean frames per second over the presentation times (0 if nothing tells).
-        duration: seconds, num_frames / fps (0 if fps is unknown).
-        codec: FFmpeg's name of the codec, as 'h264'.
-        pix_fmt: FFmpeg's name of the stored pixel format, as 'yuv420p'.
-        color_space: FFmpeg's name of the matrix of its colours, as 'bt709'; '' where it says none.
-        bit_rate: bits per second of the video stream alone, its packets summed (0 without fps).
-        bit_depth: bits per stored sample.
-        hdr: 'pq' or 'hlg' where the file's transfer function is one of these, else ''.
-        damaged: packets that could not be read or decoded, and packets and frames marked as
-            corrupt, of what was decoded.
+        path: Path of the file, as given by the caller.
+        width: Display width in pixels, after rotation.
+        height: Display height in pixels, after rotation.
+        rotation: Clockwise rotation of stored pictures for display: 0, 90, 180 or 270 degrees.
+        num_frames: Number of frames that can be decoded.
+        fps: Mean frames per second over the presentation times; 0: unknown.
+        duration: Duration in seconds, num_frames / fps; 0 if fps is unknown.
+        codec: FFmpeg's name of the codec, such as 'h264'.
+        pix_fmt: FFmpeg's name of the stored pixel format, such as 'yuv420p'.
+        color_space: FFmpeg's name of the colour matrix, such as 'bt709'; '' if the file has none.
+        bit_rate: Bits per second of the video stream, from the sizes of its packets; 0 if fps is
+            unknown.
+        bit_depth: Bits per stored sample.
+        hdr: 'pq' or 'hlg' if the file has one of these transfer functions, else ''.
+        damaged: Number of packets that could not be read or decoded, plus packets and frames that
+            are marked as corrupt, among the decoded ones.
     """
 
     path: str
@@ -74,17 +76,30 @@ class VideoInfo:
 
     @classmethod
     def of_frames(cls, count: int, height: int, width: int) -> "VideoInfo":
-        """Of pictures that came without a file."""
+        """Makes the properties of frames that do not come from a file."""
         return cls("", width, height, 0, count, 0.0, 0.0, "", "rgb24", "gbr", 0.0, 8, "", 0)
 
 
 @dataclasses.dataclass
 class Reading:
-    """What one decoding of a file found.
+    """Results of one decoding pass over a file.
 
     Attributes:
-        times: Presentation time of each frame that came out, in the decoder's order.
-        pictures: What the caller keeps, by whatever it counts frames with.
+        path: Path of the file.
+        times: Presentation time of each decoded frame, in the decoder's output order.
+        pictures: Pictures that the caller keeps, by decoder position or by rank.
+        codec: FFmpeg's name of the codec.
+        pix_fmt: FFmpeg's name of the stored pixel format.
+        color_space: FFmpeg's name of the colour matrix; '' if the file has none.
+        bit_depth: Bits per stored sample.
+        hdr: 'pq', 'hlg' or ''.
+        height: Display height in pixels.
+        width: Display width in pixels.
+        rotation: Clockwise rotation for display in degrees.
+        nominal_fps: Frame rate declared by the container; 0: none.
+        time_base: Unit of the times in seconds.
+        packet_bytes: Total size of the packets in bytes.
+        damaged: Number of damaged packets and frames.
     """
 
     path: str | os.PathLike[str]
@@ -110,7 +125,7 @@ class Reading:
         self.time_base = float(stream.time_base) if stream.time_base else 0.0
 
     def note_frame(self, frame: VideoFrame) -> None:
-        """How the file is displayed, of its first frame."""
+        """Records the display properties of the file, from its first frame."""
         swap, flip_x, flip_y = orientation(frame)
         self.height, self.width = frame.height, frame.width
         if swap:
@@ -122,14 +137,14 @@ class Reading:
         self.hdr = _HDR.get(ColorTrc(frame.color_trc), "")
 
     def order(self) -> np.ndarray:
-        """Decoder position of every presentation rank, (num_frames,)."""
+        """Returns the decoder position of each presentation rank, (num_frames,)."""
         times = [time for time in self.times if time is not None]
         if len(times) < len(self.times):
             return np.arange(len(self.times))
         return np.argsort(np.asarray(times, np.int64), kind="stable")
 
     def seconds(self) -> list[float]:
-        """When each frame is shown, in presentation order; by their rate without times."""
+        """Returns presentation times in s, sorted; from the frame rate if times are missing."""
         times = [time for time in self.times if time is not None]
         if len(times) < len(self.times) or not self.time_base:
             return [number / (self.nominal_fps or 25.0) for number in range(len(self.times))]
@@ -158,14 +173,22 @@ class Reading:
 
 
 class PacketMismatch(Exception):
-    """What decodes is not what the packets said: all must be decoded to tell frames apart."""
+    """The decoded frames differ from what the packets announce. The whole file must be decoded."""
 
 
 def in_full(reading: Reading, limits: Limits | None = None) -> Iterator[VideoFrame]:
-    """Every frame, in the decoder's order; what they tell is noted in the reading.
+    """Decodes the whole file and records its properties in the reading.
+
+    Args:
+        reading: Reading to fill.
+        limits: Limits on the video; None: no limits.
+
+    Yields:
+        Every frame, in the decoder's output order.
 
     Raises:
-        VideoError: The file cannot be opened, or at the end: nothing decoded.
+        VideoError: The file cannot be opened, it exceeds the limits, or (at the end) no frame could
+            be decoded.
     """
     with open_stream(reading.path, limits) as (container, stream):
         reading.note_stream(stream)
@@ -188,21 +211,24 @@ def in_full(reading: Reading, limits: Limits | None = None) -> Iterator[VideoFra
 def by_packets(
     reading: Reading, packets: Packets, ranks: Collection[int], limits: Limits | None = None
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """(rank, frame) of the frames of these ranks; of the file is decoded only what they need.
+    """Decodes the frames of given ranks, and only the data that they need.
 
     Args:
-        reading: Its times become those of the packets.
-        packets: Of the file; they `tell`.
-        ranks: In presentation order.
-        limits: Of `open_stream`.
+        reading: Reading to fill; its times are those of the packets.
+        packets: Packets of the file, with `packets.tell` True.
+        ranks: Ranks of the frames in presentation order.
+        limits: Limits on the video; None: no limits.
+
+    Yields:
+        (rank, frame).
 
     Raises:
-        PacketMismatch: Anything is not as the packets said, or is damaged.
+        PacketMismatch: The file is damaged, or a frame differs from what the packets announce.
     """
     reading.times = [packets.times[i] for i in packets.shown.tolist()]
     reading.packet_bytes = packets.bytes
     missing = {reading.times[rank]: rank for rank in ranks}
-    # The first frame too: it says how the file is displayed.
+    # Decode the first frame too: the display properties come from it.
     chosen = {int(packets.shown[rank]) for rank in (*ranks, 0)}
     with open_stream(reading.path, limits) as (container, stream):
         reading.note_stream(stream)
@@ -230,10 +256,10 @@ def _span(
     last: int,
     chosen: Collection[int],
 ) -> Iterator[VideoFrame]:
-    """The frames of some packets, the chosen ones among them; those before are not decoded."""
+    """Decodes packets first … last and yields their frames; skips the packets before `first`."""
     for number, packet in numbered:
         if number >= first:
-            # What no other frame refers to and nobody wants to see need not be decoded.
+            # Skip frames that are not chosen and to which no other frame refers.
             stream.codec_context.skip_frame = "DEFAULT" if number in chosen else "NONREF"
             yield from stream.codec_context.decode(packet)
         if number == last:

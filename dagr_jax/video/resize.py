@@ -6,6 +6,8 @@ input coordinate (i + 1/2) * in/out - 1/2, and the border pixel is repeated outw
 
 import numpy as np
 
+from dagr_jax.runtime.errors import DagrError
+
 FILTERS = ("bilinear", "bicubic", "area")
 
 # PyTorch's cubic where it does not antialias; with antialias it takes PIL's.
@@ -36,8 +38,8 @@ def resize(
         one grey level of OpenCV and PIL, which round inside as well.
 
     Raises:
-        ValueError: Frames are not uint8 of at least three axes, a size is below 1, or the kernel is
-            unknown.
+        DagrError: A size is below 1.
+        ValueError: Frames are not uint8 of at least three axes, or the kernel is unknown.
     """
     if frames.dtype != np.uint8 or frames.ndim < 3:
         raise ValueError(
@@ -47,7 +49,7 @@ def resize(
         raise ValueError(f"resize kernel {kernel!r} is unknown; use one of {', '.join(FILTERS)}")
     height, width = size
     if min(height, width, *frames.shape[-3:-1]) < 1:
-        raise ValueError(f"cannot resize {frames.shape} to {size}; every side must be at least 1")
+        raise DagrError(f"cannot resize {frames.shape} to {size}; every side must be at least 1")
     if frames.shape[-3:-1] == (height, width):
         return frames.copy()
     leading, (h, w, c) = frames.shape[:-3], frames.shape[-3:]

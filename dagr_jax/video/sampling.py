@@ -6,6 +6,8 @@ frame rate varies (REFERENCE section 6, "frame choice").
 
 import numpy as np
 
+from dagr_jax.runtime.errors import DagrError
+
 RULES = ("linspace", "segments")
 MAP_CHOICES = ("matched", "linspace", "first", "static")
 
@@ -22,7 +24,7 @@ def linspace_indices(length: int, n: int) -> np.ndarray:
         the last index is always the last frame, except that n = 1 gives the first one.
 
     Raises:
-        ValueError: length or n is below 1.
+        DagrError: length or n is below 1.
     """
     _check(length, n)
     if n == 1:
@@ -42,7 +44,7 @@ def segments_indices(length: int, n: int) -> np.ndarray:
         (n,) int64, non-decreasing, each ``floor((i + 1/2) * length / n)``, always below length.
 
     Raises:
-        ValueError: length or n is below 1.
+        DagrError: length or n is below 1.
     """
     _check(length, n)
     return (2 * np.arange(n, dtype=np.int64) + 1) * length // (2 * n)
@@ -55,7 +57,7 @@ def even_indices(length: int, n: int) -> np.ndarray:
         (n,) int64, non-decreasing; a video shorter than n repeats frames.
 
     Raises:
-        ValueError: length or n is below 1.
+        DagrError: length or n is below 1.
     """
     _check(length, n)
     return np.arange(n, dtype=np.int64) * length // n
@@ -65,7 +67,7 @@ def all_indices(length: int, most: int = 0) -> np.ndarray:
     """Every frame; of a video of more than `most` frames, `most` by `even_indices`.
 
     Raises:
-        ValueError: length is below 1.
+        DagrError: length is below 1.
     """
     _check(length, 1)
     return even_indices(length, most) if 0 < most < length else np.arange(length, dtype=np.int64)
@@ -93,7 +95,8 @@ def fragment_indices(
         its offset is 0. Frames beyond the end wrap around to the beginning.
 
     Raises:
-        ValueError: length or n is below 1, or n does not divide over the fragments.
+        DagrError: length or n is below 1.
+        ValueError: n does not divide over the fragments.
     """
     _check(length, n)
     if fragments < 1 or n % fragments:
@@ -115,13 +118,13 @@ def sample_indices(length: int, n: int, rule: str = "linspace") -> np.ndarray:
         (n,) int64; see the function of the rule.
 
     Raises:
-        ValueError: unknown rule, or length or n is below 1.
+        DagrError: unknown rule, or length or n is below 1.
     """
     if rule == "linspace":
         return linspace_indices(length, n)
     if rule == "segments":
         return segments_indices(length, n)
-    raise ValueError(f"sampling rule {rule!r} is unknown; use one of: {', '.join(RULES)}")
+    raise DagrError(f"sampling rule {rule!r} is unknown; use one of: {', '.join(RULES)}")
 
 
 def map_indices(frames: np.ndarray, num_maps: int, choice: str) -> np.ndarray:
@@ -139,11 +142,11 @@ def map_indices(frames: np.ndarray, num_maps: int, choice: str) -> np.ndarray:
         (n,) int64 from 0 to num_maps - 1.
 
     Raises:
-        ValueError: unknown choice, or num_maps is below 1.
+        DagrError: unknown choice, or num_maps is below 1.
     """
     n = len(frames)
     if choice not in MAP_CHOICES:
-        raise ValueError(f"choice of maps {choice!r} is unknown; use one of {MAP_CHOICES}")
+        raise DagrError(f"choice of maps {choice!r} is unknown; use one of {MAP_CHOICES}")
     wanted = {
         "matched": np.asarray(frames, np.int64),
         "linspace": linspace_indices(num_maps, n),
@@ -173,6 +176,6 @@ def windows_of(chosen: np.ndarray, length: int, window: int) -> tuple[np.ndarray
 
 def _check(length: int, n: int) -> None:
     if length < 1:
-        raise ValueError(f"a video of {length} frames cannot be sampled; it needs at least 1")
+        raise DagrError(f"a video of {length} frames cannot be sampled; it needs at least 1")
     if n < 1:
-        raise ValueError(f"{n} frames cannot be chosen; ask for at least 1")
+        raise DagrError(f"{n} frames cannot be chosen; ask for at least 1")

@@ -1,4 +1,4 @@
-"""A video file opened: its stream, what its decoder gives, and a decoded frame as a picture."""
+"""Opening of a video file, its decoder output, and conversion of a decoded frame to RGB."""
 
 import contextlib
 import dataclasses
@@ -14,6 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.resize import resize_bilinear
 
 Size = tuple[int, int]
@@ -21,11 +22,12 @@ Size = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class RawVideo(os.PathLike):
-    """A file of bare pictures, as .yuv; it can be given wherever a video file can.
+    """A file of raw frames without a header, such as .yuv. It can be used like a video file.
 
     Attributes:
         path: The file.
-        width, height: Pixels.
+        width: Width of the frames in pixels.
+        height: Height of the frames in pixels.
         pix_fmt: FFmpeg's name of the pixel format.
         fps: Frames per second.
     """
@@ -40,7 +42,7 @@ class RawVideo(os.PathLike):
         return self.path
 
     def options(self) -> dict[str, str]:
-        """What FFmpeg's rawvideo demuxer must be told."""
+        """Returns the options of FFmpeg's rawvideo demuxer."""
         return {
             "video_size": f"{self.width}x{self.height}",
             "pixel_format": self.pix_fmt,
@@ -48,32 +50,28 @@ class RawVideo(os.PathLike):
         }
 
 
-# FFmpeg draws text files as pictures of a terminal; a score of those would mean nothing.
+# FFmpeg renders text files as pictures of a terminal. A score of these would be meaningless.
 _TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}
 
 
-class VideoError(ValueError):
-    """A file that cannot be used as a video; one line: ``<file>: <what is wrong>; <mend>``."""
-
-    def __init__(self, path: str | os.PathLike, problem: str, mend: str):
-        super().__init__(f"{os.fspath(path)}: {problem}; {mend}")
-        self.problem, self.mend = problem, mend
+class VideoError(DagrError):
+    """A file cannot be used as a video."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What is refused before it costs memory or hours; a header of a few bytes can ask for both.
+    """Limits on videos. A header of a few bytes could otherwise cost gigabytes of memory or hours.
 
     Attributes:
-        pixels: Of a frame.
-        seconds: Of a video.
+        pixels: Maximum number of pixels per frame.
+        seconds: Maximum duration of a video in seconds.
     """
 
     pixels: int = 8192 * 8192
     seconds: float = 4 * 3600.0
 
     def check_pixels(self, path: str | os.PathLike, width: int, height: int) -> None:
-        """Raises VideoError for a larger frame."""
+        """Raises VideoError if a frame has more than `pixels` pixels."""
         if width * height > self.pixels:
             raise VideoError(
                 path,
@@ -82,7 +80,7 @@ class Limits:
             )
 
     def check_seconds(self, path: str | os.PathLike, seconds: float) -> None:
-        """Raises VideoError for a longer video."""
+        """Raises VideoError if a video is longer than `self.seconds`."""
         if seconds > self.seconds:
             raise VideoError(
                 path,
@@ -93,7 +91,12 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Packet:
-    """A packet on its way through the decoder."""
+    """A packet that was sent to the decoder.
+
+    Attributes:
+        size: Size in bytes.
+        damaged: Whether the packet is corrupt or could not be read or decoded.
+    """
 
     size: int
     damaged: bool
@@ -103,10 +106,17 @@ class Packet:
 def open_stream(
     path: str | os.PathLike, limits: Limits | None = None
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and the video stream that a player would show.
+    """Opens a file and selects the video stream that a player would show.
+
+    Args:
+        path: Video file.
+        limits: Limits on the video; None: no limits.
+
+    Yields:
+        The container and the stream.
 
     Raises:
-        VideoError: The file is missing, unreadable, no video, or beyond the limits.
+        VideoError: The file is missing, unreadable or not a video, or exceeds the limits.
     """
     name = os.fspath(path)
     if not os.path.exists(name):
@@ -118,14 +128,14 @@ def open_stream(
     if os.path.getsize(name) == 0:
         raise VideoError(path, "the file is empty", "copy or download it again")
     try:
-        # 'file:' keeps a colon in the name from being read as a protocol; the whitelist keeps a
-        # playlist from reaching for the network.
+        # 'file:' prevents FFmpeg from reading a colon in the name as a protocol. The whitelist
+        # prevents playlists from accessing the network.
         raw = path.options() if isinstance(path, RawVideo) else {}
         container = av.open(
             f"file:{name}",
             format="rawvideo" if raw else None,
             options={"protocol_whitelist": "file", **raw},
-            metadata_errors="replace",  # a title need not be UTF-8
+            metadata_errors="replace",  # titles may be in other encodings than UTF-8
         )
     except PermissionError as error:
         raise VideoError(path, "it may not be read", "change its permissions") from error
@@ -140,15 +150,20 @@ def open_stream(
 def video_stream(
     container: InputContainer, path: str | os.PathLike[str], limits: Limits | None
 ) -> VideoStream:
-    """The stream of an opened file that a player would show, ready to be decoded.
+    """Selects the video stream that a player would show, and prepares it for decoding.
+
+    Args:
+        container: The opened file.
+        path: Path of the file, for messages.
+        limits: Limits on the video; None: no limits.
 
     Raises:
-        VideoError: There is none, or it is beyond the limits.
+        VideoError: There is no usable video stream, or it exceeds the limits.
     """
     streams = [
         stream
         for stream in container.streams.video
-        if not stream.disposition & Disposition.attached_pic  # the cover of a sound file
+        if not stream.disposition & Disposition.attached_pic  # cover picture of a sound file
     ]
     best = container.streams.best("video")
     stream = best if best in streams else next(iter(streams), None)
@@ -162,26 +177,33 @@ def video_stream(
     if limits is not None:
         limits.check_pixels(path, stream.codec_context.width, stream.codec_context.height)
         limits.check_seconds(path, (container.duration or 0) / av.time_base)
-        # Headers may say other sizes on the way.
+        # Later headers in the stream may declare other sizes.
         stream.codec_context.options = {"max_pixels": str(limits.pixels)}
     return stream
 
 
 def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame | Packet]:
-    """Everything that decodes, in the decoder's order, with a note of each packet.
+    """Decodes the stream.
+
+    Args:
+        container: The opened file.
+        stream: The video stream.
+
+    Yields:
+        For each packet a `Packet`, followed by the frames that the decoder outputs for it.
 
     Raises:
-        VideoError: There is not enough memory for it, which may be the file's doing or not; taken
-            for damage, it would make the frames that come out depend on the machine.
+        VideoError: There is not enough memory, whether or not the file is the cause. This is not
+            treated as damage, because the decoded frames would then depend on the machine.
     """
-    # An empty packet would flush the decoder; some containers hold them between full ones.
+    # An empty packet would flush the decoder. Some containers have empty packets between others.
     packets = (packet for packet in container.demux(stream) if packet.size)
     reading = True
     while reading:
         packet, damaged = None, False
         frames: list[VideoFrame] = []
         try:
-            packet = next(packets, None)  # after a read error: None, the end of what is readable
+            packet = next(packets, None)  # None at the end, and after a read error
             reading = packet is not None
             damaged = packet is not None and packet.is_corrupt
             frames = stream.codec_context.decode(packet)  # None flushes
@@ -198,14 +220,14 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
 
 
 def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """How a stored picture is turned for display: swap the axes, then mirror x, then mirror y."""
-    # Not frame.side_data, which frame and container would keep each other alive by: hundreds of
-    # frames would stay in memory until the garbage collector looks for such pairs.
+    """Returns how to orient a stored picture for display: (swap axes, then flip x, then flip y)."""
+    # Not frame.side_data: it creates a reference cycle between frame and container, and hundreds
+    # of frames would stay in memory until the cyclic garbage collector runs.
     data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     if not isinstance(data, SideData):
         return False, False, False
-    # FFmpeg's matrix (libavutil/display.h) sends a stored (x, y) to (a x + c y, b x + d y). Odd
-    # angles, which no camera writes, go to the nearest quarter turn.
+    # FFmpeg's matrix (libavutil/display.h) maps a stored (x, y) to (a x + c y, b x + d y). Other
+    # angles, which no camera writes, are rounded to the nearest quarter turn.
     a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(data), "=i4")[:5])
     if abs(b) + abs(c) > abs(a) + abs(d):
         return True, c < 0, b < 0
@@ -213,15 +235,25 @@ def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
 
 
 def clockwise(swap: bool, flip_x: bool, flip_y: bool) -> int:
-    """Clockwise degrees of an orientation, a mirror image counting as its unmirrored turn."""
+    """Returns the clockwise rotation of an orientation in degrees, ignoring mirroring."""
     if swap:
         return 270 if flip_y else 90
     return 180 if flip_y else 0
 
 
 def picture(frame: VideoFrame, size: Size | None, antialias: bool) -> np.ndarray:
-    """A frame as it is displayed, RGB uint8 (height, width, 3)."""
-    # swscale's default path, without ACCURATE_RND: what OpenCV and decord give, and so the release.
+    """Converts a frame to RGB in display orientation.
+
+    Args:
+        frame: Decoded frame.
+        size: (height, width) of the result in pixels, bilinear; None: the size of the frame.
+        antialias: Whether to resize with antialiasing.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+    """
+    # swscale's default path, without ACCURATE_RND, as in OpenCV and decord, and thus in the
+    # release.
     rgb = frame.reformat(format="rgb24", dst_color_range=ColorRange.JPEG, threads=1).to_ndarray()
     swap, flip_x, flip_y = orientation(frame)
     if swap:

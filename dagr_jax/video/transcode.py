@@ -1,4 +1,4 @@
-"""A video made anew from another: other pictures at the same times, with its sound."""
+"""Transcoding of a video: new pictures at the same times, with the original sound."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -14,12 +14,12 @@ from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.video.encode import ENCODERS
 from dagr_jax.video.stream import VideoError
 
-# Sound that an .mp4 takes and players play as it is; other sound is encoded anew, as AAC.
+# Sound codecs that .mp4 supports and players can play; other sound is re-encoded as AAC.
 _KEPT_SOUND = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
-_LOWEST_MP3 = 16_000  # Hz that an .mp4 takes
+_LOWEST_MP3 = 16_000  # lowest sampling rate of MP3 in .mp4, in Hz
 _AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000}
 _CLOCK = Fraction(1, 90_000)
-_CRF = "18"  # next to what the eye can tell from the source
+_CRF = "18"  # nearly indistinguishable from the source
 
 
 def transcode(
@@ -28,26 +28,26 @@ def transcode(
     shown: Iterable[tuple[float, np.ndarray]],
     fps: float,
 ) -> None:
-    """Writes an .mp4 of H.264 with the sound of another file; it is there whole or not at all.
+    """Writes an H.264 .mp4 file with the sound of another file, atomically.
 
-    It begins at 0, with the first picture, as players have it.
+    The new file starts at time 0 with the first picture, as players expect.
 
     Args:
         path: File to write.
-        source: Whose sound is taken: as it is where an .mp4 may hold it, else as AAC.
-        shown: (seconds, picture), in order; pictures are uint8 (H, W, 3), RGB, of one shape.
-        fps: Frames per second that the file names; 0: unknown.
+        source: File with the sound. The sound is copied if .mp4 supports its codec, else it is
+            re-encoded as AAC.
+        shown: (seconds, picture) in temporal order. Pictures are (H, W, 3) uint8 RGB, all of the
+            same shape.
+        fps: Frame rate to declare in the file, in frames per second; 0: unknown.
 
     Raises:
         ValueError: There are no pictures.
-        VideoError: FFmpeg cannot make it of this source.
-        OSError: The file cannot be written.
+        VideoError: FFmpeg cannot encode the pictures or the sound.
+        DagrError: The file cannot be written.
     """
     try:
         _transcode(path, source, shown, fps)
     except av.FFmpegError as error:
-        if isinstance(error, OSError):
-            raise
         problem = f"a copy of it cannot be encoded ({error.strerror})"
         raise VideoError(source, problem, "re-encode it, as H.264 with AAC sound") from error
 
@@ -87,7 +87,7 @@ def _transcode(
 
 
 def _pixel_shape(source: InputContainer, picture: np.ndarray) -> Fraction:
-    """Width of a pixel over its height, as the source says it, for pictures turned for display."""
+    """Returns the pixel aspect ratio (width / height) of the source, for display orientation."""
     stream = source.streams.best("video")
     if not isinstance(stream, VideoStream) or not stream.sample_aspect_ratio:
         return Fraction(1)
@@ -104,18 +104,19 @@ def _stream(
     assert isinstance(stream, VideoStream)
     stream.height, stream.width = picture.shape[:2]
     even = stream.width % 2 == stream.height % 2 == 0
-    stream.pix_fmt = "yuv420p" if even else "yuv444p"  # which alone has odd sizes
+    stream.pix_fmt = "yuv420p" if even else "yuv444p"  # only 4:4:4 supports odd sizes
     stream.codec_context.time_base = _CLOCK
     stream.codec_context.sample_aspect_ratio = shape
     return stream
 
 
 class _Sound:
-    """The first sound track of a file on its way to another, as it is or as AAC.
+    """Copies the first sound track of a file to another file, unchanged or as AAC.
 
     Args:
-        source, output: The files.
-        begin: Seconds in the source's time where the other file begins.
+        source: File with the sound.
+        output: File to write to.
+        begin: Time in the source, in seconds, at which the new file starts.
     """
 
     def __init__(self, source: InputContainer, output: OutputContainer, begin: float):
@@ -136,19 +137,19 @@ class _Sound:
         self._advance()
 
     def until(self, seconds: float) -> None:
-        """Hands over what is heard up to then."""
+        """Writes the sound up to a time of the new file, in seconds."""
         while (packet := self._next) is not None:
             begins = packet.dts if packet.dts is not None else packet.pts
             if begins is not None and float(begins * packet.time_base) > seconds:
                 return
-            if begins is None or begins >= 0:  # what is heard before the first picture is left out
+            if begins is None or begins >= 0:  # drop sound before the first picture
                 self._output.mux(packet)
             self._advance()
 
     def _advance(self) -> None:
         try:
             self._next = next(self._packets, None)
-        except av.FFmpegError:  # damaged sound ends where it is damaged
+        except av.FFmpegError:  # stop the sound at the first damaged place
             self._next = None
         if self._next is not None and self._next.time_base:
             shift = round(self._begin / self._next.time_base)

@@ -1,4 +1,4 @@
-"""`python -m dagr_jax.bench.gpu`: parts, limits, checks and results, on a CPU at small sizes."""
+"""`python -m dagr_jax.bench.gpu`: parts, limits, checks and results, with small sizes on a CPU."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from dagr_jax.bench.gpu import __main__ as command
 from dagr_jax.bench.gpu import correctness, profile, summary, timing
 from dagr_jax.bench.gpu.parts import PARTS, Part
 from dagr_jax.bench.gpu.plan import PAPER, SMALL, Plan
+from dagr_jax.runtime.errors import DagrError
 
 from ..programs import QUICK_COMPILE, ROOT
 
@@ -31,7 +32,7 @@ def ended(tmp_path_factory):
     """Results of a run whose parts fail, crash, hang and succeed, its exit code and its folder."""
     folder = tmp_path_factory.mktemp("gpu")
     before = os.getcwd()
-    os.chdir(ROOT)  # where the parts' modules are
+    os.chdir(ROOT)  # the modules of the parts are imported from here
     try:
         parts = [part("broken", 10), part("hanging", 1), part("crashing", 10), part("good", 10)]
         code = command.measure(folder, 60, small=True, parts=parts)
@@ -49,7 +50,7 @@ def test_parts_that_do_not_end_well_are_named_and_the_rest_goes_on(ended):
     assert hanging["status"] == "late" and hanging["error"].startswith("stopped after ")
     assert hanging["seconds"] < 20
     assert good["status"] == "complete" and "error" not in good
-    # Rows from before the end are kept.
+    # Rows that were written before the failure are kept.
     assert broken["rows"] == crashing["rows"] == [{"what": "first"}]
     assert "RuntimeError: no such" in (folder / "log.txt").read_text()
     assert "| hanging | late |" in (folder / "results.md").read_text()
@@ -92,7 +93,8 @@ def test_sides_that_fail_are_rows_and_the_others_are_timed():
     assert told["breaking"]["error"] == "MemoryError: full"
     assert told["good"]["rounds"] == SMALL.rounds and told["good"]["dtype"] == "float32"
     assert told["good / good"]["ratio"] == 1.0
-    assert calls == [1] * (1 + 2 * SMALL.rounds)  # the first call, then a warm and a timed one
+    # The first call, then an untimed and a timed call per round.
+    assert calls == [1] * (1 + 2 * SMALL.rounds)
 
 
 def test_fast_calls_are_repeated_in_a_sample():
@@ -114,7 +116,7 @@ def test_what_there_is_no_time_for_is_named():
 
 
 def test_a_wrong_form_is_outside(monkeypatch):
-    """The check sees an error of a thousandth in the value, and one in a gradient alone."""
+    """The check detects an error of 1/1000 in the value, and an error only in a gradient."""
     x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
     scaled = correctness._form("value", lambda x, form: x * (1 + 1e-3 * (form == "off")), "off", x)
     right = correctness._form("right", lambda x, form: x * 3, "on", x)
@@ -187,7 +189,7 @@ def test_only_results_of_a_real_card_are_kept(tmp_path, capsys):
     kept = tmp_path / "kept"
     for wrong in (made_up(backend="cpu"), made_up(small=True)):
         summary.write(tmp_path, wrong)
-        with pytest.raises(ValueError, match="not of a GPU at full size"):
+        with pytest.raises(DagrError, match="not of a GPU at full size"):
             summary.publish(tmp_path, kept)
     summary.write(tmp_path, made_up())
     files = summary.publish(tmp_path, kept)
@@ -228,7 +230,7 @@ def test_every_part_runs_on_a_cpu(tmp_path):
     files = {row["file"] for row in rows["profile"] if "file" in row}
     assert files == {"hlo_0.txt.gz", "hlo_1.txt.gz", "trace_0.json.gz", "trace_1.json.gz"}
     assert sum("kernel" in row for row in rows["profile"]) > 4
-    # All that comes back from a machine that sends few files.
+    # Few files, because a remote machine may return only a few.
     assert len(list(tmp_path.iterdir())) == 7
 
 
@@ -244,7 +246,7 @@ def test_both_sides_compute_the_same(kind):
     ours = programs.build(programs.Spec(kind, "float32", batch=batch), SMALL)
     theirs = pytorch.build(kind, "float32", batch, SMALL)
     mine, other = np.asarray(ours.run(1)), theirs.run(1).detach().numpy()
-    # Float32 sums in another order; the batch statistics of two small videos enlarge them.
+    # Float32 sums in a different order; batch statistics of two small videos amplify the errors.
     tolerance = 1e-3 if kind.startswith("train") else 1e-4
     np.testing.assert_allclose(mine.ravel(), other.ravel(), rtol=0, atol=tolerance)
     half = pytorch.build(kind, "bfloat16", batch, SMALL).run(1).detach().float().numpy()

@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say; what they say of a machine is not tested."""
+"""The benchmarks measure what they claim; the speed of a machine is not tested."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def test_sides_alternate_and_the_first_rounds_do_not_count():
 
 
 def test_a_ratio_is_of_the_rounds_not_of_the_medians():
-    # A machine that halves its speed from round to round: the ratio stays.
+    # The machine halves its speed from round to round; the ratio stays the same.
     assert timing.ratio([1.0, 2.0, 4.0], [2.0, 4.0, 8.0]) == 0.5
     told = timing.row("x", [3.0, 1.0, 2.0], batch=5)
     assert (told["median_s"], told["fastest_s"], told["slowest_s"]) == (2.0, 1.0, 3.0)
@@ -52,7 +52,7 @@ def small_clips(monkeypatch):
 
 
 def test_decode(small_clips, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(decode, "_peak", lambda path: 1.0)  # a process of its own takes seconds
+    monkeypatch.setattr(decode, "_peak", lambda path: 1.0)  # a new process takes seconds
     out = tmp_path / "decode.json"
     assert cli.main(["bench", "decode", "--out", str(out)]) == 0
     result = json.loads(out.read_text())
@@ -99,7 +99,7 @@ TORCH_FORMS = ("float32", "bfloat16")
 
 
 def without_compiler(monkeypatch):
-    """PyTorch's compiler takes a minute even for a small network."""
+    """Turns off PyTorch's compiler, which takes a minute even for a small network."""
 
     def compile_(net):
         raise RuntimeError("no compiler\nat all")
@@ -141,7 +141,7 @@ def test_vqa_beside_pytorch(monkeypatch):
         f"vqa_{ours}/{theirs}" for ours in TORCH_FORMS for theirs in TORCH_FORMS
     }
     first = result["rows"][0]
-    # Peak 1 GFLOP/s: the share of it times the seconds is the work, which stands there rounded.
+    # With a peak of 1 GFLOP/s, share of peak × seconds is the (rounded) work in GFLOP.
     assert first["gflop"] > 0
     assert abs(first["of_peak"] * first["median_s"] - first["gflop"]) < 1e-3
 
@@ -205,7 +205,7 @@ def test_table4_without_pyav_begins_with_frames(monkeypatch):
 
 @pytest.mark.slow
 def test_cold(small_clips, monkeypatch):
-    """Real processes: a first run finds no compiled program and leaves some, a later one finds."""
+    """Real processes: the first run finds no compiled program; later runs find its programs."""
     monkeypatch.setattr(cold, "LENGTH", 16)
     monkeypatch.setattr(cold, "torch_device", lambda: "")
     run, found = cold._run, []
@@ -236,7 +236,7 @@ def test_scaling(monkeypatch):
 
 
 def test_the_networks_are_measured_where_only_jax_and_pytorch_are():
-    """A machine lent for its GPU may have nothing else."""
+    """A GPU machine may have no other packages."""
     script = """
 import importlib, sys
 absent = ["av", "grain", "ml_collections", "tensorflow_datasets", "pandas", "skimage"]

@@ -1,4 +1,4 @@
-"""The PyTorch twin: golden numbers of the release, and the same numbers as the JAX side."""
+"""The PyTorch twin: golden numbers of the release, and the same results as the JAX side."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from dagr_jax.convert import from_state_dict
 from dagr_jax.models import dagr
 from dagr_jax.models.dagr import losses, quality_net, unet3d
 
-torch = pytest.importorskip("torch", reason="the twin is PyTorch's")
+torch = pytest.importorskip("torch", reason="needs PyTorch")
 
 from dagr_jax.bench import twin  # noqa: E402
 from dagr_jax.bench.golden import weight as golden_weight  # noqa: E402
@@ -29,18 +29,18 @@ SMALL_VQA = {
 
 
 def load(net, weights):
-    """The twin in eval mode with weights, every one of which must find its place."""
+    """Loads all weights into the twin, strictly, in eval mode."""
     net.load_state_dict({key: torch.from_numpy(np.asarray(w)) for key, w in weights.items()})
     return net.eval()
 
 
 def max_error(got, want):
-    """The largest difference, relative to the spread of what is wanted."""
+    """Returns the largest difference, relative to the spread of the expected values."""
     return np.abs(got.detach().numpy() - want).max() / want.std()
 
 
 def gradient_errors(net, expected):
-    """Errors of all gradients that are not zero, relative to their norms: (norms, values)."""
+    """Returns errors of all nonzero gradients, relative to their norms: (norms, values)."""
     norms, values = [], []
     for key, parameter in net.named_parameters():
         norm, *first = expected[f"grad/{key}"]
@@ -73,7 +73,7 @@ def test_logits_with_registers(unet, video, golden):
     with torch.no_grad():
         logits = unet(video)
         tokens = unet.registers(4)
-    # The same sums in float32, the first convolution's in another order.
+    # The same float32 sums; those of the first convolution are in a different order.
     assert max_error(logits, expected["logits"]) < 5e-5
     np.testing.assert_allclose(tokens, expected["tokens"][0], rtol=0, atol=1e-6)
 
@@ -96,8 +96,8 @@ def test_saliency_training_step(golden_weights, video, golden, golden_data):
     assert max_error(logits, expected["train_logits"]) < 2e-4
     assert loss.item() == pytest.approx(expected["train_loss"], rel=2e-6)
     norms, values = gradient_errors(net, expected)
-    # Small gradients are differences of large sums: with and without oneDNN, PyTorch's own
-    # differ by up to 2 % of their norm, and float64 is no nearer to the golden ones.
+    # Small gradients are differences of large sums: PyTorch's own gradients with and without oneDNN
+    # differ by up to 2 % of their norm, and float64 is no closer to the golden gradients.
     assert len(norms) > 40 and max(norms + values) < 3e-2
     assert np.median(norms) < 1e-3 and np.median(values) < 1e-3
     statistics = net.state_dict()
@@ -107,11 +107,11 @@ def test_saliency_training_step(golden_weights, video, golden, golden_data):
 
 
 def test_full_quality_net(golden_weights, fused, golden, golden_data):
-    """Features, score, loss and all gradients; the golden ones are in eval mode."""
+    """Features, score, loss and all gradients; the golden gradients are in eval mode."""
     expected = golden("vqa")
     net = load(twin.Quality(preset="release"), golden_weights("simple_fusion"))
     features = net.frame_features(fused)
-    # The same float32 operations: only their kernels may differ by machine.
+    # The same float32 operations; only their kernels may differ between machines.
     assert max_error(features, expected["resnet_features_mean"]) < 2e-5
     assert max_error(net.temporal_analyzer(features), expected["temporal_features"]) < 2e-5
     score = net(fused)
@@ -147,7 +147,7 @@ def test_release_losses(golden):
 @pytest.mark.parametrize("preset", ["paper", "release"])
 @pytest.mark.parametrize("case", ["random", "constant", "no fixation"])
 def test_saliency_loss_is_that_of_jax(preset, case):
-    """Value and gradient in float64, also where a target is all zero or every map constant."""
+    """Value and gradient in float64, also with an all-zero target and with constant maps."""
     rng = np.random.default_rng(0)
     logits, target = rng.normal(size=(2, 3, 6, 5)), rng.uniform(size=(2, 3, 6, 5))
     if case == "constant":
@@ -163,7 +163,7 @@ def test_saliency_loss_is_that_of_jax(preset, case):
         )(logits)
     assert loss.item() == pytest.approx(float(want), abs=1e-12)
     if case == "constant":
-        # Where minimum and maximum meet there is no derivative, and each side takes its own.
+        # With minimum = maximum there is no derivative, and the sides choose different values.
         assert torch.isfinite(x.grad).all()
     else:
         np.testing.assert_allclose(x.grad, grad, rtol=0, atol=1e-12)
@@ -186,7 +186,7 @@ def test_quality_loss_is_that_of_jax(preset, case):
             lambda x: losses.quality_loss(x, target, preset=preset, weight=0.5)[0]
         )(scores)
     assert loss.item() == pytest.approx(float(want), abs=1e-12)
-    # Among constants ranks have slopes of 1e6.
+    # For constant predictions, the soft ranks have slopes of 1e6.
     np.testing.assert_allclose(x.grad, grad, rtol=0, atol=1e-12 * max(1.0, np.abs(grad).max()))
 
 
@@ -216,7 +216,7 @@ def test_twin_of_a_quality_net(fields, golden_data):
 
 
 def check_twin(model, x, axes, select):
-    """The same output in eval mode of both sides, with the twin's weights converted."""
+    """Both sides have the same output in eval mode, with the converted weights of the twin."""
     net = twin.twin_of(model)
     load(net, {k: golden_weight(k, tuple(v.shape)) for k, v in net.state_dict().items()})
     _, variables = from_state_dict({key: value.numpy() for key, value in net.state_dict().items()})

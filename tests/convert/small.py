@@ -1,4 +1,4 @@
-"""State_dicts of small networks, written out as PyTorch would name them."""
+"""State_dicts of small networks, with PyTorch's names."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ SMALL |= {"decoder2": (24, 8), "decoder1": (12, 4)}
 
 
 def small_unet_shapes(registers: bool = True) -> dict[str, tuple[int, ...]]:
-    """Shapes of a saliency net of two levels, written out as PyTorch would name them."""
+    """Shapes of a saliency network with two levels, by PyTorch's names."""
     shapes: dict[str, tuple[int, ...]] = {}
     if registers:
         shapes |= {"register_tokens": (1, 4, 5, 1, 1), "token_proj.weight": (4, 5, 1, 1, 1)}
@@ -36,7 +36,7 @@ def arrays_of(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 
 
 def _plausible(key: str, value: np.ndarray) -> np.ndarray:
-    """Variances positive, kernels of variance 2 / fan_in: deep nets neither fade nor burst."""
+    """Positive variances and kernels of variance 2 / fan_in, so that activations stay bounded."""
     if key.endswith("running_var"):
         return 0.5 + np.abs(value)
     return value * np.sqrt(2 / np.prod(value.shape[1:])) if value.ndim > 1 else value
@@ -45,7 +45,7 @@ def _plausible(key: str, value: np.ndarray) -> np.ndarray:
 def small_resnet_shapes(
     stage_sizes: tuple[int, ...] = (2, 1), width: int = 4
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of a ResNet as torchvision and timm name it, with a classifier of ten classes."""
+    """Shapes of a ResNet with ten classes, by the names of torchvision and timm."""
     shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (width, 3, 7, 7)}
     norms = [("bn1", width)]
     before = width
@@ -69,7 +69,7 @@ def small_resnet_shapes(
 
 
 def small_full_shapes(stage_sizes: tuple[int, ...] = (2, 1), width: int = 4) -> dict:
-    """Shapes of a full quality net of one encoder layer, as the release names them."""
+    """Shapes of a full quality network with one encoder layer, by the names of the release."""
     children = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5}
     shapes: dict[str, tuple[int, ...]] = {}
     for key, shape in small_resnet_shapes(stage_sizes, width).items():

@@ -14,7 +14,7 @@ from tests.convert.small import arrays_of, small_full_shapes, small_unet_shapes
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Part of the model → (file, arrays) of a small network."""
+    """{part of the model: (file, arrays) of a small network}."""
     folder = tmp_path_factory.mktemp("weights")
     made = {}
     for part, shapes in (("saliency", small_unet_shapes()), ("vqa", small_full_shapes())):
@@ -90,7 +90,7 @@ def test_without_saliency_there_is_none(tmp_path, files):
 
 
 def test_a_network_without_statistics(tmp_path, golden_weights):
-    """The temporal-only net has no BatchNorm."""
+    """The temporal-only network has no BatchNorm."""
     arrays = golden_weights("temporal_only")
     path, out = tmp_path / "t.safetensors", str(tmp_path / "t")
     convert.write_safetensors(path, arrays, {})

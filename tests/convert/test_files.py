@@ -1,4 +1,4 @@
-"""Files of weights: what is read, what is refused, and that nothing in them is executed."""
+"""Weights files: what is read, what is refused; nothing in them is executed."""
 
 import os
 import pickle
@@ -72,7 +72,7 @@ def test_without_pytorch_a_pth_says_what_to_install(tmp_path, monkeypatch):
 
 
 class Hostile:
-    """A pickle that runs a command when it is opened."""
+    """A pickle that runs a command when it is loaded."""
 
     def __init__(self, path):
         self.path = path
@@ -123,7 +123,7 @@ class TestPth:
             assert zipfile.is_zipfile(path)
         else:
             path.write_bytes(pickle.dumps(Hostile(touched)))
-        # That it is hostile: a plain reader would run the command.
+        # The file is hostile: a plain reader would run the command.
         with pytest.raises(convert.WeightsError, match="not a file of weights alone"):
             convert.read_weights(path)
         assert not touched.exists()

@@ -1,4 +1,4 @@
-"""A ResNet from torchvision's or timm's names."""
+"""Reading a ResNet with the names of torchvision or timm."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ def arrays():
 
 @pytest.fixture(scope="module")
 def fresh():
-    """Shapes of the ResNet that the file is for."""
+    """Shapes of the ResNet to fill."""
     model = ResNet(stage_sizes=(2, 1), width=4)
     return jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
 
@@ -66,7 +66,7 @@ def test_neither_a_file_nor_an_id(source, fresh):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """An offline hub with its cache in a folder of the test."""
+    """An offline hub with its cache in a temporary folder."""
     constants = pytest.importorskip("huggingface_hub.constants", reason="needs huggingface_hub")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -74,7 +74,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_an_id_is_taken_from_the_hubs_cache(hub, arrays, fresh):
-    """The layout that a download leaves; the download itself needs a network."""
+    """The cache has the layout of a real download, which would need a network."""
     snapshot = hub / "models--someone--resnet" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     refs = hub / "models--someone--resnet" / "refs"

@@ -1,4 +1,4 @@
-"""State_dicts: the five networks, both ways, and every way one can be wrong."""
+"""State_dicts: conversion of the five networks in both directions, and all kinds of errors."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""From a folder of rated videos to records: what is used, what is not and why, killed or not."""
+"""From a folder of rated videos to records: used videos, reasons for others, resuming."""
 
 import csv
 import filecmp
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_source(folder: Path, count: int) -> Path:
-    """KoNViD-1k in small: `count` clips under both kinds of official names, and 6 bad rows."""
+    """A small KoNViD-1k: `count` clips with both kinds of official names, and 6 bad rows."""
     videos = folder / "KoNViD_1k_videos"
     videos.mkdir(parents=True)
     lines = ["flickr_id,mos"]
@@ -95,7 +95,7 @@ def test_the_report_names_every_row_and_why_it_is_not_used(prepared):
     assert said[1:] == [
         ("4001", "too short", "too short: it has one frame"),
         ("4002", "missing", "missing: no file of this name"),
-        ("3001", "duplicate", "duplicate: of row 2"),
+        ("3001", "duplicate", "duplicate: same video as row 2"),
         ("3002", "unlabelled", "unlabelled: its MOS is empty"),
         ("4003", "duplicate", "duplicate: the same file as KoNViD_1k_videos/3004.mp4"),
     ]
@@ -110,7 +110,7 @@ def test_more_than_a_hundredth_fails_and_the_report_stays(tmp_path, source):
     assert "6 of 18 videos cannot be used (" in said and "0 may fail" in said
     assert "1 missing" in said and said.startswith(str(tmp_path / "report.csv"))
     assert (tmp_path / "report.csv").exists() and not (tmp_path / "quality").exists()
-    # What was decoded is not decoded again.
+    # Decoded videos are not decoded again.
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "shards").iterdir()}
     assert len(before) == 13
     assert run(source, tmp_path).used == 12
@@ -128,7 +128,7 @@ def test_two_hundred_clips_killed_twice(tmp_path):
 
 
 def kill_and_compare(tmp_path, source, whole, moments):
-    """Kills the job when it has so many shards, restarts it, and compares with an unkilled one."""
+    """Kills the job at a number of shards, restarts it, and compares with an uninterrupted job."""
     out = tmp_path / "data"
     script = tmp_path / "job.py"
     script.write_text(
@@ -156,7 +156,7 @@ def kill_and_compare(tmp_path, source, whole, moments):
 
 
 def test_a_label_file_that_was_mended_meanwhile_moves_no_label(tmp_path, source):
-    """A row more at its head: every video keeps its own frames and gets its label."""
+    """With one more row at the top, every video keeps its own frames and label."""
     folder = tmp_path / "source"
     shutil.copytree(source, folder)
     out = tmp_path / "data"
@@ -192,4 +192,4 @@ def test_several_label_files_are_one_set(tmp_path, source):
         max_failures=1,
     )
     assert (collected.named, collected.used) == (13, 12)
-    assert collected.reasons == {"duplicate": 1}  # row 5 stands in both
+    assert collected.reasons == {"duplicate": 1}  # row 5 is in both files

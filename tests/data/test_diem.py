@@ -1,4 +1,4 @@
-"""DIEM as it is downloaded: event files of viewers, whose gaze ends up on the frame it was on."""
+"""DIEM as downloaded: the gaze in the event files is assigned to the frame it belongs to."""
 
 import csv
 
@@ -17,7 +17,7 @@ from tests.tiny_run import shrink
 from tests.video.clips import write
 
 HEIGHT, WIDTH = 96, 128
-LEFT, TOP = (1280 - WIDTH) / 2, (960 - HEIGHT) / 2  # where such a video lies on the screen
+LEFT, TOP = (1280 - WIDTH) / 2, (960 - HEIGHT) / 2  # position of the video on the screen
 
 
 def stream_of(frames, size):
@@ -25,7 +25,7 @@ def stream_of(frames, size):
 
 
 def write_viewer(folder, viewer, name, rows):
-    """Rows of (x, y, event) on the video, the right eye two pixels beside the left one."""
+    """Writes rows of (x, y, event) on the video; the right eye is 2 pixels from the left eye."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [
         f"{i}\t{LEFT + x - 1:.2f}\t{TOP + y:.2f}\t900\t{event}\t"
@@ -36,7 +36,7 @@ def write_viewer(folder, viewer, name, rows):
 
 
 def make_diem(folder, names, seconds=1, fps=25):
-    """Two viewers who follow a point, one who blinks, one who looks beside the video."""
+    """Two viewers follow a point, one blinks, and one looks outside the video."""
     for number, name in enumerate(names):
         home = folder / name
         (home / "video").mkdir(parents=True)
@@ -58,11 +58,11 @@ def test_gaze_is_where_the_viewers_looked_when_the_frame_was_shown(tmp_path):
     record = gaze.gaze_record(video, stream_of(3, (48, 64)), (48, 64))
     assert record["length"] == 25
     for t, frame in enumerate((0, 12, 24)):
-        sample = frame * 30 // 25  # lines come 30 a second, frames 25
+        sample = frame * 30 // 25  # 30 lines per second, 25 frames per second
         x = (20 + 3 * sample) // 2
         assert np.argwhere(record["fixations"][t]).tolist() == [[20, x], [24, x]]
         assert record["maps"][t].max() == record["maps"][t][22, x] == 255
-        # A degree is 50 pixels of 128, 25 of the map: there the density has fallen to exp(-1/2).
+        # One degree is 50 of 128 pixels, 25 pixels of the map; there the density is exp(-1/2).
         aside = x - 25 if x >= 25 else x + 25
         assert record["maps"][t][22, aside] == pytest.approx(255 * np.exp(-0.5), abs=3)
 

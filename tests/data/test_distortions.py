@@ -5,6 +5,7 @@ import pytest
 
 from dagr_jax.data import distortions
 from dagr_jax.data.distortions import Distortion, distort, plan, repeated_fraction, shown_frames
+from dagr_jax.runtime.errors import DagrError
 
 RNG = np.random.default_rng(0)
 CLIP = RNG.integers(40, 200, (20, 32, 48, 3)).astype(np.uint8)
@@ -25,7 +26,7 @@ def test_plan_spreads_codecs_and_kinds():
         low, high = distortions.CRF_RANGE[d.codec]
         assert low <= d.crf <= high
         assert d.crf == round(low + d.level * (high - low))
-    # 400 draws of a half: 0.1 is four standard deviations.
+    # 400 draws with probability 1/2: 0.1 is four standard deviations.
     others = [d for p in plans for d in p if d.kind != "compress"]
     assert 0.4 < np.mean([d.codec is None for d in others]) < 0.6
     assert {d.delivery_crf for p in plans for d in p} == set(range(4, 13))
@@ -44,13 +45,13 @@ def test_a_higher_level_changes_the_frames_more(kind):
 def test_noise_has_the_stated_deviation():
     grey = np.full((4, 64, 64, 3), 128, np.uint8)
     out, _ = distort(grey, delivered("noise", 0.0), np.random.default_rng(2))
-    # 49,152 samples: the deviation is known to about 0.3 %; rounding to integers adds 0.01.
+    # 49,152 samples: the estimated deviation has an error of 0.3 %; rounding to integers adds 0.01.
     assert (out.astype(float) - 128).std() == pytest.approx(4.0, rel=0.02)
 
 
 def test_freeze_holds_one_frame():
     shown = shown_frames(delivered("freeze", 0.5), 20, np.random.default_rng(3))
-    # 0.2 + 0.4 · 0.5 = two fifths of 20 frames, the first of which is not a repetition.
+    # 0.2 + 0.4 · 0.5 = 2/5 of 20 frames; the first of them is not a repetition.
     assert (np.diff(shown) == 0).sum() == 7
     out, _ = distort(CLIP, delivered("freeze", 0.5), np.random.default_rng(3))
     np.testing.assert_array_equal(out, CLIP[shown])
@@ -69,13 +70,13 @@ def test_an_unknown_kind_is_refused():
 
 def test_plan_of_a_camera():
     plans = [plan(np.random.default_rng(seed), "capture") for seed in range(200)]
-    # Nothing of the other plan's codecs, and nothing that happens to time.
+    # No codecs of the other plan, and no temporal distortions.
     assert {d.codec for p in plans for d in p} == {"vp9", "av1", None}
     for made in plans:
         kinds = [d.kind for d in made]
         assert kinds[:4] == ["exposure", "noise", "blur", "rescale"] and len(kinds) == 5
         assert kinds[4] in ("noise", "blur")
     coded = np.mean([d.codec is not None for p in plans for d in p])
-    assert 0.4 < coded < 0.6  # of 1000 draws, every second: 0.5 ± 0.016
-    with pytest.raises(ValueError, match="'phone' are unknown; one of delivery, capture"):
+    assert 0.4 < coded < 0.6  # 1000 draws with probability 1/2: 0.5 ± 0.016
+    with pytest.raises(DagrError, match="'phone' are unknown; one of delivery, capture"):
         plan(np.random.default_rng(0), "phone")

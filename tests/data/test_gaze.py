@@ -1,4 +1,4 @@
-"""Gaze: DHF1K laid out as it is unpacked, and any folder; where fixations and maps end up."""
+"""Gaze sets: DHF1K as unpacked, and any folder; positions of fixations and maps."""
 
 import csv
 
@@ -12,6 +12,7 @@ from dagr_jax.data import dhf1k, gaze, gaze_folder
 from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
 from dagr_jax.data.splits import Protocol
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.stages.prepare import prepare_set
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.video.inputs import Resize, Stream
@@ -36,7 +37,7 @@ def annotate(folder, count, height=32, width=48, fixation="fixation", low=1):
 
 
 def numbered_bar(number, count, **size):
-    """No two numbers give the same file."""
+    """Makes frames that differ for every number, so that no two files are equal."""
     frames = moving_bar(count, **{"height": 32, "width": 48, **size})
     frames[..., 0] = number % 250
     return frames
@@ -64,7 +65,7 @@ def test_dhf1k_as_it_is_unpacked(source, tmp_path, capsys):
     out = prepare(source, tmp_path / "set")
     assert "DHF1K: 16 of 16 videos used; published: train 600" in capsys.readouterr().err
     listed = read_list(out)
-    # Without public test gaze the published validation part is the test.
+    # Without public test gaze, the published validation part is the test part.
     assert [row.video for row in listed if row.part == "test"] == [
         f"{n:04d}" for n in range(601, 605)
     ]
@@ -125,7 +126,7 @@ def test_what_is_wrong_is_in_the_report(source, tmp_path):
     write(broken / "video" / "601.AVI", numbered_bar(99, 5))
     (broken / "annotation" / "0002" / "maps" / "0003.png").write_text("no picture")
     (broken / "annotation" / "0004" / "fixation" / "0001.png").unlink()
-    with pytest.raises(ValueError, match=r"3 of 13 videos cannot be used \(3 unreadable\)"):
+    with pytest.raises(DagrError, match=r"3 of 13 videos cannot be used \(3 unreadable\)"):
         prepare(broken, tmp_path / "set")
     out = prepare(broken, tmp_path / "set", max_failures=3)
     with open(out / "report.csv", newline="") as stream:

@@ -1,4 +1,4 @@
-"""GMSD, the measure behind the embedded corpus's labels."""
+"""GMSD, the metric for the labels of the embedded corpus."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def test_luminance_is_bt601():
 
 
 def test_gradient_of_a_ramp_is_its_slope():
-    # 3 grey levels a pixel are 6 a half-resolution pixel; Prewitt spans two of them.
+    # 3 grey levels per pixel are 6 per half-resolution pixel; Prewitt spans two of these pixels.
     ramp = np.tile(np.arange(16, dtype=np.float32) * 3, (16, 1))
     inner = gmsd.gradient_magnitude(ramp)[1:-1, 1:-1]
     np.testing.assert_allclose(inner, 12.0, rtol=1e-6)
@@ -30,6 +30,6 @@ def test_equal_frames_have_none_and_blur_has_more_the_stronger_it_is():
 
 
 def test_hand_computed_value():
-    # Similarities of (1, 0) against (1, 1): 1 and 170 / 171; their deviation is half the gap.
+    # The similarities of (1, 0) and (1, 1) are 1 and 170 / 171; their deviation is half the gap.
     value = gmsd.gmsd(np.array([1.0, 0.0]), np.array([1.0, 1.0]))
     np.testing.assert_allclose(value, (1 - 170 / 171) / 2, rtol=1e-12)

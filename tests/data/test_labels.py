@@ -1,4 +1,4 @@
-"""Label files: laid out as the official ones, the field's lists, and everything that is wrong."""
+"""Label files: official formats, lists in the common format, and all kinds of errors."""
 
 import math
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_the_fields_real_lists(module, names, counts, low, high):
     if module is lsvq:
         parts = [{data.part(REAL / n, x) for x in f} for n, f in zip(names, found, strict=True)]
         assert parts == [{"train"}, {"test"}, {"test"}]
-        # The official parts share no video.
+        # The official parts have no video in common.
         assert len({label.video for part in found for label in part}) == sum(counts)
 
 
@@ -72,7 +72,7 @@ def test_live_vqc(tmp_path):
 
 
 def test_lsvq(tmp_path):
-    """The official file: corners of patches, sizes and is_test; an author's name in GBK."""
+    """The official file has corners of patches, sizes, is_test and an author's name in GBK."""
     path = tmp_path / "labels_train_test.csv"
     header = "name,p1,height,width,mos_p1,mos,frame_number,is_test,author"
     text = f"{header}\nyfcc-batch1/725,1,540,960,50,76.84375,240,False,\u5f20\n"
@@ -110,7 +110,7 @@ def test_youtube_ugc(tmp_path):
 
 
 def test_cvd2014(tmp_path):
-    """Semicolons, decimal commas, and empty rows at the end."""
+    """The file has semicolons, decimal commas, and empty rows at the end."""
     path = tmp_path / "Realignment_MOS.csv"
     path.write_text(
         "Content;File_name;Realignment MOS;;\n"

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from dagr_jax.data import loader
+from dagr_jax.runtime.errors import DagrError
 
 
 class Records:
@@ -36,11 +37,11 @@ def test_the_remainder_of_an_epoch_is_dropped():
     batches = loader.train_iterator(Records(), batch_size=5, seed=0, workers=0)
     for _ in range(6):
         epoch = np.concatenate([next(batches)["index"] for _ in range(2)])
-        assert len(set(epoch.tolist())) == 10  # a batch over the epochs' end would repeat some
+        assert len(set(epoch.tolist())) == 10  # a batch across two epochs could repeat records
 
 
 def test_a_reading_process_outlives_the_signals_that_end_a_run():
-    """The trainer may need one more batch to save what is done."""
+    """The trainer may need one more batch to save a checkpoint."""
     known = set(psutil.Process().children(recursive=True))
     with contextlib.closing(
         loader.train_iterator(Records(), batch_size=4, seed=0, workers=1)
@@ -104,7 +105,7 @@ def test_a_subset_of_frames_is_in_order_with_its_maps_and_new_each_epoch():
 
 
 def test_more_frames_than_a_record_holds_are_refused():
-    with pytest.raises(ValueError, match="frames=7 exceeds the 6 frames"):
+    with pytest.raises(DagrError, match="frames=7 exceeds the 6 frames"):
         loader.train_iterator(Clips(), batch_size=2, seed=0, workers=0, frames=7)
 
 
@@ -125,5 +126,5 @@ def test_evaluation_pads_and_masks_the_last_batch():
 
 
 def test_a_training_part_smaller_than_the_batch_is_refused():
-    with pytest.raises(ValueError, match="12 records, fewer than the batch of 13"):
+    with pytest.raises(DagrError, match="12 records, fewer than the batch of 13"):
         loader.train_iterator(Records(), batch_size=13, seed=0, workers=0)

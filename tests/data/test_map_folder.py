@@ -1,4 +1,4 @@
-"""Maps that another model made: which picture goes with which frame, and in what range."""
+"""Maps of another model: assignment of pictures to frames, and the range of values."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ FRAMES = np.array([0, 4, 9])
 
 
 def write_maps(folder, count, low=50, height=8, width=12):
-    """Map i is `low` everywhere but for a column of 200 at i."""
+    """Map i is `low`, with a column of 200 at i."""
     folder.mkdir(parents=True)
     for i in range(count):
         grey = np.full((height, width), low, np.uint8)
@@ -32,7 +32,7 @@ def columns(maps):
         (7, "linspace", [0, 3, 6]),
         (10, "first", [0, 1, 2]),
         (10, "static", [0, 0, 0]),
-        (3, "matched", [0, 1, 2]),  # of the sampled frames alone
+        (3, "matched", [0, 1, 2]),  # one map per sampled frame
         (3, "static", [0, 0, 0]),
     ],
 )

@@ -25,12 +25,12 @@ def test_every_photograph_is_there_and_is_reduced_never_enlarged():
 def test_objects_move_and_are_painted_where_the_centres_say():
     scene = render(5)
     assert np.abs(np.diff(scene.centres, axis=0)).max() > 0.2
-    # The last object is painted last, so nothing hides it.
+    # The last object is drawn last, so nothing hides it.
     for t in range(6):
         y, x = np.rint(scene.centres[t, -1]).astype(int)
         if 2 < y < 61 and 2 < x < 93:
             patch = scene.frames[t, y - 1 : y + 2, x - 1 : x + 2].astype(int)
-            # Objects are half hue and saturated; backgrounds are desaturated.
+            # Objects are saturated (half hue); backgrounds are desaturated.
             assert np.ptp(patch.mean((0, 1))) > 25
 
 
@@ -44,7 +44,7 @@ def test_gaze_follows_the_objects():
     assert density.sum() == pytest.approx(1.0)
     # Centre (10, 20) of a 40 × 80 frame lies between cells 4 and 5, 9 and 10 of a 20 × 40 map.
     assert np.unravel_index(density.argmax(), density.shape) in {(4, 9), (4, 10), (5, 9), (5, 10)}
-    # The object has left the frame: nothing is preferred.
+    # The object has left the frame, so the map is uniform.
     np.testing.assert_allclose(scenes.gaze_map(scene, 1, (20, 40)), 1 / 800)
 
 

@@ -1,4 +1,4 @@
-"""Splits: by content, the same each time, with every protocol of the field."""
+"""Splits by content: deterministic, with every protocol of the field."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from dagr_jax.data.splits import PROTOCOLS, Protocol, SplitError, read_split, wr
 
 
 def contents_of(videos, contents, seed=0):
-    """Content keys of so many videos; each content has at least one."""
+    """Content keys of n videos; each content has at least one video."""
     rng = np.random.default_rng(seed)
     keys = [*range(contents), *rng.integers(0, contents, videos - contents)]
     return [f"c{k}" for k in rng.permutation(keys)]
@@ -32,7 +32,7 @@ def test_no_content_stands_on_two_sides(contents, more, fold, name, seed):
     sides = {
         part: {k for k, p in zip(keys, parts, strict=True) if p == part} for part in set(parts)
     }
-    assert sum(map(len, sides.values())) == contents  # none twice
+    assert sum(map(len, sides.values())) == contents  # no content twice
     assert set(sides) == ({"train", "val"} if name == "train" else {"train", "val", "test"})
 
 
@@ -61,7 +61,7 @@ def test_ten_random_80_20_have_their_own_test_parts():
         assert [parts.count(part) for part in ("train", "val", "test")] == [360, 40, 100]
         tests.append({k for k, p in zip(keys, parts, strict=True) if p == "test"})
     assert len({frozenset(t) for t in tests}) == 10
-    # Two random fifths of 500 share 20 on average.
+    # Two random fifths of 500 have 20 elements in common on average.
     assert all(5 < len(a & b) < 40 for a in tests for b in tests if a is not b)
 
 
@@ -143,7 +143,7 @@ def test_files_there_and_back(tmp_path):
     write_split(path, LISTED, parts)
     assert path.stat().st_mtime_ns == before
     assert read_split(path, LISTED) == parts
-    # In any order, and not all of them.
+    # The file may list the videos in any order, and not all of them.
     path.write_text('part,video\ntest,d.mp4\ntrain,a.mp4\nval,"b, c.mp4"\n')
     assert read_split(path, LISTED) == ["train", "val", "test", ""]
     with pytest.raises(SplitError, match="the videos were split otherwise before; take another"):

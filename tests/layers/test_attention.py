@@ -1,9 +1,10 @@
-"""Positions and the encoder layer, against the formulas in numpy."""
+"""Positions and the encoder layer, compared with the formulas in numpy."""
 
 import numpy as np
 import pytest
 
 from dagr_jax.layers.attention import TemporalTransformer, positions
+from dagr_jax.runtime.errors import DagrError
 
 
 def test_positions():
@@ -16,7 +17,7 @@ def test_positions():
 
 
 def test_odd_dimension_is_refused():
-    with pytest.raises(ValueError, match="even number of channels, got 7"):
+    with pytest.raises(DagrError, match="even number of channels, got 7"):
         positions(3, 7)
 
 
@@ -30,7 +31,7 @@ def linear(x, p):
 
 
 def test_one_post_norm_layer(fill):
-    """Attention of two heads, feed-forward, both norms after the residual sum, mean over time."""
+    """Attention with two heads, feed-forward, both norms after the residual sum, mean over time."""
     x = np.random.default_rng(0).standard_normal((2, 4, 6)).astype(np.float32)
     model = TemporalTransformer(num_layers=1, num_heads=2, mlp_dim=5)
     variables = fill(model, x)

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from dagr_jax.layers.augment import Augment, augment_batch, colour_jitter
+from dagr_jax.runtime.errors import DagrError
 
 B, T, H, W = 16, 5, 6, 8
 
 
 @pytest.fixture(scope="module")
 def video():
-    """Frames whose red channel is their map, so that whatever moves one must move the other."""
+    """Frames whose red channel equals their map, so that both must move together."""
     frames = np.random.default_rng(0).integers(0, 256, (B, T, H, W, 3), np.uint8)
     return jnp.asarray(frames), jnp.asarray(frames[..., 0])
 
@@ -85,7 +86,7 @@ def test_the_draw_belongs_to_the_record_not_to_its_place_in_the_batch(video):
     frames, maps = run(video, config)
     order = jnp.array([7, 3, 12])
     again, again_maps = compiled(jax.random.key(0), order, video[0][order], video[1][order], config)
-    # Another batch size may fuse the float arithmetic of the jitter otherwise: 1e-3 of 255.
+    # With another batch size, the float arithmetic of the jitter may be fused differently: 1e-3.
     np.testing.assert_allclose(again, frames[order], atol=1e-3)
     np.testing.assert_array_equal(again_maps, maps[order])
     other, _ = run(video, config, seed=1)
@@ -93,5 +94,5 @@ def test_the_draw_belongs_to_the_record_not_to_its_place_in_the_batch(video):
 
 
 def test_a_crop_larger_than_the_frames_is_refused(video):
-    with pytest.raises(ValueError, match=r"augment.crop=\(7, 8\) is larger than the frames, 6x8"):
+    with pytest.raises(DagrError, match=r"augment.crop=\(7, 8\) is larger than the frames, 6x8"):
         run(video, Augment(crop=(7, 8)))

@@ -1,4 +1,4 @@
-"""2-D convolution: value and gradients against XLA's own, which the CPU form replaces."""
+"""2-D convolution: value and gradients compared with XLA's, which the CPU form replaces."""
 
 import flax.linen as nn
 import jax
@@ -32,7 +32,7 @@ def off(ours, exact):
     return max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(ours, exact, strict=True))
 
 
-@pytest.mark.parametrize("chunk", [1024, 7])  # one piece, and many with a rest
+@pytest.mark.parametrize("chunk", [1024, 7])  # one piece, and many pieces with a remainder
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1, 2), (2, 1, 5, 3), (1, 4, 1, 1), (3, 5, 7, 4), (2, 9, 13, 1)]
@@ -52,11 +52,11 @@ def test_value_and_gradients_are_xlas(shape, size, chunk, monkeypatch):
 
 
 def test_bfloat16_gradients_of_many_pixels_keep_their_digits():
-    """10,000 ones: bfloat16 counts to 256, so the sum must be kept in float32."""
+    """The sum of 10,000 ones needs float32: bfloat16 counts only to 256."""
     x = jnp.ones((1, 100, 100, 1), jnp.bfloat16)
     kernel = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
     gradient = jax.grad(lambda kernel: conv2d(x, kernel).astype(jnp.float32).sum())(kernel)
-    assert abs(float(gradient[0, 0, 0, 0]) - 10_000) <= 16  # half a step of bfloat16 there is 32
+    assert abs(float(gradient[0, 0, 0, 0]) - 10_000) <= 16  # half a bfloat16 step at 10,000 is 32
 
 
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])

@@ -1,4 +1,4 @@
-"""3-D convolution: every form against XLA's own."""
+"""3-D convolution: every form compared with XLA's own."""
 
 import functools
 
@@ -9,14 +9,15 @@ import pytest
 
 from dagr_jax.layers import conv3d as conv3d_form
 from dagr_jax.layers.conv3d import conv3d, field_conv3d, upsampled_conv3d
+from dagr_jax.runtime.errors import DagrError
 
 
 def conv_and_gradients(form, *arguments, conv=conv3d):
-    """Output, and the gradients of a random direction of it by every argument."""
+    """Returns the output, and gradients of its product with a random direction."""
 
     def loss(*arguments):
         y = conv(*arguments, form)
-        # Not in the type of y: bfloat16 counts to 256.
+        # Not in the type of y, because bfloat16 counts only to 256.
         direction = jnp.cos(jnp.arange(y.size, dtype=jnp.result_type(float))).reshape(y.shape)
         return (y * direction.astype(y.dtype)).astype(float).sum(), y
 
@@ -32,7 +33,7 @@ def off(ours, plain):
 
 @functools.cache
 def plain_convolution(shape):
-    """Input and kernel of a shape, and XLA's results in float32 and float64."""
+    """Makes input and kernel of a shape, and XLA's results in float32 and float64."""
     rng = np.random.default_rng(sum(shape))
     both = rng.standard_normal(shape), rng.standard_normal((3, 3, 3, shape[-1], 4))
     single = conv_and_gradients("native", *(a.astype(np.float32) for a in both))
@@ -59,7 +60,7 @@ def test_every_form_is_the_plain_convolution_in_value_and_gradient(form, shape):
     assert off(conv_and_gradients(form, *(a.astype(np.float32) for a in both)), plain) < 1e-5
     if form == "taps":  # bfloat16's
         half = [jnp.asarray(a, jnp.bfloat16) for a in both]
-        # bfloat16 keeps 8 bits; sums of some dozen products and the transforms lose two more.
+        # bfloat16 has 8 bits; sums of some dozen products and the transforms lose two more.
         assert off(conv_and_gradients(form, *half), plain) < 2e-2
     with jax.enable_x64(True):
         assert off(conv_and_gradients(form, *both), exact) < 1e-12
@@ -77,11 +78,11 @@ def both_forms_agree(conv, *arguments):
 @pytest.mark.parametrize(
     ("small", "large"),
     [
-        ((1, 5, 4, 6), (1, 8, 7, 11)),  # as after a pooling of the network, n → ⌊n/2⌋ + 1
+        ((1, 5, 4, 6), (1, 8, 7, 11)),  # as after a pooling layer of the network, n → ⌊n/2⌋ + 1
         ((2, 2, 3, 3), (2, 2, 5, 4)),
         ((1, 2, 2, 5), (1, 3, 3, 8)),
         ((1, 1, 3, 2), (1, 1, 5, 3)),
-        ((1, 3, 5, 7), (1, 4, 5, 3)),  # an axis that stays and one that shrinks
+        ((1, 3, 5, 7), (1, 4, 5, 3)),  # one axis keeps its size, one shrinks
     ],
 )
 def test_the_enlarged_half_is_convolved_where_it_is_small(small, large, monkeypatch):
@@ -99,7 +100,7 @@ def test_constant_channels_are_not_convolved(size):
 
 
 def test_large_sums_keep_their_digits():
-    """As in the network: 27 · 64 products a sum, eight frames."""
+    """As in the network: 27 · 64 products per sum, eight frames."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 8, 12, 12, 64)).astype(np.float32)
     kernel = (rng.standard_normal((3, 3, 3, 64, 32)) / 40).astype(np.float32)
@@ -119,7 +120,7 @@ def test_auto_is_one_of_the_others():
 
 
 def test_each_tap_looks_at_its_own_neighbour():
-    """One entry shifts the video: tap 0 brings the frame before, row 2 the row below."""
+    """A kernel with one entry shifts the video: tap 0 by one frame, row 2 by one row."""
     x = np.random.default_rng(0).standard_normal((1, 3, 4, 4, 1)).astype(np.float32)
     kernel = np.zeros((3, 3, 3, 1, 1), np.float32)
     kernel[0, 2, 1] = 1
@@ -130,6 +131,6 @@ def test_each_tap_looks_at_its_own_neighbour():
 
 def test_unknown_form_is_refused():
     with pytest.raises(
-        ValueError, match="form 'fft' is unknown; use one of auto, native, taps, winograd, mixed"
+        DagrError, match="form 'fft' is unknown; use one of auto, native, taps, winograd, mixed"
     ):
         conv3d(np.zeros((1, 1, 3, 3, 1)), np.zeros((3, 3, 3, 1, 1)), "fft")

@@ -1,4 +1,4 @@
-"""BatchNorm: PyTorch's conventions, float32 statistics, one result on one and on eight devices."""
+"""BatchNorm: PyTorch's conventions, float32 statistics, same result on one and eight devices."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_evaluation_uses_the_running_statistics():
 
 
 def test_statistics_of_bfloat16_are_float32():
-    """A mean of 1000 with deviations of 8: bfloat16 sums would lose them."""
+    """A mean of 1000 with deviations of 8, which bfloat16 sums would lose."""
     x = jnp.asarray(np.random.default_rng(3).normal(1000, 8, (512, 2)), jnp.bfloat16)
     y, updates = train(x, variables_of(2))
     assert y.dtype == jnp.bfloat16
@@ -56,7 +56,7 @@ def test_statistics_of_bfloat16_are_float32():
 def test_a_sharded_batch_has_the_statistics_of_the_whole():
     devices = jax.devices()
     x = np.random.default_rng(4).normal(size=(4 * len(devices), 3, 2)).astype(np.float32)
-    x += np.arange(len(x), dtype=np.float32)[:, None, None]  # every device sees another mean
+    x += np.arange(len(x), dtype=np.float32)[:, None, None]  # every device has a different mean
     sharding = NamedSharding(Mesh(np.array(devices), ("data",)), PartitionSpec("data"))
     want, want_updates = jax.jit(train)(x, variables_of(2))
     got, updates = jax.jit(train)(jax.device_put(x, sharding), variables_of(2))

@@ -1,4 +1,4 @@
-"""A parameter is what Flax's own would be, and a wrong shape is still an error."""
+"""A parameter is the same as with Flax's own method, and a wrong shape is still an error."""
 
 import flax.linen as nn
 import jax

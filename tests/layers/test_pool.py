@@ -1,4 +1,4 @@
-"""Pooling: against XLA's own window maximum, and the golden adaptive pooling of PyTorch."""
+"""Pooling: compared with XLA's window maximum, and with golden adaptive pooling of PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from dagr_jax.layers.pool import adaptive_avg_pool, max_pool
 @pytest.mark.parametrize(("window", "axes"), [(2, (1, 2, 3)), (3, (2, 3))])
 @pytest.mark.parametrize("shape", [(2, 8, 5, 7, 3), (1, 1, 2, 3, 2)])
 def test_max_pool_is_xlas_window_maximum(window, axes, shape):
-    # All negative, so that a padding of zeros would win.
+    # All values are negative, so that zero padding would be the maximum.
     x = -np.random.default_rng(1).uniform(1, 2, shape).astype(np.float32)
 
     def reference(x):

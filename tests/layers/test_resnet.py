@@ -1,10 +1,11 @@
-"""The ResNet's start; its values are checked against the release in test_quality_net."""
+"""Initialisation of the ResNet; test_quality_net compares its values with the release."""
 
 import jax
 import numpy as np
 import pytest
 
 from dagr_jax.layers.resnet import ResNet, gabor_stem
+from dagr_jax.runtime.errors import DagrError
 
 
 def test_gabor_stem_has_grey_edges_without_a_mean_and_coloured_blobs():
@@ -16,7 +17,7 @@ def test_gabor_stem_has_grey_edges_without_a_mean_and_coloured_blobs():
     np.testing.assert_allclose(edges.sum((0, 1)), 0.0, atol=1e-6)
     np.testing.assert_array_equal(edges[:, :, 0], edges[:, :, 2])
     assert (np.ptp(kernel[3, 3][:, blobs], axis=0) > 0.01).all()
-    # No two filters are the same one.
+    # No two filters are equal.
     flat = kernel.reshape(-1, 16)
     assert np.abs(flat.T @ flat - np.eye(16)).max() < 0.95
 
@@ -31,5 +32,5 @@ def test_the_start_is_a_field_and_an_unknown_one_is_refused():
     }
     assert all(stem.shape == shape for stem in stems.values())
     assert np.abs(stems["gabor"] - stems["kaiming"]).max() > 0.05
-    with pytest.raises(ValueError, match="'gauss' is unknown; use one of kaiming, gabor"):
+    with pytest.raises(DagrError, match="'gauss' is unknown; use one of kaiming, gabor"):
         ResNet((1,), 4, stem_init="gauss").init(key, x)

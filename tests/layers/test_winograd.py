@@ -1,4 +1,4 @@
-"""Minimal filtering: the maps are exact, and tiles cover an axis."""
+"""Minimal filtering: the linear maps are exact, and the tiles cover an axis."""
 
 import numpy as np
 import pytest

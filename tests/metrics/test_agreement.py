@@ -26,7 +26,7 @@ def sample(n, seed, ties):
 @pytest.mark.parametrize("n", [5, 60, 500])
 def test_against_scipy(n, ties):
     x, y = sample(n, n, ties)
-    # Other orders of summation in float64.
+    # Different orders of summation in float64.
     assert srcc(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-10)
     assert krcc(x, y) == pytest.approx(stats.kendalltau(x, y).statistic, abs=1e-10)
     assert plcc(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-10)
@@ -52,7 +52,7 @@ def test_what_leaves_a_correlation_unchanged(values, scale, shift):
     x = np.array(values, float)
     assert srcc(np.exp(x / 1000), x) == pytest.approx(1)
     assert krcc(-(x**3), x) == pytest.approx(-1)
-    # shift may be 1e4 times the scale of x: that costs digits.
+    # The shift may be 1e4 times the scale of x, which loses precision.
     assert plcc(scale * x + shift, x) == pytest.approx(1, abs=1e-8)
     assert rmse(x + shift, x) == pytest.approx(abs(shift), abs=1e-9)
 
@@ -90,8 +90,8 @@ def test_bad_input(metric):
 
 
 def test_bootstrap_draws_contents_not_videos():
-    # Two contents: of the four equally likely draws two hold one content twice. The metric says
-    # which videos came, so that every value is known.
+    # With two contents, two of the four equally likely draws have one content twice. The metric
+    # shows which videos were drawn, so that every value is known.
     contents = ["a", "a", "a", "b"]
     seen = []
 
@@ -115,7 +115,7 @@ def test_bootstrap_covers_and_repeats():
     low, high = bootstrap(plcc, x, y, contents, n=500, seed=1)
     assert (low, high) == bootstrap(plcc, x, y, contents, n=500, seed=1)
     assert (low, high) != bootstrap(plcc, x, y, contents, n=500, seed=2)
-    # Fisher's interval for the same correlation; the bootstrap's own noise is about 0.01.
+    # Fisher's interval for the same correlation; the noise of the bootstrap is about 0.01.
     z, half = np.arctanh(plcc(x, y)), 1.96 / np.sqrt(197)
     assert low == pytest.approx(np.tanh(z - half), abs=0.03)
     assert high == pytest.approx(np.tanh(z + half), abs=0.03)
@@ -135,7 +135,7 @@ def test_bootstrap_is_wider_when_contents_are_shared():
 def test_bootstrap_without_a_value():
     assert np.isnan(bootstrap(srcc, [1, 2, 3], [1, 2, 3], ["a"] * 3)).all()
     assert np.isnan(bootstrap(srcc, [1, 1, 1], [1, 2, 3], ["a", "b", "c"], n=10)).all()
-    # A draw of one content alone has two videos with equal MOS: nan, left out.
+    # A draw of only one content has two videos with equal MOS: nan, left out.
     low, high = bootstrap(plcc, [1, 1, 2, 2], [1, 1, 2, 2], ["a", "a", "b", "b"], n=50)
     assert (low, high) == (pytest.approx(1), pytest.approx(1))
 
@@ -152,7 +152,7 @@ def test_bootstrap_bad_input():
 def test_published_value_of_real_predictions():
     path = SHARED / "predictions" / "dover_live_vqc.csv"
     if not path.exists():
-        pytest.skip("DOVER's predictions on LIVE-VQC are not beside the project")
+        pytest.skip("needs DOVER's predictions on LIVE-VQC")
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     mos, aesthetic, technical = (

@@ -1,4 +1,4 @@
-"""Trivial predictors."""
+"""Trivial baselines."""
 
 import numpy as np
 import pytest

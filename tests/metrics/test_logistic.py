@@ -54,7 +54,7 @@ def test_the_curve_is_the_one_that_the_parameters_say(parameters):
     np.testing.assert_allclose(fit.fitted, CURVES[parameters](x, *fit.parameters), atol=1e-9)
     correlation, error = fit.scores(y)
     assert correlation == plcc(fit.fitted, y) > -plcc(x, y)
-    assert error == rmse(fit.fitted, y) == pytest.approx(0.3, abs=0.04)  # the noise, of 200 videos
+    assert error == rmse(fit.fitted, y) == pytest.approx(0.3, abs=0.04)  # noise of 200 videos
 
 
 @both
@@ -67,12 +67,12 @@ def test_the_squared_error_is_the_least_where_the_data_determines_a_curve(parame
         least = optimize.least_squares(
             lambda b, x=x, y=y: CURVES[parameters](x, *b) - y, fit.parameters, x_scale="jac"
         )
-        # Both terms beside the error are flat to 1e-3 here: second order in the error.
+        # The two terms besides the error are flat to 1e-3 here: second order in the error.
         assert np.sum((fit.fitted - y) ** 2) <= 2 * least.cost * (1 + 1e-5)
 
 
 def synthetic(seed):
-    """MOS behind a logistic: any scale, either direction, noise, an outlier, few or many videos."""
+    """MOS from a logistic: any scale and direction, noise, an outlier, few or many videos."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 9) if seed % 4 == 0 else rng.integers(9, 300))
     quality = rng.standard_normal(n)
@@ -92,9 +92,9 @@ def test_a_hundred_sets_converge_or_say_why_and_never_lose_correlation(parameter
         assert fit.converged == (fit.reason == "") == (len(fit.parameters) == parameters)
         if len(x) <= parameters:
             assert "distinct predictions do not determine" in fit.reason
-        elif len(x) > 8:  # with fewer the best curve is often a step
+        elif len(x) > 8:  # with fewer videos the best curve is often a step
             assert fit.converged, (seed, fit.reason)
-        # Rounding of the least squares alone.
+        # Only rounding of the least squares.
         assert fit.scores(y)[0] >= abs(plcc(x, y)) - 1e-12
         assert fit.scores(y)[1] <= np.std(y) + 1e-12
 
@@ -130,7 +130,7 @@ def test_scales_of_either_side_change_nothing(parameters, seed, slope, shift, mi
         fit_logistic(a * x + shift, 20 * y - 3, parameters),
     )
     assert here.converged == there.converged and here.reason == there.reason
-    # A shift of 1e4 standard deviations costs four digits of the predictions.
+    # A shift of 1e4 standard deviations loses four digits of the predictions.
     np.testing.assert_allclose(there.fitted, 20 * here.fitted - 3, atol=1e-5)
     if here.converged and parameters == 4:
         low, high, centre, width = here.parameters
@@ -162,7 +162,7 @@ def test_the_correlation_is_never_below_that_of_the_predictions(parameters, pair
 
 
 def test_low_correlation_is_no_reason_to_give_up():
-    # A simplex search from one start did not settle here and left the line's 0.007.
+    # A simplex search from one start did not converge here and returned the line, with 0.007.
     rng = np.random.default_rng(1454)
     n = int(rng.integers(9, 60))
     x, y = rng.normal(size=n), rng.normal(size=n)
@@ -178,10 +178,10 @@ T = np.linspace(0, 1, 100)
     "y,reason",
     [
         (3 - 2 * T, "a straight line fits as well"),
-        (np.exp(3 * T), "the centre runs away: the best curve is an exponential"),
-        (5 - np.exp(-3 * T), "the centre runs away: the best curve is an exponential"),
-        (1.0 * (T > 0.5), "the width runs to 0: the best curve is a step"),
-        (2.0 - (T > 0.2), "the width runs to 0: the best curve is a step"),
+        (np.exp(3 * T), "the centre diverges: the best curve is an exponential"),
+        (5 - np.exp(-3 * T), "the centre diverges: the best curve is an exponential"),
+        (1.0 * (T > 0.5), "the width goes to 0: the best curve is a step"),
+        (2.0 - (T > 0.2), "the width goes to 0: the best curve is a step"),
     ],
 )
 def test_a_limit_of_the_curve_is_named_and_fitted(parameters, y, reason):
@@ -196,7 +196,7 @@ def test_a_limit_of_the_curve_is_named_and_fitted(parameters, y, reason):
 @pytest.mark.parametrize("y", [(T - 0.4) ** 2, (T - 0.4) ** 3 - 0.1 * T])
 def test_a_polynomial_is_named_a_limit_of_five_parameters(y):
     fit = fit_logistic(T, y, 5)
-    assert not fit.converged and fit.reason == "the width runs away: the best curve is a polynomial"
+    assert not fit.converged and fit.reason == "the width diverges: the best curve is a polynomial"
     assert fit.scores(y)[0] > 0.9999
 
 
@@ -279,8 +279,8 @@ def test_several_metrics_share_the_draws_of_one_bootstrap():
     assert low.shape == (2,) and abs(low[0]) < low[1] < high[1] <= 1
 
 
-# PLCC after the fit with four and with five parameters, as measured; of least squares without
-# the other two terms it is at most 5e-4 more (0.8162 of a step in place of 0.8157).
+# Measured PLCC after the fit with four and with five parameters. Least squares without the other
+# two terms give at most 5e-4 more (0.8162 for a step instead of 0.8157).
 REAL = {
     ("dover_cvd2014", "aesthetic"): (0.80008, 0.81574),
     ("dover_cvd2014", "technical"): (0.82770, 0.83882),
@@ -309,6 +309,6 @@ def test_real_predictions(name, branch, parameters):
     after = fit.scores(mos)[0]
     assert after == pytest.approx(REAL[name, branch][parameters - 4], abs=2e-5)
     assert after > plcc(x, mos)
-    if parameters == 4:  # a line beside the curve would have to be level
+    if parameters == 4:  # with 5, the line would have to be constant
         wild, there = np.append(x, [1e4, 1e6]), np.append(mos, [fit.parameters[0]] * 2)
         assert fit_logistic(wild, there).scores(there)[0] > after - 1e-3

@@ -49,7 +49,7 @@ def test_scale_of_the_maps_does_not_matter():
 
 
 def test_the_prediction_is_resized_never_the_fixations():
-    # Doubling with half-pixel centres: rows read 0, 1/4, 3/4, 1 of the way, by hand.
+    # Doubling with half-pixel centres: rows sample at 0, 1/4, 3/4, 1, computed by hand.
     small = np.array([[0.0, 1.0]])
     large = np.array([[0.0, 0.25, 0.75, 1.0], [0.0, 0.25, 0.75, 1.0]])
     fixations = np.zeros((2, 4))
@@ -68,7 +68,7 @@ def test_a_frame_without_ground_truth_is_nan_and_a_constant_prediction_0():
     assert nss(np.full((3, 4), 0.3), one) == 0.0
     assert cc(np.full((3, 4), 0.3), one) == 0.0
     assert cc(nothing, one) == 0.0
-    # Resizing must not turn the rounding of a constant into a pattern.
+    # Resizing must not turn rounding errors of a constant into a pattern.
     assert cc(np.full((2, 3), 0.3), np.eye(7, 11)) == 0.0
     assert nss(np.full((2, 3), 0.3), np.eye(7, 11)) == 0.0
 
@@ -88,7 +88,7 @@ def test_centre_bias():
     assert bias[2, 4] == 1.0 == bias.max()
     np.testing.assert_array_equal(bias, bias[::-1])
     np.testing.assert_array_equal(bias, bias[:, ::-1])
-    # Two of nine columns off, 2/9 of the width, over sigma of a quarter.
+    # Two of nine columns from the centre: 2/9 of the width, with a sigma of 1/4.
     assert bias[2, 6] == pytest.approx(np.exp(-((2 / 9 / 0.25) ** 2) / 2))
     assert bias[1, 4] == pytest.approx(np.exp(-((1 / 5 / 0.25) ** 2) / 2))
     assert centre_bias(5, 9, sigma=0.5)[2, 6] == pytest.approx(np.exp(-((2 / 9 / 0.5) ** 2) / 2))
@@ -114,12 +114,12 @@ def test_auc_judd_is_the_area_under_the_curve_of_scikit_learn():
     for x in (prediction, np.round(prediction, 1), -prediction):  # the second has ties
         expected = roc_auc_score(fixations.ravel(), x.ravel())
         assert auc_judd(x, fixations) == pytest.approx(expected, abs=1e-10)
-    # Of 2 x 2 pairs (0.5 or 0.9 against 0.1 or 0.5) three are won and one is a tie.
+    # Of 2 x 2 pairs (0.5 or 0.9 against 0.1 or 0.5), three are won and one is a tie.
     assert auc_judd([[0.1, 0.5], [0.5, 0.9]], [[0, 0], [1, 1]]) == pytest.approx(3.5 / 4)
 
 
 def test_auc_lies_at_most_half_a_fixation_below_the_benchmark_code():
-    # Thresholds at the fixations alone, joined by straight lines.
+    # Thresholds only at the fixations, joined by straight lines.
     prediction, fixations = maps_and_fixations(1)
     values = np.sort(prediction[fixations])[::-1]
     n, pixels = len(values), prediction.size
@@ -135,7 +135,7 @@ def test_auc_borji_draws_all_pixels_evenly():
     value = auc_borji(prediction, fixations, seed=0, splits=400)
     assert value == auc_borji(prediction, fixations, seed=0, splits=400)
     assert value != auc_borji(prediction, fixations, seed=1, splits=400)
-    # Its mean over draws is the AUC against all pixels; 400 draws of 30 pixels: error about 0.003.
+    # The mean over draws is the AUC against all pixels; 400 draws of 30 pixels: error about 0.003.
     hit = prediction[fixations][:, None]
     expected = ((hit > prediction.ravel()) + 0.5 * (hit == prediction.ravel())).mean()
     assert value == pytest.approx(expected, abs=0.01)
@@ -153,7 +153,7 @@ def test_shuffled_auc_gives_the_centre_nothing():
     # 40 fixations: a standard error of about 0.05.
     assert auc_shuffled(central, fixations, others, seed=0) == pytest.approx(0.5, abs=0.1)
     assert auc_shuffled(fixations, fixations, others, seed=0) > 0.9
-    # All others at one pixel: its value alone is the threshold.
+    # All other fixations are at one pixel, so its value is the only threshold.
     single = np.zeros((20, 30))
     single[0, 0] = 5
     expected = (central[fixations > 0] > central[0, 0]).mean()
@@ -165,14 +165,14 @@ def test_sim_and_kld_by_hand():
     assert sim(p, q) == pytest.approx(0.25 + 0.5)
     assert sim(7 * p + 3, q) == pytest.approx(0.75)
     p, q = np.array([[1.0, 1.0, 2.0]]), np.array([[1.0, 2.0, 1.0]])
-    expected = entropy([0.25, 0.5, 0.25], [0.25, 0.25, 0.5])  # of scipy
-    # The 2.2e-16 inside moves it by less than that.
+    expected = entropy([0.25, 0.5, 0.25], [0.25, 0.25, 0.5])  # from scipy
+    # The 2.2e-16 in the formula changes the value by less than the tolerance.
     assert kld(p, q) == pytest.approx(expected, abs=1e-10)
     assert kld(q, q) == pytest.approx(0, abs=1e-10)
     assert kld(np.full((1, 3), 9.0), q) == pytest.approx(
         entropy([0.25, 0.5, 0.25], [1 / 3] * 3), abs=1e-10
     )
-    # Where people looked and the map is 0 the divergence is large, not infinite.
+    # If the map is 0 at a fixated pixel, the divergence is large but finite.
     assert 20 < kld([[1.0, 0.0]], [[0.0, 1.0]]) < 40
 
 
@@ -202,15 +202,15 @@ def test_temporal_consistency_counts_only_what_the_frames_do_not_explain():
     still = np.stack([a, a, a])
     moving = np.stack([a, b, a])
     assert temporal_consistency(still, still) == 1.0
-    assert temporal_consistency(still, moving) == 1.0  # a map may stay while the frames change
-    assert temporal_consistency(moving, moving) == pytest.approx(1.0)  # as much as the frames
-    # Still frames: all of the change counts, twice.
+    assert temporal_consistency(still, moving) == 1.0  # a map may be static while the frames change
+    assert temporal_consistency(moving, moving) == pytest.approx(1.0)  # changes as much as frames
+    # Static frames: all of the change counts, twice.
     assert temporal_consistency(moving, still) == pytest.approx(cc(a, b))
     assert temporal_consistency(np.stack([a, -a]), still[:2]) == pytest.approx(-1.0)
-    # RGB frames of twice the size are reduced to their means.
+    # RGB frames of twice the size are reduced by averaging.
     large = np.repeat(np.repeat(moving, 2, 1), 2, 2)[..., None] * [0.5, 1.0, 1.5]
     assert temporal_consistency(moving, large) == pytest.approx(1.0)
-    # From constant to varied is a change of 1 between pictures that correlate with nothing.
+    # From a constant to a non-constant picture, the change is 1.
     assert temporal_consistency(np.stack([a, 0 * a]), still[:2]) == pytest.approx(0.0)
     assert np.isnan(temporal_consistency(still[:1], still[:1]))
     with pytest.raises(ValueError, match="of the same frames"):

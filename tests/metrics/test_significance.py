@@ -1,4 +1,4 @@
-"""Tests of two models: against scipy where it has them, against the literature where not."""
+"""Significance tests, compared with scipy if it has them, else with the literature."""
 
 import csv
 import math
@@ -45,7 +45,7 @@ def test_meng_of_its_paper():
 
 @pytest.mark.parametrize("test", [meng, steiger])
 def test_the_level_is_kept_where_nothing_differs(test, rng):
-    """Of 2,000 pairs of equally good predictions, 5 % differ at 5 %: within 4 standard errors."""
+    """Among 2,000 pairs of equally good models, 5 % differ at level 5 %, within 4 std. errors."""
     n, hits = 100, 0
     for _ in range(2000):
         truth = rng.normal(size=n)
@@ -78,15 +78,15 @@ def test_a_constant_fools_the_papers_tests_and_no_other(rng):
     found = compare(a, b, truth, np.arange(100), n=100)
     assert found.t.p < 1e-100 and found.signed_rank.p < 1e-15
     assert found.meng.p > 0.05 and found.t_errors.p > 1e-3
-    assert verdict(found, ("a", "b")).startswith("No difference between")
+    assert verdict(found, ("a", "b")).startswith("No significant difference")
 
 
 def test_a_resample_takes_the_same_videos_of_both(rng):
-    """Of one model twice, every resample differs by 0."""
+    """For the same model twice, the difference is 0 in every resample."""
     truth, a = rng.normal(size=(2, 30))
     found = compare(a, 2 * a + 1, truth, np.arange(30), n=50)
     assert (found.difference, found.low, found.high) == (0, 0, 0)
-    assert verdict(found, ("a", "b")) == "a and b rank the 30 videos alike."
+    assert verdict(found, ("a", "b")) == "a and b rank the 30 videos identically."
 
 
 def test_a_perfect_model_is_not_tested():

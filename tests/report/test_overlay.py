@@ -1,4 +1,4 @@
-"""Overlays: every frame at its time, the sound, and what the picture says."""
+"""Overlays: times of the frames, the sound, and the contents of the picture."""
 
 import json
 from fractions import Fraction
@@ -11,13 +11,14 @@ from PIL import Image
 
 from dagr_jax import cli
 from dagr_jax.report.overlay import heat, write_overlay
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.score.maps import maps_over_time
 from dagr_jax.video.decode import iter_frames
 from tests.video.clips import moving_bar, write
 
 
 def with_sound(path, codec, frames):
-    """A clip of 25 frames a second and a tone of the same length."""
+    """A clip at 25 fps with a tone of the same length."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=25, options={"bf": "2"})
         video.height, video.width = frames.shape[1:3]
@@ -41,7 +42,7 @@ def with_sound(path, codec, frames):
 
 
 def told(path):
-    """(pts in seconds of each frame, (height, width)), and (codec, seconds) of the sound."""
+    """Returns (pts of the frames in s, (height, width)); and (codec, seconds) of the sound."""
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
         video = [float(f.pts * f.time_base) for f in frames], (frames[0].height, frames[0].width)
@@ -64,7 +65,7 @@ def test_an_overlay_has_the_frames_times_and_sound_of_its_file(scorer, tmp_path,
     wanted, _, original = told(path)
     assert np.allclose(times, wanted, atol=1e-3) and size == (48, 64)
     assert sound[0] == kept
-    assert sound[1] == pytest.approx(original[1], abs=0.05)  # an AAC frame or two of 21 ms
+    assert sound[1] == pytest.approx(original[1], abs=0.05)  # one or two AAC frames of 21 ms
     assert sorted(p.name for p in film.parent.iterdir()) == ["clip.mp4", "clip.png"]
     with Image.open(sheet) as image:
         assert image.width == 4 * 328 + 8 and len(image.getcolors(1 << 24)) > 100
@@ -141,6 +142,6 @@ def test_the_file_itself_is_never_overwritten(scorer, clips, tmp_path):
     copy = tmp_path / "clip.mp4"
     copy.write_bytes(Path(clips[0]).read_bytes())
     before = copy.read_bytes()
-    with pytest.raises(ValueError, match="is the video itself; give another folder"):
+    with pytest.raises(DagrError, match="is the video itself; give another folder"):
         write_overlay(scorer, scorer.score(copy), tmp_path, "clip")
     assert copy.read_bytes() == before and list(tmp_path.iterdir()) == [copy]

@@ -25,7 +25,7 @@ def run(capsys, *arguments):
 
 @pytest.fixture
 def two(tmp_path):
-    """Two data sets, three versions a content, of model a, and of b in the second alone."""
+    """Two data sets, three versions per content; model a in both, model b only in the second."""
     rng = np.random.default_rng(0)
     for name, count, models in (("one", 30, ("a",)), ("two", 60, ("a", "b"))):
         mos = rng.uniform(1, 5, count)
@@ -119,7 +119,7 @@ def test_compare(two, capsys):
 
 
 def test_the_order_of_the_two_changes_nothing(two, capsys):
-    """One file knows contents, the other does not: both ways they are drawn as wholes."""
+    """Only one file lists contents; in both orders the bootstrap draws whole contents."""
     cells = [line.split(",") for line in (two / "two.csv").read_text().splitlines()]
     (two / "a.csv").write_text("\n".join(",".join((c[0], c[1], c[3])) for c in cells))
     (two / "b.csv").write_text("\n".join(",".join((c[0], c[1], c[2], c[4])) for c in cells))
@@ -142,7 +142,7 @@ def test_averages_are_over_what_all_have(two, capsys):
     weighted = rows["weighted average"]
     assert weighted["srcc"]["value"] == pytest.approx((values[0] + 2 * values[1]) / 3)
     assert weighted["n"] == 90 and "rmse" not in weighted
-    call[1:1] = [f"B:third={two / 'one.csv'}"]  # no data set is of A and of B
+    call[1:1] = [f"B:third={two / 'one.csv'}"]  # no data set has both A and B
     rows = json.loads(run(capsys, *call)[1])["rows"]
     assert len(rows) == 3 and not [row for row in rows if "average" in row["dataset"]]
 
@@ -151,7 +151,7 @@ def test_models_with_signs_in_their_names_are_fused(two, capsys):
     sources = [f"FAST-VQA:x={two / 'one.csv'}", f"FAST:x={two / 'one.csv'}"]
     call = ["table", *sources, "--fuse", "f=0.5*FAST-VQA - FAST", "--format", "json"]
     rows = json.loads(run(capsys, *call, "--bootstrap", 2)[1])["rows"]
-    # 0.5 z - z: the order turned round.
+    # 0.5 z - z: the order is reversed.
     assert rows[2]["srcc"]["value"] == pytest.approx(-rows[0]["srcc"]["value"])
 
 

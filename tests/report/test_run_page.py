@@ -18,7 +18,7 @@ from tests.tiny_run import tiny_config
 
 
 class Page(html.parser.HTMLParser):
-    """Text, tables and pictures of a page."""
+    """Parser of the text, tables and pictures of a page."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -75,7 +75,7 @@ def test_the_page_tells_how_the_run_was_made(tiny_run, page):
 
 
 def test_the_page_needs_nothing_else(page):
-    # Scatter, residuals, worst, best and curves, all in the page itself.
+    # Scatter plot, residuals, worst, best and curves, all embedded in the page.
     assert len(page.sources) == 5
     assert all(source.startswith("data:image/") for source in page.sources)
 
@@ -122,7 +122,7 @@ def test_times_add_up_until_a_stage_is_finished(tmp_path):
     with open(tmp_path / "times.jsonl", "a") as stream:
         stream.write('{"stage": "te')  # cut short
     report.note_time(tmp_path, "vqa", 5.5, 10.0, finished=True)
-    report.note_time(tmp_path, "vqa", 0.1, 1.0, finished=True)  # nothing was done
+    report.note_time(tmp_path, "vqa", 0.1, 1.0, finished=True)  # the stage did nothing
     report.note_time(tmp_path, "test", 1.0, None, finished=True)
     assert report.times(tmp_path) == [
         {"stage": "vqa", "seconds": 15.5, "joules": 70.0},
@@ -155,7 +155,7 @@ def test_energy_is_read_where_the_machine_tells_it(tmp_path, monkeypatch):
 def test_names_with_dollars_are_drawn_as_they_are():
     frames = np.zeros((2, 4, 6, 3), np.uint8)
     figure = strips.strips([strips.Shown("cost_$5_$6.mp4", frames, [])])
-    figure.savefig(io.BytesIO(), format="png")  # where mathematics would be read, and fail
+    figure.savefig(io.BytesIO(), format="png")  # mathtext would be parsed here, and fail
 
 
 def test_the_worst_and_the_best_clips_are_those_of_the_predictions(tiny_run):

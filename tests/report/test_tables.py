@@ -7,6 +7,7 @@ import json
 import pytest
 
 from dagr_jax.report import tables
+from dagr_jax.runtime.errors import DagrError
 
 ROWS = [
     {"file": "a, b.mp4", "score": 61.23456789},
@@ -36,7 +37,7 @@ def test_the_table_rounds_and_keeps_control_characters_from_the_terminal():
 def test_a_file_is_written_in_the_format_of_its_suffix(tmp_path):
     tables.write(ROWS, tmp_path / "x.JSON")
     assert json.loads((tmp_path / "x.JSON").read_text()) == ROWS
-    with pytest.raises(ValueError, match="names no format"):
+    with pytest.raises(DagrError, match="names no format"):
         tables.write(ROWS, tmp_path / "x.pkl")
     assert [p.name for p in tmp_path.iterdir()] == ["x.JSON"]
 

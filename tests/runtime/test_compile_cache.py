@@ -1,10 +1,10 @@
-"""Compiled programs on disk: there for the next process, and never in the way."""
+"""Compiled programs on disk: the next process uses them, and they never cause a failure."""
 
 import os
 import subprocess
 import sys
 
-# Long enough a program that a fast machine too finds it worth keeping (0.1 s, `keep_compiled`).
+# A program that takes more than 0.1 s to compile (the limit in `keep_compiled`) on fast machines.
 CODE = """
 import jax, time
 from dagr_jax.runtime.compile_cache import keep_compiled

@@ -1,4 +1,4 @@
-"""Several processes make the run that one makes, and end together."""
+"""Several processes give the same run as one process, and end together."""
 
 import contextlib
 import csv
@@ -18,6 +18,7 @@ import pytest
 
 from dagr_jax.data import loader
 from dagr_jax.runtime import distributed
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train.checkpoints import load_variables
 from tests import tiny_distributed
 from tests.programs import QUICK_COMPILE, lines, started, wait_for
@@ -51,7 +52,7 @@ def assert_close_logs(ours: Path, theirs: Path) -> None:
 
 
 def test_two_processes_train_as_one_and_one_goes_on_from_them(tmp_path):
-    """Two stop after step 8, of which step 4 is saved; one process with two devices ends it."""
+    """Two processes stop after step 8, with step 4 saved; one process with two devices resumes."""
     coordinator = f"127.0.0.1:{free_port()}"
     both, alone = tmp_path / "both", tmp_path / "alone"
     with contextlib.ExitStack() as stack:
@@ -86,7 +87,7 @@ def test_two_processes_train_as_one_and_one_goes_on_from_them(tmp_path):
 
 
 class Clips:
-    """The tiny records with six numbered frames each."""
+    """The tiny records, with six numbered frames each."""
 
     num_frames = 6
 
@@ -102,7 +103,7 @@ class Clips:
 
 @pytest.mark.parametrize("frames", [0, 2])
 def test_the_slices_of_all_processes_are_the_batch(frames):
-    """Over the end of an epoch, whose remainder of 6 records is dropped; frames drawn as well."""
+    """Across the end of an epoch, which drops 6 records; also with randomly drawn frames."""
     wanted = {"batch_size": 9, "seed": 2, "workers": 0, "frames": frames}
     whole = loader.train_iterator(Clips(), **wanted)
     parts = [loader.train_iterator(Clips(), **wanted, share=(i, 3)) for i in range(3)]
@@ -123,7 +124,7 @@ def test_evaluation_slices_cover_every_record_once():
 
 
 def test_a_batch_that_does_not_divide_over_the_processes_is_refused():
-    with pytest.raises(ValueError, match="batch_size=9 does not divide over 2 processes"):
+    with pytest.raises(DagrError, match="batch_size=9 does not divide over 2 processes"):
         loader.train_iterator(records(), batch_size=9, seed=0, workers=0, share=(0, 2))
 
 
@@ -176,13 +177,14 @@ Programs = list[subprocess.Popen]
 def program(
     workdir: Path, processes: int, *more: str, differing: tuple[str, ...] = ()
 ) -> Iterator[Programs]:
-    """The main job at toy size with a Grain worker, on two devices: of one process, or one each.
+    """Starts a tiny run with a Grain worker on two devices, in one or two processes.
 
     Args:
-      workdir: stderr of process i goes to WORKDIR.i.log, stdout to WORKDIR.i.out.
-      processes: 1 or 2.
-      more: arguments of all.
-      differing: arguments of the last process alone.
+        workdir: Working directory. stderr of process i goes to WORKDIR.i.log, stdout to
+            WORKDIR.i.out.
+        processes: Number of processes, 1 or 2.
+        more: Arguments of all processes.
+        differing: Arguments of the last process only.
     """
     command = [
         *(sys.executable, "-m", "dagr_jax.main", "--config=tests/tiny_run.py"),
@@ -251,7 +253,7 @@ def assert_same_run(workdir: Path, alone: Path) -> None:
 
 
 def stop(workdir: Path, processes: int, reached: int) -> int:
-    """SIGTERM to the last process after so many logged steps of `vqa`; the step that is saved."""
+    """Sends SIGTERM to the last process after n logged steps of `vqa`; returns the saved step."""
     with program(workdir, processes) as running:
         wait_for(running[0], lambda: lines(workdir / "vqa" / "log.jsonl") >= reached)
         running[-1].send_signal(signal.SIGTERM)
@@ -260,7 +262,7 @@ def stop(workdir: Path, processes: int, reached: int) -> int:
     for number in range(processes):
         last = said(workdir, number)[-1]
         assert "vqa: interrupted, saved at step " in last
-        assert last.endswith("; the same command goes on from here")
+        assert last.endswith("; run the same command again to continue")
         steps.add(int(last.split("at step ")[1].split("/")[0]))
     saved = max(int(p.name) for p in (workdir / "vqa").iterdir() if p.name.isdigit())
     assert steps == {saved} and reached <= saved < 16
@@ -269,7 +271,7 @@ def stop(workdir: Path, processes: int, reached: int) -> int:
 
 @pytest.mark.slow
 def test_two_processes_then_one_then_two_make_the_run_of_one(alone, tmp_path):
-    """Two prepare, pretrain and make the maps; SIGTERM to one of them stops all."""
+    """Two processes prepare, pretrain and make the maps; SIGTERM to one of them stops both."""
     workdir = tmp_path / "run"
     begun = stop(workdir, 2, reached=4)
     assert stop(workdir, 1, reached=begun + 2) > begun
@@ -278,7 +280,7 @@ def test_two_processes_then_one_then_two_make_the_run_of_one(alone, tmp_path):
     ours, theirs = load_variables(workdir), load_variables(alone)
     assert same_bits(ours[0], theirs[0])
     assert ours[1]["step"] == theirs[1]["step"]
-    # Results and progress once, from process 0.
+    # Results and progress are printed once, by process 0.
     printed = [workdir.with_suffix(f".{i}.out").read_text() for i in range(2)]
     assert json.loads(printed[0])["n"] == 15 and printed[1] == ""
     assert sum(line.startswith("[test]") for i in range(2) for line in said(workdir, i)) == 1
@@ -288,7 +290,7 @@ def test_two_processes_then_one_then_two_make_the_run_of_one(alone, tmp_path):
 
 @pytest.mark.slow
 def test_an_error_in_process_0_ends_all(alone, tmp_path):
-    """The others wait for the data that it cannot prepare."""
+    """The other processes wait for data that process 0 cannot prepare."""
     workdir = tmp_path / "run"
     prepared = f"--config.data_dir={alone / 'data'}"
     with program(workdir, 2, prepared, "--config.dataset.args.frames=12") as running:

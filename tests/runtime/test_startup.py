@@ -1,4 +1,4 @@
-"""How a command sets up its process: huge pages by a second start, garbage sought rarely."""
+"""Process setup of a command: huge pages by a restart, infrequent garbage collection."""
 
 import os
 import subprocess
@@ -23,12 +23,12 @@ print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), huge >= size // 2**11, sys.
 """
 
 on_request = pytest.mark.skipif(
-    not startup._on_request(), reason="this Linux or glibc gives no huge pages on request"
+    not startup._on_request(), reason="needs Linux and glibc with huge pages on request"
 )
 
 
 def told(tunables: str | None, *arguments: str) -> list[str]:
-    """What a process says of itself that may have started again."""
+    """Returns what a process reports about itself after a possible restart."""
     environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
     if tunables is not None:
         environment["GLIBC_TUNABLES"] = tunables

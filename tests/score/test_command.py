@@ -1,4 +1,4 @@
-"""`dagr score` as people use it."""
+"""`dagr score` on the command line."""
 
 import contextlib
 import csv
@@ -29,7 +29,7 @@ def run(capsys, *arguments):
 
 
 def of_csv(text):
-    """Rows of a CSV file as JSON would have them; empty cells left out."""
+    """Returns rows of a CSV file in the form of the JSON rows, without empty cells."""
     rows = []
     for line in csv.DictReader(io.StringIO(text)):
         row = {key: value for key, value in line.items() if value != ""}
@@ -108,7 +108,7 @@ def test_ray_that_is_not_installed(checkpoint, clips, capsys, monkeypatch):
 
 
 def test_a_ray_cluster_that_is_not_there(checkpoint, clips, capsys, monkeypatch):
-    for name in ("ray", "ray.data"):  # is not reached
+    for name in ("ray", "ray.data"):  # is not used
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
@@ -119,7 +119,7 @@ def test_a_ray_cluster_that_is_not_there(checkpoint, clips, capsys, monkeypatch)
 
 
 def begun(checkpoint, out, *more):
-    """A `dagr score` that takes names on stdin."""
+    """Starts a `dagr score` that reads names from stdin."""
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "dagr_jax.cli", "score", "-", "--format", "jsonl"),
@@ -135,7 +135,7 @@ def begun(checkpoint, out, *more):
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_call_goes_on(checkpoint, clips, tmp_path, capsys, stop):
-    """Stopped after the third of five: the second call takes over these three rows."""
+    """Stopped after the third of five files; the second call reuses these three rows."""
     out, partial = tmp_path / "rows.json", tmp_path / "rows.json.partial"
     gone = str(tmp_path / "gone.mp4")
     first = begun(checkpoint, out)
@@ -147,7 +147,7 @@ def test_an_interrupted_call_goes_on(checkpoint, clips, tmp_path, capsys, stop):
     assert lines(partial) == 4 and not out.exists()
     if stop == signal.SIGINT:
         assert first.returncode == 130
-        wanted = "dagr: interrupted after 4; the same command with --resume goes on"
+        wanted = "dagr: interrupted after 4; continue with the same command and --resume"
         assert told.splitlines()[-1] == wanted and "Traceback" not in told
 
     code, _, err = run(capsys, *clips, "--checkpoint", checkpoint, "--out", out)
@@ -163,8 +163,8 @@ def test_an_interrupted_call_goes_on(checkpoint, clips, tmp_path, capsys, stop):
     code, *_ = run(capsys, *names, "--checkpoint", checkpoint, "--out", out, "--resume")
     rows = json.loads(out.read_text())
     assert code == 0 and not partial.exists()
-    assert rows[:3] == [json.loads(line) for line in printed[:3]]  # the seconds too
-    assert rows[3]["score"] == rows[0]["score"]  # a failure is tried again
+    assert rows[:3] == [json.loads(line) for line in printed[:3]]  # including the seconds
+    assert rows[3]["score"] == rows[0]["score"]  # a failure is retried
     code, text, _ = run(capsys, *names, "--checkpoint", checkpoint, "--format", "json")
     assert steady(json.loads(text)) == steady(rows)
 
@@ -184,7 +184,7 @@ def test_a_changed_file_is_scored_again(checkpoint, clips, tmp_path, capsys):
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(checkpoint, clips, tmp_path):
-    """Files may not grow beyond some bytes, which is how a full disk looks to the program."""
+    """A limit on the file size looks like a full disk to the program."""
     out = tmp_path / "rows.csv"
     code = (
         "import resource, signal, sys; from dagr_jax import cli\n"
@@ -193,13 +193,13 @@ def test_a_full_disk_is_one_line_and_loses_nothing(checkpoint, clips, tmp_path):
         f"sys.exit(cli.main(['score', *{clips!r}, '--checkpoint', {str(checkpoint)!r}, "
         f"'--out', {str(out)!r}, '--format', 'jsonl']))"
     )
-    # Nothing compiled can be kept under such a limit, which JAX warns of.
+    # The compilation cache is off: it could not be written, and JAX would warn.
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(f"dagr: {out}: File too large after ")
+    assert done.stderr.splitlines()[-1].startswith(f"dagr: {out}: File too large; raise ")
     assert not out.exists() and 2 <= lines(tmp_path / "rows.csv.partial") < 6
 
 
@@ -215,7 +215,7 @@ def test_a_reader_of_the_pipe_that_leaves_is_no_error(checkpoint, clips):
 
 
 def test_progress_is_for_terminals(checkpoint, clips):
-    """On a terminal a bar with rate and time left; its file is otherwise empty."""
+    """On a terminal stderr shows a bar with rate and remaining time; otherwise nothing."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
     program = [sys.executable, "-m", "dagr_jax.cli", "score", *clips]

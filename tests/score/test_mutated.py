@@ -1,4 +1,4 @@
-"""Files that were damaged at random: each a score or one clean line, and the decoder lives on."""
+"""Randomly damaged files: each gives a score or a one-line error, and the decoder survives."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from dagr_jax.video.readers import Readers
 from dagr_jax.video.stream import Limits
 from tests.video.clips import ENCODERS, moving_bar, write
 
-PATIENCE = 30.0  # seconds; what takes longer counts as hanging
-GROWTH = 100 << 20  # bytes that a process may grow by: frames differ in size from file to file
+PATIENCE = 30.0  # seconds; a longer time counts as hanging
+GROWTH = 100 << 20  # bytes by which a process may grow; frame sizes differ between files
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Short files of four codecs and five containers, (suffix, bytes)."""
+    """(suffix, bytes) of short files with four codecs and five containers."""
     home, found = tmp_path_factory.mktemp("sources"), []
     for codec, (_, suffix, _) in ENCODERS.items():
         path = write(home / f"{codec}{suffix}", moving_bar(12), codec)
@@ -28,14 +28,14 @@ def sources(tmp_path_factory):
 
 
 def mutate(rng, sources) -> tuple[str, bytes]:
-    """One of the files, with bytes changed, cut off, or spliced with those of another."""
+    """Returns one of the files with changed bytes, truncated, or spliced with another file."""
     suffix, data = sources[rng.integers(len(sources))]
     changed = bytearray(data)
     kind = rng.integers(4)
     if kind == 0:  # a few bytes anywhere
         for place in rng.integers(len(changed), size=rng.integers(1, 30)):
             changed[place] = rng.integers(256)
-    elif kind == 1:  # a few bytes of the header, where sizes and counts are
+    elif kind == 1:  # a few bytes of the header, which has sizes and counts
         for place in rng.integers(min(len(changed), 1000), size=rng.integers(1, 8)):
             changed[place] = rng.integers(256)
     elif kind == 2:
@@ -48,7 +48,7 @@ def mutate(rng, sources) -> tuple[str, bytes]:
 
 
 def memory(readers) -> list[int]:
-    """Bytes that each reading process holds."""
+    """Returns the memory of each reader process in bytes."""
     pids = [process._program.pid for process in readers._processes]
     return [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 for pid in pids]
 
@@ -62,7 +62,7 @@ def test_mutated_files(scorer, sources, tmp_path, count):
     def files():
         for number in range(count):
             suffix, data = mutate(rng, sources)
-            path = tmp_path / f"{number % 8}{suffix}"  # at most two are under way
+            path = tmp_path / f"{number % 8}{suffix}"  # at most two are in progress
             path.write_bytes(data)
             yield str(path)
 

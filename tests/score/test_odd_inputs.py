@@ -1,4 +1,4 @@
-"""Videos and checkpoints at the edge of what can be scored, and beyond it."""
+"""Unusual and invalid videos and checkpoints."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_sizes(scorer, tmp_path, width, height):
 
 
 def test_two_hours(scorer, tmp_path):
-    """At one frame a second; the segments are all there, and the time counts, not the frames."""
+    """At 1 fps: all segments are scored, and the limit applies to the time, not the frames."""
     path = write(tmp_path / "long.mp4", moving_bar(7200, 16, 16), rate=1)
     result = scorer.score(path, segments=600, limits=Limits())
     assert result.duration == 7200 and len(result.segments) == 12
@@ -41,7 +41,7 @@ def test_two_hours(scorer, tmp_path):
 
 
 def test_no_duration(scorer, tmp_path):
-    """All frames at one moment: a score by the nominal rate, and segments that end."""
+    """All frames have the same time: the nominal frame rate is used, and segments are finite."""
     path = write(tmp_path / "clip.mp4", moving_bar(20), bf="0")
 
     def at_once(_, packet):
@@ -64,7 +64,7 @@ def test_a_file_that_may_not_be_read(scorer):
         path = write(Path(folder) / "secret.mp4", moving_bar(5))
         path.chmod(0)
         own = os.geteuid()
-        if own == 0:  # who may read everything
+        if own == 0:  # root may read everything
             os.seteuid(65534)
         try:
             (row,) = scorer.score_many([path])
@@ -79,7 +79,7 @@ def score_of(rows):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's readers
 def test_a_checkpoint_that_is_cut(checkpoint, tmp_path, capsys):
-    """Each file of it, cut in half or gone: the same scores, or one line that names it."""
+    """With each file cut in half or missing: the same scores, or a one-line error with its name."""
     clip = write(tmp_path / "clip.mp4", moving_bar(5))
     files = [path.relative_to(checkpoint) for path in checkpoint.rglob("*") if path.is_file()]
     call = ["score", str(clip), "--format", "json", "--checkpoint"]

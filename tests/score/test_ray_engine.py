@@ -17,7 +17,7 @@ pytestmark = pytest.mark.ray
 
 
 def workers(program) -> set[int]:
-    """The actors of a program's cluster."""
+    """Returns the actor processes of a program's cluster."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -27,7 +27,7 @@ def workers(program) -> set[int]:
             while parent not in (0, program.pid):
                 stat = Path(f"/proc/{parent}/stat").read_text()
                 parent = int(stat.rpartition(")")[2].split()[1])
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         if parent == program.pid:
             found.add(int(folder.name))
@@ -51,7 +51,7 @@ def test_a_hundred_clips_on_two_workers_of_which_one_is_killed(checkpoint, tmp_p
         wait_for(program, lambda: lines(out) > 0 and len(workers(program)) == 2)
         before = workers(program)
         os.kill(min(before), signal.SIGKILL)
-        wait_for(program, lambda: len(workers(program) - before) == 1)  # another in its place
+        wait_for(program, lambda: len(workers(program) - before) == 1)  # a new one in its place
         assert program.wait(timeout=300) == 1
         assert not workers(program)
     found = [json.loads(line) for line in out.read_text().splitlines()]
@@ -60,11 +60,11 @@ def test_a_hundred_clips_on_two_workers_of_which_one_is_killed(checkpoint, tmp_p
     told = log.read_text().splitlines()
     assert told[-11] == "dagr: 10 of 100 could not be scored:" and len(bad) == 10
     assert all(line.startswith("dagr: ") for line in told[-10:])
-    assert sum("worker died" in line for line in told) == 1  # by Ray, which is let speak
+    assert sum("worker died" in line for line in told) == 1  # printed by Ray
 
 
 def test_names_and_pages_are_as_without_it(checkpoint, tmp_path, clips, capsys):
-    """Relative names, and one that is no UTF-8."""
+    """Relative names, and a name that is not UTF-8."""
     odd = os.fsencode(tmp_path) + b"/\xff .mp4"
     Path(os.fsdecode(odd)).write_bytes(Path(clips[0]).read_bytes())
     names = [os.fsdecode(odd), os.path.relpath(clips[1]), "gone.mp4"]

@@ -1,4 +1,4 @@
-"""`Scorer`: the same score however a video comes."""
+"""`Scorer`: the same score for every form of the input."""
 
 import dataclasses
 import io
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.score import Failure, Result
 from dagr_jax.video.decode import iter_frames
 from dagr_jax.video.readers import Readers
@@ -105,10 +106,10 @@ def test_limits(scorer, clips):
 
 
 def test_misuse_is_an_error_not_a_failure(scorer):
-    with pytest.raises(ValueError, match=r"float32 of shape \(2, 8, 8, 3\); give uint8"):
+    with pytest.raises(DagrError, match=r"float32 of shape \(2, 8, 8, 3\); give uint8"):
         scorer.score(np.zeros((2, 8, 8, 3), np.float32))
     frames = np.zeros((4, 8, 8, 3), np.uint8)
-    with pytest.raises(ValueError, match="frames: it has no frame rate; score it without segments"):
+    with pytest.raises(DagrError, match="frames: it has no frame rate; score it without segments"):
         scorer.score(frames, segments=1.0)
-    with pytest.raises(ValueError, match="makes its own saliency maps; leave these out"):
+    with pytest.raises(DagrError, match="makes its own saliency maps; leave these out"):
         list(scorer.score_many([frames], maps=lambda name: "maps"))

@@ -1,4 +1,4 @@
-"""`dagr watch` as people use it."""
+"""`dagr watch` on the command line."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.video.clips import moving_bar, remux, write
 
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory):
-    """100 frames of 25 a second, as MPEG-TS."""
+    """100 frames at 25 fps, as MPEG-TS."""
     home = tmp_path_factory.mktemp("watch")
     return remux(write(home / "clip.mp4", moving_bar(100), g="10", bf="0"), home / "clip.ts")
 
@@ -52,7 +52,7 @@ def start(checkpoint, out, *more):
 
 
 def test_a_pipe_in_real_time(checkpoint, stream, tmp_path):
-    """Four seconds in four seconds: a line for each window while it comes, and the end is clean."""
+    """Four seconds of video in real time: one line per window as it arrives, and a clean end."""
     data, out = stream.read_bytes(), tmp_path / "rows"
     with start(checkpoint, out, "--window", "0.5") as program:
         program.stdin.write(data[:5000])
@@ -75,7 +75,7 @@ def test_it_can_be_stopped(checkpoint, stream, tmp_path, stop):
     out = tmp_path / "rows"
     with start(checkpoint, out, "--window", "0.5") as program:
         program.stdin.write(stream.read_bytes())
-        program.stdin.flush()  # and stays open
+        program.stdin.flush()  # stdin stays open
         until = time.monotonic() + 120
         while lines(out) < 1:
             assert program.poll() is None and time.monotonic() < until

@@ -35,7 +35,7 @@ def save_run(folder, scores, best=BY_SRCC, **changes):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """One step, to be read only."""
+    """A checkpoint of one step; tests only read it."""
     path = tmp_path_factory.mktemp("saved")
     save_run(path, [0.5])
     return path
@@ -181,7 +181,7 @@ def test_load_variables_says_when_there_is_none(saved, tmp_path):
         assert "\n" not in str(error.value)
 
 
-# Orbax leaves reads behind that fail after it has given up.
+# Orbax leaves pending reads that fail after its own error.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", ["variables lost", "values cut", "meta cut"])
 def test_a_damaged_checkpoint_is_one_line(saved, tmp_path, damage):

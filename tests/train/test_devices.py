@@ -1,9 +1,9 @@
-"""One device or many: the same numbers, for whole runs of the two real tasks.
+"""One and many devices give the same numbers, for whole runs of the two real tasks.
 
-Global batch 8, float64, no dropout, 20 optimizer steps. In float64 what is left is the order of
-sums, so that BatchNorm statistics, losses over the batch and gradients must all be global. Float32
-is compared step by step from the same state: over many steps Adam turns rounding into sign changes
-of tiny updates.
+Global batch size 8, float64, no dropout, 20 optimizer steps. In float64 only the order of sums
+differs, so BatchNorm statistics, losses over the batch and gradients must all be global. Float32 is
+compared step by step from the same state, because over many steps Adam turns rounding errors into
+sign changes of tiny updates.
 """
 
 import functools
@@ -42,7 +42,7 @@ OPTIM = optim(name="adamw", learning_rate=1e-3, weight_decay=0.01, ema=0.9)
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compile():
-    """Compiling is most of what these tests wait for."""
+    """Reduces compilation, which takes most of the time of these tests."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -50,7 +50,7 @@ def quick_compile():
 
 def task_of(name, dtype):
     if name == "saliency":
-        # Float32 in the form that users train with; another one compiles faster.
+        # Float32 in the form that users train with; float64 in the form that compiles faster.
         form = "auto" if dtype == "float32" else "native"
         model = unet3d.Model(**UNET, dtype=dtype, conv_form=form)
         return SaliencyTask(model, augment=Augment(flip=True))
@@ -85,7 +85,7 @@ def compiled(name, dtype, devices):
 
 
 def run(name, dtype, devices, states):
-    """The state and metrics after a step from each of `states`; None goes on from the last."""
+    """Yields state and metrics after a step from each of `states`; None: from the last state."""
     mesh, step = compiled(name, dtype, devices)
     key, results, state = jax.random.key(0), [], None
     for number, given in enumerate(states):
@@ -105,7 +105,7 @@ def test_twenty_steps_in_float64_agree_on_1_2_and_8_devices(name, fill, eight_de
         np.abs(a - b).max()
         for a, b in zip(*(jax.tree.leaves(s.params) for s in (first, last)), strict=True)
     ]
-    assert np.median(moved) > 1e-3  # 20 steps of 1e-3 and less
+    assert np.median(moved) > 1e-3  # 20 steps of at most 1e-3
     for devices in (2, 8):
         state = runs[devices][-1][0]
         for part in ("params", "batch_stats", "average"):
@@ -135,8 +135,8 @@ def test_each_step_in_float32_agrees_on_1_2_and_8_devices(name, fill, eight_devi
                 (ours.batch_stats, moments[0]),
                 (theirs.batch_stats, moments[1]),
             )
-            # Where the true gradient is 0 (a bias before BatchNorm, the bias of attention's keys)
-            # what remains is rounding, of which Adam makes a whole step: left out here.
+            # Parameters with a true gradient of 0 (biases before BatchNorm, the bias of attention
+            # keys) are left out: their gradient is rounding, and Adam makes a full step of it.
             jax.tree.map(assert_close_where_driven, ours.params, theirs.params, moments[1])
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.loop import Interrupted, TrainingError, fit, predict_all
@@ -55,16 +56,16 @@ def untimed(lines):
     return [{k: v for k, v in line.items() if k not in timing} for line in lines]
 
 
-# Saves at 6, 12 and 16; at 6 half of an accumulated update is done.
+# Checkpoints at steps 6, 12 and 16; step 6 is in the middle of an accumulated update.
 SHORT = stage(steps=16, eval_every=6, log_every=4, optim=optim(accumulate=4))
 
 
 class Killed(BaseException):
-    """What a test kills a run with; like KeyboardInterrupt no Exception."""
+    """Kills a run; not an Exception, like KeyboardInterrupt."""
 
 
 def killed_after(data, count):
-    """The same iterator, which dies before giving batch count + 1."""
+    """The same iterator, which raises before batch count + 1."""
 
     class Dying(type(data)):
         def __next__(self):
@@ -88,7 +89,7 @@ def test_training_learns_and_logs(tmp_path, capsys):
     for line in lines:
         assert line["loss"] == line["mse"] and line["grad_norm"] > 0
         assert line["clips_per_second"] == pytest.approx(8 * line["steps_per_second"])
-    # Step 40 is update 39 of the cosine, whose warm-up took 2 of the 40.
+    # Step 40 is update 39 of the schedule, after 2 warm-up updates of 40.
     rate = 0.02 * 0.5 * (1 + math.cos(math.pi * 37 / 38))
     assert lines[-1]["learning_rate"] == pytest.approx(rate, rel=1e-4)
     out = capsys.readouterr()
@@ -99,7 +100,7 @@ def test_training_learns_and_logs(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An uninterrupted run, to be read only: (workdir, final state on the host)."""
+    """An uninterrupted run: (working directory, final state on the host); tests only read it."""
     path = tmp_path_factory.mktemp("whole")
     return path, jax.device_get(train(path, SHORT))
 
@@ -147,7 +148,7 @@ def test_a_run_goes_on_on_another_number_of_devices(tmp_path, whole, eight_devic
     with pytest.raises(Killed):
         train(tmp_path, SHORT, data=killed_after(batches(), 13), devices=begun)
     moved = train(tmp_path, SHORT, devices=ended)
-    # Sums over 8 shards round otherwise; Adam carries that through the steps.
+    # Sums over 8 shards round differently, and Adam propagates the difference through the steps.
     for ours, theirs in zip(log_of(tmp_path), log_of(whole[0]), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
     jax.tree.map(
@@ -186,7 +187,7 @@ def test_divergence_names_all_records_of_the_batch(tmp_path):
     config = stage(optim=optim(learning_rate=1e38, warmup_steps=0))
     with pytest.raises(TrainingError, match=r"^step \d+: .*its records (\d+, ){7}\d+ is finite"):
         train(tmp_path, config)
-    with pytest.raises(CheckpointError):  # what is not finite was not saved
+    with pytest.raises(CheckpointError):  # non-finite parameters were not saved
         load_variables(tmp_path)
 
 
@@ -199,7 +200,7 @@ def test_data_that_ends_or_has_another_batch_size_is_refused(tmp_path):
 
 
 def test_indivisible_batch_is_refused_before_anything_is_written(tmp_path, eight_devices):
-    with pytest.raises(ValueError, match="batch_size=12 does not divide over 8 devices"):
+    with pytest.raises(DagrError, match="batch_size=12 does not divide over 8 devices"):
         train(tmp_path, stage(batch_size=12), devices=8)
     assert not (tmp_path / "vqa").exists()
 
@@ -221,7 +222,7 @@ def test_predict_all_gives_each_record_once(eight_devices):
     )
     assert index.tolist() == list(range(19))
     wanted = task.predict(state.variables(), {"x": jnp.stack([r["x"] for r in rows])})
-    # The same matrix product in another batch size: float32 rounding.
+    # The same matrix product with another batch size: float32 rounding.
     np.testing.assert_allclose(values, wanted, atol=1e-6)
 
 
@@ -229,7 +230,7 @@ def test_the_average_is_what_is_measured_kept_and_resumed(tmp_path):
     config = stage(steps=12, eval_every=4, log_every=4, optim=optim(ema=0.9))
     plain = train(tmp_path / "plain", stage(steps=12, eval_every=4, log_every=4))
     whole = train(tmp_path / "whole", config)
-    assert same_bits(whole.params, plain.params)  # averaging changes no step
+    assert same_bits(whole.params, plain.params)  # averaging does not change the steps
     kept = load_variables(tmp_path / "whole")[0]
     assert same_bits(kept["params"], whole.average["params"])
     assert not same_bits(kept["params"], whole.params)
@@ -270,7 +271,7 @@ def test_a_signal_ends_the_run_after_the_step_and_nothing_is_lost(tmp_path, whol
     with pytest.raises(Interrupted, match="vqa: interrupted, saved at step 9/16"):
         train(tmp_path, SHORT, data=data)
     assert signal.getsignal(number) is before
-    # The log's next line averages fewer steps; everything else is as it would have been.
+    # The next line of the log averages fewer steps; everything else is unchanged.
     assert same_bits(whole[1], train(tmp_path, SHORT))
     ours, theirs = load_variables(tmp_path), load_variables(whole[0])
     assert same_bits(ours[0], theirs[0]) and ours[1] == theirs[1]
@@ -285,7 +286,7 @@ def test_a_run_of_no_steps_keeps_its_start(tmp_path):
 
 
 def events(folder):
-    """(step, tag, scalar or picture size) of TensorBoard's files, read as the records they are."""
+    """Reads (step, tag, scalar or picture size) from TensorBoard's record files."""
     found = []
     for path in sorted(folder.iterdir()):
         data, at = path.read_bytes(), 0

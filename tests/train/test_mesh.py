@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.state import make_optimizer
 from dagr_jax.train.steps import make_train_step
@@ -12,7 +13,7 @@ from .tiny import optim, same_bits, stage, tiny_state
 
 def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(eight_devices):
     mesh = meshes.make_mesh(eight_devices)
-    with pytest.raises(ValueError, match="batch_size=12 does not divide over 8 devices"):
+    with pytest.raises(DagrError, match="batch_size=12 does not divide over 8 devices"):
         meshes.check_divides(12, mesh)
     meshes.check_divides(16, mesh)
 
@@ -60,5 +61,5 @@ def test_eight_devices_give_the_numbers_of_one(eight_devices):
             meshes.replicate(state, mesh), meshes.put_batch(batch, mesh), jax.random.key(1)
         )
         results.append(jax.device_get((new.params, metrics)))
-    # Only the order of float32 sums differs; dropout draws the same mask.
+    # Only the order of float32 sums differs; the dropout mask is the same.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), *results)

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train.state import create_state, make_optimizer, make_schedule
 
 from .tiny import optim
@@ -12,7 +13,7 @@ from .tiny import optim
 def test_cosine_with_warmup_has_the_rates_of_its_formula():
     schedule = make_schedule(optim(learning_rate=1.0, warmup_steps=4, end_value=0.1), 24)
     np.testing.assert_allclose([schedule(i) for i in range(5)], [0.2, 0.4, 0.6, 0.8, 1.0], 1e-6)
-    # Half-way through the 20 updates after the warm-up: the mean of both ends.
+    # Halfway through the 20 updates after the warm-up: the mean of both ends.
     assert schedule(14) == pytest.approx(0.55, rel=1e-6)
     assert schedule(24) == pytest.approx(0.1, rel=1e-5)
 
@@ -38,7 +39,7 @@ def test_constant_schedule_stays():
     ],
 )
 def test_bad_optim_config_is_named(changes, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(DagrError, match=says):
         make_optimizer(optim(**changes), 10)
 
 
@@ -58,7 +59,7 @@ def test_weight_decay_is_decoupled_in_adamw_and_a_gradient_in_adam():
         tx = make_optimizer(config, 10)
         updates, _ = tx.update({"w": jnp.zeros(1)}, tx.init(params), params)
         steps[name] = float(updates["w"][0])
-    assert steps["adam"] == pytest.approx(-0.02, rel=1e-4)  # sign of the decay times the rate
+    assert steps["adam"] == pytest.approx(-0.02, rel=1e-4)  # sign of the decay × learning rate
     assert steps["adamw"] == pytest.approx(-0.02 * 0.5 * 2.0, rel=1e-5)
 
 
@@ -85,13 +86,13 @@ def test_torch_cosine_rises_again_after_its_period_and_changes_once_an_epoch():
         warmup_steps=0,
         accumulate=2,
     )
-    schedule = make_schedule(config, 200, epoch_steps=6)  # three updates an epoch
+    schedule = make_schedule(config, 200, epoch_steps=6)  # three updates per epoch
     rates = [float(schedule(update)) for update in range(30)]
-    # PyTorch's CosineAnnealingLR(T_max=4, eta_min=0.2) from 1: half-way 0.6, then back up.
+    # PyTorch's CosineAnnealingLR(T_max=4, eta_min=0.2) from 1: 0.6 halfway, later back up.
     epochs = [1.0, 0.2 + 0.4 * (1 + 2**-0.5), 0.6, 0.2 + 0.4 * (1 - 2**-0.5), 0.2]
     wanted = [*epochs, *reversed(epochs[:-1]), epochs[1]]
     np.testing.assert_allclose(rates, np.repeat(wanted, 3), rtol=1e-6)
-    with pytest.raises(ValueError, match="optim.period=0: torch_cosine wants its T_max"):
+    with pytest.raises(DagrError, match="optim.period=0: torch_cosine wants its T_max"):
         make_schedule(optim(schedule="torch_cosine"), 10)
 
 
@@ -107,22 +108,24 @@ def updates_of(groups, **changes):
 
 
 def test_a_pattern_that_is_no_regular_expression_is_named():
-    with pytest.raises(ValueError, match=r"optim.groups: '\*bias' is no regular expression"):
+    with pytest.raises(
+        DagrError, match=r"optim.groups: '\*bias' is not a valid regular expression"
+    ):
         updates_of((("*bias", 1.0, 1.0),))
 
 
 def test_the_cosine_ends_with_the_last_update():
-    """Of 10 steps with 4 accumulated, 2 updates come out; the last 2 batches change nothing."""
+    """10 steps with 4 accumulated give 2 updates; the last 2 batches change nothing."""
     schedule = make_schedule(optim(accumulate=4, warmup_steps=0), 10)
     assert schedule(0) > schedule(1) > schedule(2) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_groups_scale_rate_and_decay_and_the_first_match_counts():
     groups = ((r"net/stem/.*", 0.1, 1.0), (r".*/bias", 1.0, 0.0), (r".*", 5.0, 5.0))
-    with pytest.raises(ValueError, match="matches no parameter that an earlier rule has not"):
+    with pytest.raises(DagrError, match="matches no parameter that an earlier rule has not"):
         updates_of(groups)
     kernel, bias, _ = updates_of(groups[:2])
-    # Adam's first step is the rate, 0.02; decoupled decay adds rate · decay · parameter.
+    # Adam's first step is the learning rate, 0.02; decoupled decay adds rate · decay · parameter.
     np.testing.assert_allclose(kernel, -0.002 * (1 + 0.5 * np.array([3.0, 4.0])), rtol=1e-5)
     np.testing.assert_allclose(bias, [-0.02], rtol=1e-5)
     plain = updates_of(())[:2]
@@ -134,13 +137,13 @@ def test_a_rate_of_zero_freezes_and_leaves_the_gradient_norm():
     groups = ((r"net/stem/.*", 0.0, 1.0), (r".*", 1.0, 1.0))
     kernel, _, state = updates_of(groups, clip_norm=0.5, name="adam", weight_decay=0.0)
     np.testing.assert_array_equal(kernel, [0.0, 0.0])
-    # The norm is that of the bias alone, 1, so that 0.5 of it is left, and 0.1 of that in Adam.
+    # The norm is that of the bias only, 1. Clipping leaves 0.5, and Adam's moment is 0.1 of it.
     mu = [x for x in jax.tree.leaves(optax.tree.get(state, "mu")) if x.shape == (1,)]
     np.testing.assert_allclose(mu[0], [0.05], rtol=1e-6)
 
 
 def test_a_parameter_that_no_group_covers_is_an_error():
-    with pytest.raises(ValueError, match=r"covers no net/head/bias; end it with \('\.\*', 1.0"):
+    with pytest.raises(DagrError, match=r"covers no net/head/bias; end it with \('\.\*', 1.0"):
         updates_of((("net/stem/.*", 1.0, 1.0),))
 
 

@@ -13,6 +13,7 @@ from dagr_jax.models import dagr
 from dagr_jax.models.dagr import unet3d
 from dagr_jax.models.dagr.losses import saliency_loss
 from dagr_jax.models.dagr.tasks import QualityTask, SaliencyTask
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.state import create_state, make_optimizer
 from dagr_jax.train.steps import make_train_step
@@ -37,7 +38,7 @@ QUALITY = dagr.Model(saliency=UNET, vqa=VQA, saliency_size=(8, 8))
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compile():
-    """Compiling is all that these tests wait for."""
+    """Reduces compilation, which takes nearly all of the time of these tests."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -84,8 +85,8 @@ def test_quality_step_trains_the_quality_network_and_nothing_else(run_step, vari
     assert set(after.params) == set(after.batch_stats) == {"vqa"}
     assert same_bits(before.frozen, after.frozen)
     assert same_bits(after.frozen["params"]["saliency"], variables["params"]["saliency"])
-    # Adam's first update moves by the rate wherever there is a gradient. A bias before a BatchNorm
-    # has none, so: every leaf that is a weight moved.
+    # Adam's first update moves every parameter with a gradient by the learning rate. Biases before
+    # BatchNorm have no gradient, so only weights are checked.
     moved = jax.tree_util.tree_map_with_path(
         lambda path, a, b: "kernel" not in str(path[-1]) or bool((a != b).any()),
         before.params,
@@ -117,7 +118,7 @@ def test_saliency_steps_learn(fill):
         state, metrics = step(state, data, jax.random.key(0))
         metrics = jax.device_get(metrics)
         losses.append(metrics["loss"])
-    # The target is the red channel: -1 would be found by copying it.
+    # The target is the red channel, so copying it gives the minimum of -1.
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.2
     assert metrics["loss"] == pytest.approx(0.01 * metrics["kl"] + metrics["cc"], rel=1e-5)
     maps = jax.jit(task.predict)(state.variables(), data)
@@ -148,8 +149,8 @@ def test_eight_devices_give_the_step_of_one(run_step, eight_devices):
         (one[1].batch_stats, one[2]),
         (eight[1].batch_stats, eight[2]),
     )
-    # Adam's first moment is 0.1 of the gradient: compared instead of the parameters, which it
-    # moves by the whole rate whatever the size of the gradient, rounding noise included.
+    # Compare Adam's first moment, 0.1 of the gradient. The parameters are not compared, because
+    # Adam moves them by the full learning rate for any gradient, even for rounding noise.
     mean = [jax.tree.leaves(x[1].opt_state) for x in (one, eight)]
     for a, b in zip(*mean, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
@@ -161,7 +162,7 @@ def test_two_accumulated_batches_are_one_of_double_size():
     task = TinyTask()
     params = []
     for parts, accumulate in (([slice(0, 16)], 1), ([slice(0, 8), slice(8, 16)], 2)):
-        # Clipping far below the gradient's norm: the same only if it acts on the mean.
+        # Clipping far below the gradient norm gives the same result only if it acts on the mean.
         config = optim(accumulate=accumulate, warmup_steps=0, clip_norm=0.01)
         tx = make_optimizer(config, 20)
         step = jax.jit(make_train_step(task.loss, tx))
@@ -169,7 +170,7 @@ def test_two_accumulated_batches_are_one_of_double_size():
         for part in parts:
             state, _ = step(state, {"x": x[part], "target": y[part]}, jax.random.key(0))
         params.append(state.params)
-    # The order of float32 sums; the update itself is 0.02.
+    # Tolerance for the order of float32 sums; the update itself is 0.02.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-5), *params)
 
 
@@ -203,7 +204,7 @@ def test_a_model_without_saliency_needs_no_maps(variables):
 
 
 def test_the_saliency_network_learns_through_the_fused_frames(variables):
-    """Without augmentation: the loss of the whole model, and its gradient by differences."""
+    """Without augmentation: loss of the whole model, and its gradient by finite differences."""
     from dagr_jax.models.dagr.losses import quality_loss
 
     task = QualityTask(QUALITY, train_saliency=True)
@@ -232,7 +233,7 @@ def test_the_saliency_network_learns_through_the_fused_frames(variables):
 
     gradient = jax.grad(loss)(variables)["params"]["saliency"]
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient["decoder1"]))
-    # Against the steepest direction of one layer, where a difference stands out of float32 noise.
+    # Along the steepest direction of one layer, where differences exceed float32 noise.
     kernel = gradient["final_conv"]["kernel"]
     step = 1e-2 * kernel / jnp.linalg.norm(kernel)
 
@@ -242,10 +243,10 @@ def test_the_saliency_network_learns_through_the_fused_frames(variables):
         return float(loss({**variables, "params": params}))
 
     measured = (moved(1) - moved(-1)) / 2e-2
-    # Central differences of a loss with kinks (ReLU, soft ranks): a tenth is what they give.
+    # Central differences of a loss with kinks (ReLU, soft ranks) have an error of about 1/10.
     np.testing.assert_allclose(measured, float(jnp.linalg.norm(kernel)), rtol=0.1)
 
 
 def test_rounded_maps_let_no_gradient_pass():
-    with pytest.raises(ValueError, match="the preset release rounds the maps"):
+    with pytest.raises(DagrError, match="the preset release rounds the maps"):
         QualityTask(QUALITY, "release", train_saliency=True)

@@ -1,9 +1,9 @@
-"""Training beside PyTorch: 20 optimizer steps of both recipes on both networks, in float64.
+"""Training parity with PyTorch: 20 optimizer steps of both recipes and both networks, float64.
 
-The JAX side is the project's own trainer with the recipe of the config; the PyTorch side is the
-loop that a user of `torch.optim` would write, on the twin of the network and its losses. In
-float64 what is left is the order of sums, so that every constant of optimizer, schedule, clipping,
-accumulation, BatchNorm and losses must be the same. Small networks, no dropout, no augmentation.
+The JAX side is this project's trainer with the recipe of the config. The PyTorch side is a loop as
+a user of `torch.optim` would write it, with the twin of the network and its losses. In float64 only
+the order of sums differs, so all constants of optimizer, schedule, clipping, accumulation,
+BatchNorm and losses must be equal. Small networks, no dropout, no augmentation.
 """
 
 import jax
@@ -18,7 +18,7 @@ from dagr_jax.models.dagr.tasks import QualityTask, SaliencyTask
 from dagr_jax.train.state import create_state, make_optimizer, make_schedule
 from dagr_jax.train.steps import make_train_step
 
-torch = pytest.importorskip("torch", reason="parity is tested beside PyTorch")
+torch = pytest.importorskip("torch", reason="needs PyTorch")
 
 from dagr_jax.bench import twin  # noqa: E402
 from dagr_jax.bench.golden import weight as golden_weight  # noqa: E402
@@ -26,8 +26,8 @@ from dagr_jax.bench.golden import weight as golden_weight  # noqa: E402
 pytestmark = pytest.mark.torch
 
 UPDATES = 20
-# The period in the tests, in epochs of two updates: the rate is lowest at update 8, highest again
-# at update 16.
+# Period of the schedule in the tests, in epochs of two updates: the learning rate is lowest at
+# update 8 and highest again at update 16.
 PERIOD, UPDATES_AN_EPOCH = 4, 2
 UNET = {"widths": (2, 3), "bottleneck": 4, "num_registers": 2, "register_dim": 3}
 VQA = {
@@ -44,7 +44,7 @@ VQA = {
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Compiling, and PyTorch's threads at layers too small for them, are most of the time."""
+    """Reduces compilation, and PyTorch's threads, which slow down small layers."""
     jax.config.update("jax_disable_most_optimizations", True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -54,7 +54,7 @@ def quick():
 
 
 def recipe(name, stage, raised=1):
-    """The config of a recipe and a stage's `optim`, of short period and with rates `raised`."""
+    """Returns the config of a recipe, with a short period and learning rates times `raised`."""
     config = get_config(f"konvid1k,{name}").copy_and_resolve_references()
     optim = config[stage].optim
     optim.learning_rate *= raised
@@ -65,7 +65,7 @@ def recipe(name, stage, raised=1):
 
 
 def batches(count, size, shape):
-    """Batches as the loader makes them: frames and maps (B, T, H, W) uint8, target in [0, 1]."""
+    """Batches in the format of the loader: uint8 frames and maps (B, T, H, W), target in [0, 1]."""
     for number in range(count):
         rng = np.random.default_rng(number)
         yield {
@@ -77,7 +77,7 @@ def batches(count, size, shape):
 
 
 def with_weights(net, scale=1.0):
-    """The twin in float64, with weights that float32 holds exactly; kernels times `scale`."""
+    """The twin in float64, with weights that are exact in float32; kernels times `scale`."""
     weights = {}
     for key, value in net.state_dict().items():
         weight = golden_weight(key, tuple(value.shape))
@@ -87,9 +87,9 @@ def with_weights(net, scale=1.0):
 
 
 def variables_of(net):
-    """The float64 variables of a float64 twin.
+    """Returns the float64 variables of a float64 twin.
 
-    `convert` rounds to float32, so what rounding leaves goes through it as well: together 48 bits.
+    `convert` rounds to float32, so the rounding residual is converted too: 48 bits together.
     """
     state = {
         key: value.numpy()
@@ -103,9 +103,10 @@ def variables_of(net):
 
 
 def train_torch(net, loss_of, optim, data):
-    """The plain PyTorch loop.
+    """Runs the plain PyTorch loop.
 
-    Returns the loss of every step, and of every update its rate and, if clipped, gradient norm.
+    Returns the loss of every step; and for every update the learning rate and, with clipping, the
+    gradient norm.
     """
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
     optimizer = kind(
@@ -138,7 +139,7 @@ def train_torch(net, loss_of, optim, data):
 
 
 def train_jax(task, variables, optim, data):
-    """The project's trainer; returns its last state and the loss of every step."""
+    """Runs this project's trainer; returns its last state and the loss of every step."""
     tx = make_optimizer(optim, UPDATES * optim.accumulate, UPDATES_AN_EPOCH * optim.accumulate)
     state = create_state(variables, tx, task.trained)
     step = jax.jit(make_train_step(task.loss, tx, optim.ema))
@@ -153,10 +154,10 @@ def check(net, loss_of, task, optim, data, module=None):
     """Trains both sides on the same batches and compares everything that training changes.
 
     Args:
-      module: name of the twin's network in the JAX model; None where it is the whole model.
+        module: Name of the twin's network in the JAX model; None: the twin is the whole model.
 
     Returns:
-      The farthest that a parameter moved, and PyTorch's gradient norms before clipping.
+        Largest change of a parameter, and PyTorch's gradient norms before clipping.
     """
     data = list(data)
     with jax.enable_x64(True):
@@ -169,13 +170,13 @@ def check(net, loss_of, task, optim, data, module=None):
             optim, UPDATES * optim.accumulate, UPDATES_AN_EPOCH * optim.accumulate
         )
         our_rates = [float(schedule(update)) for update in range(UPDATES)]
-    # PyTorch makes each rate from the one before: rounding adds up.
+    # PyTorch computes each learning rate from the previous one, so rounding errors accumulate.
     np.testing.assert_allclose(our_rates, rates, rtol=0, atol=1e-12 * max(rates))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
     for part in ("params", "batch_stats"):
         got = getattr(state, part)[module] if module else getattr(state, part)
-        # Most agree to 1e-13. The true gradient of a bias before BatchNorm, or of attention's keys,
-        # is zero: what it has is rounding, 1e-17, which the 1e-8 in Adam's quotient keeps small.
+        # Most agree to 1e-13. Biases before BatchNorm and of attention keys have a true gradient
+        # of 0. Their gradient is rounding, 1e-17, and the 1e-8 in Adam's quotient keeps it small.
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-8), got, after[part]
         )
@@ -187,7 +188,7 @@ def check(net, loss_of, task, optim, data, module=None):
 def test_saliency_training(name):
     config, optim = recipe(name, "saliency")
     gamma = config.saliency.gamma
-    # Small kernels before BatchNorm have large gradients: some above the norm of `release`'s clip.
+    # Small kernels before BatchNorm have large gradients; some exceed the clip norm of `release`.
     net = with_weights(twin.twin_of(unet3d.Model(**UNET, preset=name)), scale=0.25)
 
     def loss_of(batch):
@@ -199,13 +200,14 @@ def test_saliency_training(name):
     )
     data = batches(UPDATES * optim.accumulate, config.saliency.batch_size, (4, 8, 10))
     moved, norms = check(net, loss_of, task, optim, data)
-    assert moved > 0.01  # 20 updates of 5e-3 and less
+    assert moved > 0.01  # 20 updates of at most 5e-3
     if name == "release":
         assert optim.accumulate == 4
         assert min(norms) < optim.clip_norm < max(norms)
 
 
-# At the recipes' own rates weight decay and the lowest rate hardly show within 20 updates.
+# At the learning rates of the recipes, weight decay and the lowest learning rate have hardly any
+# effect within 20 updates.
 @pytest.mark.parametrize("raised", [1, 1000])
 @pytest.mark.parametrize("name", ["paper", "release"])
 def test_quality_training(name, raised):

@@ -1,4 +1,4 @@
-"""A task of a few numbers, so that the loop is tested and not a network."""
+"""A tiny task, to test the training loop without a network."""
 
 import dataclasses
 import functools

@@ -8,8 +8,8 @@ import numpy as np
 from dagr_jax.video.clip import Clip, ClipPlan, Piece
 from dagr_jax.video.encode import open_encoder
 
-# name: (encoder, suffix, options); h264 and hevc with B-frames. x264's macroblock tree reads memory
-# that it never wrote: with it the same frames give a different file in a few runs of a hundred.
+# name: (encoder, suffix, options); h264 and hevc with B-frames. x264's macroblock tree is off: it
+# reads uninitialised memory, so that the same frames give a different file in a few % of the runs.
 ENCODERS = {
     "h264": (
         "libx264",
@@ -23,7 +23,7 @@ ENCODERS = {
 
 
 def moving_bar(n, height=48, width=64):
-    """Frames that can be told apart: a bright bar whose left edge is at 2 * i, over a ramp.
+    """Makes distinguishable frames: a bright bar with its left edge at 2 * i, over a ramp.
 
     Returns:
         (n, height, width, 3) uint8.
@@ -62,7 +62,7 @@ def write(path, frames, codec="h264", *, rate=25, pix_fmt="yuv420p", times=None,
 def remux(source, target, *, edit=None, **options):
     """Copies the packets to another container.
 
-    `edit(i, packet)` may change packet i or return False to leave it out.
+    `edit(i, packet)` may change packet i, or return False to drop it.
     """
     with av.open(str(source)) as inside, av.open(str(target), "w", options=options) as outside:
         stream = inside.streams.video[0]
@@ -75,7 +75,7 @@ def remux(source, target, *, edit=None, **options):
 
 
 def flat_colour(path, yuv, *, pix_fmt="yuv420p", colorspace=1, color_range=1):
-    """One lossless 64x48 frame of a stored (y, u, v), with its colour tags (FFmpeg's numbers)."""
+    """Writes one lossless 64x48 frame of one (y, u, v), with colour tags (FFmpeg's numbers)."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"qp": "0"})
         stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
@@ -91,7 +91,7 @@ def flat_colour(path, yuv, *, pix_fmt="yuv420p", colorspace=1, color_range=1):
 
 
 def tone(path, cover=None):
-    """A sound file, with a picture as its cover if one is given."""
+    """Writes a sound file, optionally with a cover picture."""
     with av.open(str(path), "w") as container:
         sound = container.add_stream("aac", rate=44100, layout="stereo")
         if cover is not None:
@@ -111,7 +111,7 @@ def tone(path, cover=None):
 
 
 def decode_all(path):
-    """Every frame by PyAV alone: (pts, rgb24) in the order in which the decoder gives them."""
+    """Decodes every frame with PyAV only: (pts, rgb24) in the decoder's output order."""
     with av.open(str(path)) as container:
         return [(f.pts, f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
 

@@ -1,4 +1,4 @@
-"""What a model looks at: the whole of a video and its segments, read in one go."""
+"""Frames for a model: the whole video and its segments, read in one pass."""
 
 import gc
 import itertools
@@ -55,7 +55,7 @@ def assert_as_decoded(path, spec, seconds):
 
 @pytest.fixture(scope="module", params=ENCODERS)
 def clip(request, tmp_path_factory):
-    """53 frames, 25 a second."""
+    """A clip of 53 frames at 25 fps."""
     suffix = ENCODERS[request.param][1]
     path = tmp_path_factory.mktemp("clips") / f"clip{suffix}"
     return write(path, moving_bar(53), request.param)
@@ -75,14 +75,14 @@ def test_the_whole_is_what_read_clip_gives(clip):
 
 
 def test_frames_that_packets_do_not_tell_apart(tmp_path):
-    """Without times the decoder's order counts, and one decoding is enough."""
+    """Without times, the decoder's output order is used, and one decoding pass is enough."""
     path = write(tmp_path / "clip.mp4", moving_bar(30), bf="0")
     bare = remux(path, tmp_path / "bare.h264")
     assert assert_as_decoded(bare, SPEC, 0.4) == 1
 
 
 def test_a_damaged_file_is_read_again(tmp_path):
-    """Its packets promise more frames than decode: what came before that was known is void."""
+    """The packets announce more frames than can be decoded; results before that are discarded."""
     path = write(tmp_path / "clip.mp4", moving_bar(60), g="10", bf="0")
     packets = itertools.count()
 
@@ -115,7 +115,7 @@ def test_segments_cover_the_video_without_gap(fps, seconds, length):
 
 
 def test_segments_are_shown_when_their_frames_are(tmp_path):
-    """A second of 25 frames, then 5 that stand for a second each."""
+    """One second of 25 frames, then 5 frames of one second each."""
     times = [*range(25), *range(25, 150, 25)]
     for name in ("clip.mp4", "clip.mkv"):
         path = write(tmp_path / name, moving_bar(30), times=times)
@@ -125,7 +125,7 @@ def test_segments_are_shown_when_their_frames_are(tmp_path):
             assert begin == pytest.approx(begins[start], abs=2e-3)
             if start + count < 30:
                 assert end == pytest.approx(begins[start + count], abs=2e-3)
-        assert plan.shown[0] == (0, pytest.approx(5 + 5 / 29, abs=2e-3))  # by the mean rate
+        assert plan.shown[0] == (0, pytest.approx(5 + 5 / 29, abs=2e-3))  # from the mean frame rate
 
 
 def test_segments_need_a_frame_rate():
@@ -148,7 +148,7 @@ def test_limits(tmp_path):
 def test_frames_do_not_wait_for_the_garbage_collector(tmp_path):
     path = write(tmp_path / "clip.mp4", moving_bar(30))
     gc.collect()
-    gc.disable()  # what only it could free stays
+    gc.disable()  # garbage in reference cycles stays
     try:
         messages = list(read_clips(path, SPEC, 0.4))
         left = [one for one in gc.get_objects() if isinstance(one, VideoFrame)]

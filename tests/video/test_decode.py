@@ -16,7 +16,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
 def bar_positions(frames):
-    """Left edge of the bar in each frame, from the red channel, where the background is 0."""
+    """Returns the left edge of the bar in each frame, from the red channel (background 0)."""
     return [int(np.argmax(frame[..., 0].mean(axis=0) > 100)) for frame in frames]
 
 
@@ -34,7 +34,7 @@ def test_chosen_frames_are_those_of_a_full_decode(tmp_path, codec):
     if codec in ("h264", "hevc"):
         with av.open(str(path)) as container:
             stored = [packet.pts for packet in container.demux(video=0) if packet.size]
-        assert stored != sorted(stored)  # there are B-frames to be put in order
+        assert stored != sorted(stored)  # there are B-frames to reorder
 
     frames, info = read_clip(path, 8)
     chosen = [0, 3, 7, 11, 14, 18, 22, 26]
@@ -63,7 +63,7 @@ def test_resized_frames(clip):
         frames, info = read_clip(clip, 4, size=(20, 30), antialias=antialias)
         expected = resize_bilinear(everything[[0, 8, 17, 26]], (20, 30), antialias=antialias)
         np.testing.assert_array_equal(frames, expected)
-        assert (info.height, info.width) == (48, 64)  # of the file, not of the result
+        assert (info.height, info.width) == (48, 64)  # size of the file, not of the result
 
 
 @pytest.mark.parametrize("length", [1, 3])
@@ -90,12 +90,12 @@ def test_rank_not_time_with_a_varying_frame_rate(tmp_path):
 
 
 def test_presentation_time_wins_over_the_order_of_the_decoder(tmp_path):
-    # Intra frames stored in one order and shown in another: nothing but their times tells.
+    # Intra frames that are stored in one order and shown in another; only their times show it.
     shown = np.random.default_rng(0).permutation(40)
     source = write(tmp_path / "intra.mkv", moving_bar(40, width=96), g="1", bf="0")
 
     def show_later(i, packet):
-        packet.pts = 40 * (40 + int(shown[i]))  # milliseconds; never before the decoding time
+        packet.pts = 40 * (40 + int(shown[i]))  # milliseconds; not before the decoding time
 
     path = remux(source, tmp_path / "shuffled.mkv", edit=show_later)
     decoded = decode_all(path)
@@ -120,7 +120,7 @@ def test_frames_hidden_by_an_edit_list_do_not_count(tmp_path, clip):
     at = data.index(b"elst") + 4
     version_flags, entries, duration, start = struct.unpack_from(">IIIi", data, at)
     assert (version_flags, entries) == (0, 1)
-    step = 512  # of the 12,800 ticks a second that FFmpeg writes for 25 frames a second
+    step = 512  # FFmpeg writes 12,800 ticks per second at 25 fps
     struct.pack_into(">IIIi", data, at, 0, 1, duration - 200, start + 5 * step)
     path = tmp_path / "edited.mp4"
     path.write_bytes(data)
@@ -131,7 +131,7 @@ def test_frames_hidden_by_an_edit_list_do_not_count(tmp_path, clip):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".ts", ".mkv"])
 def test_a_cut_file_counts_what_decodes(tmp_path, suffix):
-    rng = np.random.default_rng(1)  # noise, so that the packets are large and the cut falls in one
+    rng = np.random.default_rng(1)  # noise gives large packets, so that the cut is inside one
     video = rng.integers(0, 256, (40, 48, 64, 3), dtype=np.uint8)
     whole = remux(
         write(tmp_path / "noise.mkv", video),
@@ -146,7 +146,7 @@ def test_a_cut_file_counts_what_decodes(tmp_path, suffix):
     everything = np.stack(list(iter_frames(cut)))
     assert len(everything) == info.num_frames
     np.testing.assert_array_equal(frames[[0, 7]], everything[[0, -1]])
-    # Whatever came before the cut is untouched; the frames next to it lack their references.
+    # Frames before the cut are unchanged; the frames next to it lack their references.
     original = np.stack([rgb for _, rgb in decode_all(whole)])
     keep = info.num_frames - 5
     np.testing.assert_array_equal(everything[:keep], original[:keep])
@@ -183,7 +183,7 @@ def test_display_rotation_is_applied(tmp_path, turn, mirror):
     assert (info.height, info.width) == frames.shape[1:3] == expected.shape[:2]
     clockwise = -turn % 360 if mirror != "vflip" else (180 - turn) % 360
     assert info.rotation == clockwise
-    # In the middle of the quadrants the codec keeps flat colours to a few levels.
+    # In the middle of the quadrants, the codec preserves flat colours to a few levels.
     h, w = expected.shape[:2]
     for y in (h // 4, 3 * h // 4):
         for x in (w // 4, 3 * w // 4):
@@ -199,7 +199,7 @@ def test_odd_sizes(tmp_path, height, width):
     frames, info = read_clip(path, 9)
     assert (info.height, info.width) == (height, width)
     np.testing.assert_array_equal(frames, [rgb for _, rgb in decode_all(path)])
-    # The ramp of the green channel, away from the bar, survives coding to a few levels.
+    # Away from the bar, the codec preserves the ramp of the green channel to a few levels.
     assert np.abs(frames[0, :, 20:, 1].astype(int) - video[0, :, 20:, 1]).mean() < 4
 
 
@@ -209,11 +209,11 @@ def test_ten_bits_become_eight(tmp_path):
     frames, info = read_clip(path, 9)
     assert (info.bit_depth, info.pix_fmt) == (10, "yuv420p10le")
     assert bar_positions(frames) == [2 * i for i in range(9)]
-    # Green background right of the bar: coding at CRF 4 and swscale's 10-bit path cost ~2 levels.
+    # Green background right of the bar: CRF 4 and swscale's 10-bit path change it by ~2 levels.
     assert np.abs(frames[0, :, 20:, 1].astype(int) - video[0, :, 20:, 1]).mean() < 3
 
 
-BT709, BT601 = (0.2126, 0.0722), (0.299, 0.114)  # the weights of red and blue in luma
+BT709, BT601 = (0.2126, 0.0722), (0.299, 0.114)  # weights of red and blue in luma
 
 
 @pytest.mark.parametrize("tag,weights", [(1, BT709), (5, BT601)])
@@ -243,7 +243,7 @@ def test_colour_follows_the_tags_of_the_file(tmp_path, tag, weights, tag_range, 
 
 @pytest.mark.parametrize(("trc", "hdr"), [(16, "pq"), (18, "hlg"), (1, "")])
 def test_hdr_is_said_and_its_code_values_are_kept(tmp_path, trc, hdr):
-    """BT.2020 in ten bits: the picture does not depend on the transfer function."""
+    """10-bit BT.2020: the picture does not depend on the transfer function."""
     y, u, v = 480, 400, 600
     path = tmp_path / "hdr.mkv"
     with av.open(str(path), "w") as container:
@@ -274,7 +274,7 @@ QUIET = "crf=1:log-level=none:pools=none"
     ("encoder", "suffix", "pix_fmt"), [("png", ".mov", "rgba"), ("ffv1", ".mkv", "yuva420p")]
 )
 def test_alpha_is_dropped(tmp_path, encoder, suffix, pix_fmt):
-    """A transparent pixel keeps the colour that is stored under it."""
+    """A transparent pixel keeps its stored colour."""
     path = tmp_path / f"alpha{suffix}"
     rgba = np.zeros((48, 64, 4), np.uint8)
     rgba[:] = (200, 100, 50, 255)
@@ -302,7 +302,7 @@ def test_memory_holds_the_chosen_frames_only(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert frames.nbytes == 4 * frame_bytes
-    # The four, their stack, and one being converted; all 150 would be far above.
+    # Four frames, their stack, and one in conversion; all 150 frames would be far above.
     assert peak < 12 * frame_bytes
 
 
@@ -385,10 +385,10 @@ def test_frames_of_the_release_on_a_real_clip():
     golden = SHARED / "golden" / "end_to_end_10053703034.npz"
     video = SHARED / "videos" / "10053703034.mp4"
     if not (golden.exists() and video.exists()):
-        pytest.skip("the real clip and the release's frames of it are not beside the project")
+        pytest.skip("needs the real clip and the frames of the release")
     with np.load(golden) as expected:
         frames, info = read_clip(video, 8, size=(224, 398))
         difference = np.abs(frames[:, ::16, ::16].astype(int) - expected["frames_u8_sub"])
         assert info.num_frames == expected["n_frames"]
-    # The release's decoder rounds colours on its own; measured here: mean 0.08, largest 1.
+    # The decoder of the release rounds colours differently; measured: mean 0.08, maximum 1.
     assert difference.mean() < 0.5 and difference.max() <= 4

@@ -12,7 +12,7 @@ from dagr_jax.video.encode import ENCODERS, write_video
 
 @pytest.mark.parametrize("codec", ENCODERS)
 def test_an_encoder_takes_no_priority_over_the_rest_of_the_machine(tmp_path, codec):
-    """As root SVT-AV1 would: its threads, ours, and every process that we start."""
+    """As root, SVT-AV1 raises the priority of its threads, of ours and of our child processes."""
     policies = set()
 
     def frames():

@@ -1,4 +1,4 @@
-"""Chosen frames by way of the packets: the same pixels as decoding everything, with less work."""
+"""Decoding of chosen frames by packets: the same pixels as full decoding, with less work."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from dagr_jax.video.stream import RawVideo
 
 from .clips import moving_bar, write
 
-# name: (codec, options of the encoder, arguments of `write`); key frames every 8 frames or so.
+# name: (codec, options of the encoder, arguments of `write`); a key frame about every 8 frames.
 CASES = {
     "h264": ("h264", {"g": "8"}, {}),
     "h264, open GOP": ("h264", {"g": "8", "x264-params": "open-gop=1:mbtree=0:bframes=3"}, {}),
@@ -82,12 +82,12 @@ def test_only_what_is_needed_is_decoded(tmp_path):
     assert [i for i, key in enumerate(packets.keys) if key] == [0, 8, 16, 24, 32]
     assert packets.spans([0]) == [(0, 0)]
     assert packets.spans([0, 18, 20, 35]) == [(0, 0), (16, 20), (32, 35)]
-    # Spans that touch are one.
+    # Adjacent spans are merged.
     assert packets.spans([15, 17]) == [(8, 17)]
 
 
 def test_frames_shown_before_their_key_frame_need_the_one_before_it():
-    """I0 P3 b1 b2 I6 b4 b5, in the order of decoding, shown by their numbers."""
+    """Decoding order I0 P3 b1 b2 I6 b4 b5; the numbers give the presentation order."""
     packets = Packets(
         times=(0, 3, 1, 2, 6, 4, 5),
         keys=(True, False, False, False, True, False, False),
@@ -99,7 +99,7 @@ def test_frames_shown_before_their_key_frame_need_the_one_before_it():
     assert packets.tell and packets.shown.tolist() == [0, 2, 3, 1, 5, 6, 4]
     assert packets.spans([4]) == [(4, 4)]
     assert packets.spans([5]) == [(0, 5)]
-    assert packets.spans([0, 4, 5]) == [(0, 5)]  # also where the key frame itself is wanted
+    assert packets.spans([0, 4, 5]) == [(0, 5)]  # also if the key frame itself is chosen
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_damage_where_it_is_looked_at_falls_back(tmp_path):
 
 
 def test_bare_pictures(tmp_path):
-    """A .yuv of ten greys; 4:2:0, so that a picture has 1.5 bytes a pixel."""
+    """A .yuv file of ten grey frames; 4:2:0 has 1.5 bytes per pixel."""
     path = tmp_path / "clip.yuv"
     pictures = [np.full(16 * 8 * 3 // 2, 16 + 20 * i, np.uint8) for i in range(10)]
     for picture in pictures:

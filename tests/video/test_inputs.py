@@ -1,4 +1,4 @@
-"""Which pictures a model sees: the plain data, and what it gives of clips of all lengths."""
+"""Model inputs: the plain data, and the frames that it selects from clips of all lengths."""
 
 import json
 
@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.inputs import Crops, InputSpec, Resize, Stream
 from dagr_jax.video.resize import resize, short_side
 from dagr_jax.video.sampling import fragment_indices
@@ -44,13 +45,13 @@ def test_a_spec_survives_a_checkpoint():
     ],
 )
 def test_a_spec_that_means_nothing_is_refused(fields, problem):
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(DagrError, match=problem):
         InputSpec.from_json({"frames": fields})
 
 
 def test_frames_of_each_rule():
     assert SPEC.indices("frames", 10).tolist() == [0, 3, 6, 9]
-    # Evenly from the first frame on; a short clip gives each of its frames once.
+    # Evenly spaced from the first frame; a short clip gives each of its frames once.
     assert SPEC.indices("crops", 32).tolist() == list(range(0, 32, 2))
     assert SPEC.indices("crops", 3).tolist() == [0, 1, 2]
     assert Stream("even", 4).indices(2).tolist() == [0, 0, 1, 1]
@@ -59,7 +60,7 @@ def test_frames_of_each_rule():
 
 
 def test_fragments_of_a_long_video():
-    # 100 frames: segments of 12, runs of 8 frames' length, 4 frames of room: offset 2.
+    # 100 frames: segments of 12, runs of 8, 4 frames of room, so the offset is 2.
     indices = SPEC.indices("swin", 100)
     assert indices[:8].tolist() == [2, 4, 6, 8, 14, 16, 18, 20]
     assert len(indices) == 32 and indices.max() == 7 * 12 + 2 + 6
@@ -80,7 +81,7 @@ def test_fragments_are_eight_runs_in_range(length, seed):
 def test_windows_hold_the_chosen_frames():
     frames, place = SPEC.windows("windows", 19)
     assert frames.shape == (3, 8)
-    assert frames[-1].tolist() == [16, 17, 18, 18, 18, 18, 18, 18]  # filled with the last frame
+    assert frames[-1].tolist() == [16, 17, 18, 18, 18, 18, 18, 18]  # padded with the last frame
     assert frames.reshape(-1)[place].tolist() == SPEC.indices("frames", 19).tolist()
 
 
@@ -93,7 +94,7 @@ def test_resizes():
 
 
 def test_area_is_the_mean_of_what_a_pixel_covers():
-    """Every pixel cut into the other size's number of parts, and parts averaged: the definition."""
+    """The definition: divide each pixel into as many parts as the other size, average the parts."""
     image = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
     for height, width in ((3, 4), (7, 2), (1, 1), (5, 9)):
         parts = image.repeat(height, axis=0).repeat(width, axis=1).astype(np.float64)
@@ -102,7 +103,7 @@ def test_area_is_the_mean_of_what_a_pixel_covers():
 
 
 def plain_cubic(row: np.ndarray, n_out: int, a: float = -0.75) -> list[float]:
-    """Keys' kernel with half-pixel centres and a repeated border, pixel by pixel."""
+    """Resizes with Keys' kernel, half-pixel centres and a repeated border, pixel by pixel."""
 
     def weight(d: float) -> float:
         d = abs(d)
@@ -127,7 +128,7 @@ def test_bicubic_is_keys_kernel_without_antialias(n_out):
 
 
 def test_bicubic_stays_in_range():
-    """The kernel overshoots at an edge; what leaves 0 to 255 is clipped, not wrapped."""
+    """The kernel overshoots at edges; values outside 0 to 255 are clipped, not wrapped."""
     edge = np.repeat(np.array([0, 255], np.uint8), 8)[None, :, None]
     got = resize(edge, (1, 24), "bicubic").ravel()
     assert got.min() == 0 and got.max() == 255 and (np.diff(got.astype(int)) >= -1).all()
@@ -145,7 +146,7 @@ def test_kernels_are_those_of_pytorch(kernel, antialias, size):
     given = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     want = torch.nn.functional.interpolate(given, size=size, mode=kernel, antialias=antialias)
     want = want[0].permute(1, 2, 0).numpy().clip(0, 255)
-    # The rounding itself, and float32 sums of values up to 255.
+    # Tolerance: the rounding, and float32 sums of values up to 255.
     assert np.abs(resize(image, size, kernel, antialias=antialias) - want).max() <= 0.5 + 1e-3
 
 
@@ -156,7 +157,7 @@ def test_crops():
     np.testing.assert_array_equal(corners[3], frames[:, 2:, 4:])
     center = Crops((4, 4)).apply(frames)
     np.testing.assert_array_equal(center[0], frames[:, 1:5, 2:6])
-    # No side is enlarged; a frame that is smaller in both gives itself, once.
+    # No side is enlarged; a frame that is smaller on both sides is returned once, unchanged.
     assert Crops((9, 4), "corners").apply(frames).shape == (4, 2, 6, 4, 3)
     assert Crops((9, 9), "corners").apply(frames).shape == (1, 2, 6, 8, 3)
 

@@ -1,4 +1,4 @@
-"""Live videos: files that grow, pipes that feed in real time, servers that break off."""
+"""Live video: growing files, pipes in real time, servers that drop the connection."""
 
 import http.server
 import os
@@ -46,7 +46,7 @@ def assert_same_pictures(ours, theirs):
 
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory):
-    """70 frames of 25 a second, as MPEG-TS."""
+    """70 frames at 25 fps, as MPEG-TS."""
     home = tmp_path_factory.mktemp("live")
     return remux(write(home / "clip.mp4", moving_bar(70), g="10"), home / "clip.ts")
 
@@ -96,7 +96,7 @@ def test_a_named_pipe_is_taken_as_it_comes(stream, tmp_path):
     def feed_it():
         with open(pipe, "wb", buffering=0) as file:
             file.write(data[: len(data) // 2])
-            time.sleep(1.0)  # longer than the patience, which is not for pipes
+            time.sleep(1.0)  # longer than the timeout, which does not apply to pipes
             file.write(data[len(data) // 2 :])
 
     threading.Thread(target=feed_it, daemon=True).start()
@@ -111,7 +111,7 @@ def test_who_is_slow_loses_the_oldest(stream):
     for window in feed:
         taken.append((window.number, window.dropped))
         until = time.monotonic() + 60
-        while feed._count < 14 and time.monotonic() < until:  # all that there are have come
+        while feed._count < 14 and time.monotonic() < until:  # until all have come
             time.sleep(0.02)
     assert taken[-2:] == [(12, 11), (13, 11)] and len(taken) == 3
 
@@ -136,7 +136,7 @@ def test_damage_is_counted_where_it_is(stream, tmp_path):
 
 
 class Breaks(http.server.BaseHTTPRequestHandler):
-    """Serves a file, the first time half of what it promised."""
+    """Serves a file; the first time, it sends only half of the announced bytes."""
 
     def do_GET(self):
         self.server.asked += 1
@@ -239,4 +239,4 @@ def test_what_is_a_url(tmp_path, monkeypatch):
     os.makedirs("http:")
     (tmp_path / "http:" / "x.ts").touch()
     assert is_url("rtsp://camera/1") and is_url("HTTPS://x") and not is_url("a/b://c")
-    assert not is_url("http://x.ts") and not is_url("clip.ts")  # a file is a file
+    assert not is_url("http://x.ts") and not is_url("clip.ts")  # these are files

@@ -1,4 +1,4 @@
-"""Processes that read ahead, and what happens when a file takes one with it."""
+"""Processes that read ahead, also when a file crashes one of them."""
 
 import os
 import signal
@@ -62,7 +62,7 @@ def test_files_come_in_order_and_as_this_process_reads_them(clips, count, spec):
 
 
 def test_a_bad_file_is_an_error_of_its_own(clips, tmp_path):
-    text = tmp_path / "text\N{SNOWMAN}\udcff.mp4"  # a name that is no UTF-8
+    text = tmp_path / "text\N{SNOWMAN}\udcff.mp4"  # a name that is not UTF-8
     text.write_text("not a video")
     seen = []
     with Readers(2) as readers:
@@ -94,7 +94,7 @@ def pids(readers):
     ],
 )
 def test_a_process_that_is_lost_costs_one_file(clips, stop, says):
-    with Readers(1, patience=20.0) as readers:  # starting one anew may take seconds
+    with Readers(1, patience=20.0) as readers:  # starting a new process may take seconds
         errors, read = [], 0
         for number, (_, messages) in enumerate(readers.read(clips, SPEC)):
             if number == 2:
@@ -103,7 +103,7 @@ def test_a_process_that_is_lost_costs_one_file(clips, stop, says):
                 read += isinstance(list(messages)[0], ClipPlan)
             except VideoError as error:
                 errors.append(str(error))
-        # The process may have had the file already.
+        # The process may have received the file already.
         assert read + len(errors) == 5 and len(errors) <= 1
         assert all(error.startswith(f"{clips[2]}: {says}") for error in errors)
         ended = pids(readers)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.resize import resize_bilinear
 
 
@@ -10,7 +11,7 @@ def noise(*shape, seed=0):
 
 
 def plain_bilinear(image, height, width):
-    """The definition, pixel by pixel in float64: half-pixel centres, border repeated."""
+    """Resizes by the definition, in float64: half-pixel centres, repeated border."""
     h, w, _ = image.shape
     out = np.empty((height, width, image.shape[2]))
     for i in range(height):
@@ -31,17 +32,17 @@ def plain_bilinear(image, height, width):
 def test_without_antialias_is_the_definition(size):
     image = noise(11, 17, 3)
     got = resize_bilinear(image, size)
-    # Half a level is the rounding itself; 1e-3 leaves room for float32 sums of values up to 255.
+    # Half a level is the rounding; 1e-3 allows for float32 sums of values up to 255.
     assert np.abs(got - plain_bilinear(image, *size)).max() <= 0.5 + 1e-3
 
 
 def test_known_values():
     row = np.array([0, 100, 200, 50], np.uint8).reshape(1, 4, 1)
-    # Halving reads the middle of each pair; doubling reads quarters, the border repeated.
+    # Halving samples the middle of each pair; doubling samples quarters, with repeated border.
     assert resize_bilinear(row, (1, 2)).ravel().tolist() == [50, 125]
     assert resize_bilinear(row, (1, 8)).ravel().tolist() == [0, 25, 75, 125, 175, 163, 88, 50]
-    # To a quarter: the two middle pixels alone, or all four by a triangle, whose weights
-    # 0.625 0.875 0.875 0.625 over 3 give 97.9.
+    # To a quarter: only the two middle pixels; or, with antialiasing, all four with the triangle
+    # weights 0.625, 0.875, 0.875, 0.625 over 3, which give 97.9.
     assert resize_bilinear(row, (1, 1)).ravel().tolist() == [150]
     assert resize_bilinear(row, (1, 1), antialias=True).ravel().tolist() == [98]
 
@@ -54,7 +55,7 @@ def test_antialias_is_pil(size):
         channel = Image.fromarray(image[..., c].astype(np.float32))
         exact = np.asarray(channel.resize(size[::-1], Image.Resampling.BILINEAR))
         assert np.abs(got[..., c] - exact).max() <= 0.5 + 1e-3  # rounding, and float32 sums
-    # On uint8 PIL rounds between its two passes as well, which can move a result by one level.
+    # On uint8, PIL also rounds between its two passes, which can change a result by one level.
     rounded = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
     assert np.abs(got.astype(int) - rounded).max() <= 1
 
@@ -77,5 +78,5 @@ def test_batches_constants_and_identity(antialias):
 def test_bad_input():
     with pytest.raises(ValueError, match=r"must be uint8 \(\.\.\., h, w, c\), not float32"):
         resize_bilinear(np.zeros((4, 4, 3), np.float32), (2, 2))
-    with pytest.raises(ValueError, match="every side must be at least 1"):
+    with pytest.raises(DagrError, match="every side must be at least 1"):
         resize_bilinear(np.zeros((4, 4, 3), np.uint8), (0, 2))

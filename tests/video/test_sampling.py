@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.sampling import (
     MAP_CHOICES,
     linspace_indices,
@@ -38,7 +39,7 @@ def test_linspace_is_floor_of_numpy_linspace(length, n):
     got = linspace_indices(length, n)
     exact = [i * (length - 1) // (n - 1) for i in range(n)] if n > 1 else [0]
     assert got.tolist() == exact
-    # numpy rounds in float64: where the quotient is an integer it may fall just below it.
+    # numpy rounds in float64: if the quotient is an integer, the result may be just below it.
     assert np.abs(got - np.floor(np.linspace(0, length - 1, n))).max() <= 1
 
 
@@ -50,16 +51,16 @@ def test_indices_are_ordered_and_inside(length, n, rule):
     if rule == "linspace" and n > 1:
         assert got[0] == 0 and got[-1] == length - 1
     if n <= length:
-        assert (np.diff(got) > 0).all()  # no frame twice while there are enough
+        assert (np.diff(got) > 0).all()  # no frame twice if there are enough frames
 
 
 @pytest.mark.parametrize("rule", ["linspace", "segments"])
 def test_bad_input(rule):
-    with pytest.raises(ValueError, match="needs at least 1"):
+    with pytest.raises(DagrError, match="needs at least 1"):
         sample_indices(0, 8, rule)
-    with pytest.raises(ValueError, match="ask for at least 1"):
+    with pytest.raises(DagrError, match="ask for at least 1"):
         sample_indices(8, 0, rule)
-    with pytest.raises(ValueError, match="use one of: linspace, segments"):
+    with pytest.raises(DagrError, match="use one of: linspace, segments"):
         sample_indices(8, 8, "random")
 
 
@@ -72,7 +73,7 @@ def test_maps_that_go_with_the_frames():
     assert map_indices(frames, 10, "matched").tolist() == [0, 6, 9, 9]
     assert map_indices(frames, 10, "linspace").tolist() == [0, 3, 6, 9]
     assert map_indices(frames, 2, "first").tolist() == [0, 1, 1, 1]
-    with pytest.raises(ValueError, match="choice of maps 'best' is unknown; use one of"):
+    with pytest.raises(DagrError, match="choice of maps 'best' is unknown; use one of"):
         map_indices(frames, 20, "best")
 
 
@@ -82,7 +83,7 @@ def test_windows_hold_the_chosen_frames_and_no_window_more(length, n, window, ch
     frames, place = windows_of(chosen, length, window)
     np.testing.assert_array_equal(frames.reshape(-1)[place], chosen)
     assert len(frames) == len(set((chosen // window).tolist()))
-    # Each is the video's own window: it starts at a multiple and is filled up with the last frame.
+    # Each is a window of the video: it starts at a multiple and is padded with the last frame.
     for row in frames.tolist():
         start = row[0]
         assert start % window == 0

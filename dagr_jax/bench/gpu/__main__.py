@@ -1,4 +1,4 @@
-"""Measures everything on one GPU.
+"""Runs all measurements on one GPU.
 
 python -m dagr_jax.bench.gpu --out DIR [--minutes 8]
 python -m dagr_jax.bench.gpu --publish DIR
@@ -13,51 +13,64 @@ from typing import Any
 from dagr_jax import __version__
 from dagr_jax.bench.gpu import summary
 from dagr_jax.bench.gpu.parts import PARTS, run_parts
+from dagr_jax.runtime.errors import DagrError, environment
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs all parts and writes the results after each.
 
+    Args:
+        arguments: Command line without the program name; None: that of the process.
+
     Returns:
-        The exit code: 0, or 1 where a part did not come to its end. Figures are no reason for 1.
+        Exit code: 0, or 1 after a `DagrError` or if a part did not complete. The measured values
+        do not affect it.
     """
     parser = argparse.ArgumentParser(prog="python -m dagr_jax.bench.gpu", description=__doc__)
-    parser.add_argument("--out", metavar="DIR", default="gpu", help="folder of the results (gpu)")
+    parser.add_argument("--out", metavar="DIR", default="gpu", help="output folder (default: gpu)")
     parser.add_argument(
-        "--minutes", type=float, default=8.0, metavar="N", help="time for all parts (8)"
+        "--minutes",
+        type=float,
+        default=8.0,
+        metavar="N",
+        help="time limit for all parts together, in minutes (default: 8)",
     )
     parser.add_argument(
-        "--small", action="store_true", help="small sizes that test the command on a CPU"
+        "--small", action="store_true", help="use small sizes, to test the command on a CPU"
     )
     parser.add_argument(
         "--publish",
         metavar="DIR",
-        help="measure nothing; copy the results of a real GPU in DIR to docs/results/gpu",
+        help="only copy the results of a real GPU from DIR to docs/results/gpu",
     )
     chosen = parser.parse_args(arguments)
-    if chosen.publish:
-        try:
-            files = summary.publish(Path(chosen.publish))
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        print("\n".join(map(str, files)))
-        return 0
     if chosen.minutes <= 0:
         parser.error("--minutes must be above 0")
-    return measure(Path(chosen.out), 60 * chosen.minutes, small=chosen.small)
+    try:
+        if not chosen.publish:
+            return measure(Path(chosen.out), 60 * chosen.minutes, small=chosen.small)
+        files = summary.publish(Path(chosen.publish))
+    except DagrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(map(str, files)))
+    return 0
 
 
 def measure(folder: Path, seconds: float, *, small: bool, parts: Any = PARTS) -> int:
-    """`main` without the command line.
+    """Runs the parts and writes `results.json`, `results.md`, `log.txt`, HLO and traces.
 
     Args:
-        folder: Made if missing: `results.json`, `results.md`, `log.txt`, HLO and traces.
-        seconds: For all parts together.
-        small: Small sizes.
-        parts: As in `parts.PARTS`.
+        folder: Output folder; it is created if missing.
+        seconds: Time limit for all parts together, in seconds.
+        small: Use small sizes.
+        parts: Parts to run, in the order of their importance.
+
+    Returns:
+        Exit code: 0, or 1 if a part did not complete.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with environment(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     (folder / "log.txt").unlink(missing_ok=True)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     result: dict[str, Any] = {"version": __version__, "time": now, "small": small, "parts": []}

@@ -1,4 +1,4 @@
-"""One kind of program at one batch, by our forms and PyTorch's."""
+"""Comparison of our forms and PyTorch's, for one kind of program and one batch size."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -13,16 +13,16 @@ Builders = dict[str, Callable[[], Side]]
 
 
 def compare(specs: Sequence[Spec], plan: Plan) -> Iterator[dict[str, Any]]:
-    """Times specs of one kind and batch in strict alternation with PyTorch's forms.
+    """Times specs of one kind and batch size in strict alternation with PyTorch's forms.
 
-    PyTorch's compiled form is left to `compare_compiled`.
+    `compare_compiled` times PyTorch's compiled form.
 
     Args:
-        specs: Most important first.
-        plan: Of the part.
+        specs: Programs to time, most important first.
+        plan: Plan of the part.
 
     Yields:
-        Rows of sides, and the ratio of each of ours to each of PyTorch's.
+        Rows of the sides, and the ratio of each of our sides to each of PyTorch's.
     """
     kind, batch = specs[0].kind, specs[0].batch
     ours: Builders = {spec.name: partial(programs.build, spec, plan.sizes) for spec in specs}
@@ -33,13 +33,16 @@ def compare(specs: Sequence[Spec], plan: Plan) -> Iterator[dict[str, Any]]:
 
 
 def compare_compiled(rows: Sequence[Mapping[str, Any]], plan: Plan) -> Iterator[dict[str, Any]]:
-    """Times PyTorch's compiled form beside our fastest program of each kind and batch.
+    """Times PyTorch's compiled form against our fastest program of each kind and batch size.
 
-    To be called last: compiling one network in PyTorch can take as long as all that came before.
+    Call it last: compiling one network in PyTorch can take as long as everything before it.
 
     Args:
-        rows: Of `compare`.
-        plan: Of the part.
+        rows: Rows from `compare`.
+        plan: Plan of the part.
+
+    Yields:
+        Rows of the sides and ratios.
     """
     best: dict[tuple[str, int], Mapping[str, Any]] = {}
     for row in rows:
@@ -66,7 +69,7 @@ def _torch_builders(kind: str, forms: Sequence[str], batch: int, plan: Plan) -> 
 
 
 def _interleaved(ours: Builders, theirs: Builders) -> Builders:
-    """Ours and theirs in turn, so that both are there when time runs out."""
+    """Interleaves our sides and theirs, so that both have been measured when time runs out."""
     left, right = list(ours.items()), list(theirs.items())
     mixed: list[tuple[str, Callable[[], Side]]] = []
     while left or right:

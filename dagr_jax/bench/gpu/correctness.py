@@ -1,4 +1,4 @@
-"""Whether the networks compute what they should: golden numbers, a training step, fast forms."""
+"""Correctness of the networks: golden numbers, a training step, fast forms."""
 
 import dataclasses
 import functools
@@ -20,21 +20,21 @@ from dagr_jax.layers.conv2d import conv2d, kernel_gradient
 from dagr_jax.layers.conv3d import FORMS, conv3d, field_conv3d, upsampled_conv3d
 from dagr_jax.models.dagr import losses
 
-# Largest error allowed. Golden values: in units of their standard deviation. Golden gradients:
-# relative to their norm. Fast forms: in units of the largest value. TF32 has ten mantissa bits, so
-# it is shown and not judged.
+# Largest allowed errors. Golden values: in units of their standard deviation. Golden gradients:
+# relative to their norm. Fast forms: in units of the largest value. TF32 has only ten mantissa
+# bits, so its errors are reported without a limit.
 ALLOWED = {"float32": 1e-3, "bfloat16": 3e-2}
 ALLOWED_FORMS = {"float32": 1e-5, "bfloat16": 2e-2}
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Something to compare: its name, and how far off it is in a type.
+    """A correctness check.
 
     Attributes:
-        what: Its name.
-        off: The type → the error.
-        allowed: Type → the largest error; a type that is not in it is told and not judged.
+        what: Name of the check.
+        off: Function: type → error.
+        allowed: {type: largest allowed error}. Errors of other types are reported without a limit.
     """
 
     what: str
@@ -56,7 +56,7 @@ def measure(plan: Plan) -> Iterator[dict[str, Any]]:
             try:
                 with precision(dtype):
                     off = check.off(dtype)
-            except Exception as error:  # the others are checked all the same
+            except Exception as error:  # the other checks still run
                 yield {**row, "error": first_line(error)}
                 continue
             row["off"] = float(f"{off:.3e}")
@@ -125,16 +125,16 @@ def _array(name: str, key: str) -> np.ndarray:
 
 
 def _spread(found: Any, want: np.ndarray) -> float:
-    """Largest error in units of the standard deviation of the golden values."""
+    """Returns the largest error in units of the standard deviation of the golden values."""
     off = np.abs(np.asarray(found, np.float64) - want).max() / want.std()
     return float(off) if np.isfinite(off) else float("inf")
 
 
 def _saliency_step(dtype: str) -> float:
-    """Median error of the gradients of one step of the release, relative to their norms.
+    """Returns the median error of the gradients of a training step, relative to their norms.
 
-    Not the largest: those of the first encoder and of the registers are sums over all positions
-    that nearly cancel, of which float32 itself keeps a hundredth.
+    The largest error is not used. The gradients of the first encoder level and of the registers are
+    sums over all positions that nearly cancel, so that even float32 has an error of about 1/100.
     """
     model, variables = _network("unet_registers", dtype)
     video = np.moveaxis(golden.data([7, 1], 2, 8, 3, 40, 56), 2, -1)
@@ -153,7 +153,7 @@ def _saliency_step(dtype: str) -> float:
 
 
 def _quality_step(dtype: str) -> float:
-    """As `_saliency_step`, of the full quality network in eval mode."""
+    """Returns the error of `_saliency_step` for the full quality network, in eval mode."""
     model, variables = _network("simple_fusion", dtype)
     fused = np.moveaxis(golden.data([7, 3], 3, 3, 8, 64, 96), 1, -1)
     target = golden.data([7, 4], 3)
@@ -168,14 +168,14 @@ def _quality_step(dtype: str) -> float:
 
 
 def _step_error(name: str, key: str, loss: Any, named: dict[str, np.ndarray]) -> float:
-    """The larger one of the loss's relative error and the gradients' median error."""
+    """Returns the maximum of the relative error of the loss and the median gradient error."""
     want = float(_array(name, key))
     off = [1e-3 * error for error in golden.gradient_errors(_arrays(name), named).values()]
     return max(abs(float(loss) - want) / abs(want), float(np.median(off)))
 
 
 def _forms() -> Iterator[Check]:
-    """Each fast form beside the plain one in float64, in value and gradients."""
+    """Yields checks of each fast form against the plain form in float64, value and gradients."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> np.ndarray:
@@ -217,7 +217,7 @@ def _form(what: str, function: Callable[..., Any], form: str, *arguments: np.nda
     def off(dtype: str) -> float:
         given = [jnp.asarray(a, stored(dtype)) for a in arguments]
         fast = _values(function, form, *given)
-        with jax.enable_x64(True):  # of the same rounded inputs
+        with jax.enable_x64(True):  # with the same rounded inputs
             exact = _values(function, "native", *(a.astype(jnp.float64) for a in given))
         return max(
             float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(fast, exact, strict=True)
@@ -227,7 +227,7 @@ def _form(what: str, function: Callable[..., Any], form: str, *arguments: np.nda
 
 
 def _values(function: Callable[..., Any], form: str, *arguments: Any) -> list[np.ndarray]:
-    """The value, and the gradients of a fixed direction of it by every argument."""
+    """Returns the value, and the gradients of its product with a fixed direction."""
 
     def along(*arguments: Any) -> Any:
         y = function(*arguments, form)

@@ -1,4 +1,4 @@
-"""What is there: card, driver, versions, and the peaks that all shares are counted on."""
+"""Hardware and software: card, driver, versions, and the peak rates for all shares of peak."""
 
 import functools
 import shutil
@@ -21,7 +21,7 @@ _ASKED = "name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power
 
 
 def measure(plan: Plan) -> Iterator[dict[str, Any]]:
-    """Yields the machine, the card as its driver describes it, the matrix peaks and the copy."""
+    """Yields rows of the machine, the versions, the card, matrix products and a copy."""
     yield {"what": "machine", "backend": jax.default_backend(), **machine()}
     yield {"what": "versions", **versions()}
     if card := driver():
@@ -35,7 +35,7 @@ def measure(plan: Plan) -> Iterator[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Version of each package that is installed."""
+    """Returns {package: version} of the installed packages."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -46,7 +46,7 @@ def versions() -> dict[str, str]:
 
 
 def driver() -> dict[str, str]:
-    """What nvidia-smi says of the first card; {} where there is none."""
+    """Returns what nvidia-smi reports for the first card; {} if there is none."""
     if shutil.which("nvidia-smi") is None:
         return {}
     command = ["nvidia-smi", f"--query-gpu={_ASKED}", "--format=csv,noheader"]
@@ -59,7 +59,7 @@ def driver() -> dict[str, str]:
 
 def _product(n: int, dtype: str) -> Side:
     kind = "bfloat16" if dtype == "bfloat16" else "float32"
-    # Random numbers: products of zeros run faster.
+    # Random numbers, because products of zeros run faster.
     keys = jax.random.split(jax.random.key(0))
     a, b = (jax.random.normal(key, (n, n), kind) for key in keys)
     with precision(dtype):

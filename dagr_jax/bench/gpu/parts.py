@@ -1,4 +1,4 @@
-"""The parts of the measurement, each in a process of its own with a time limit."""
+"""The parts of the measurement, each in its own process with a time limit."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# JAX and PyTorch share the card, so JAX must not take all of its memory at the start.
+# JAX and PyTorch share the card, so JAX must not allocate all of its memory at the start.
 _ENVIRONMENT = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.55",
@@ -26,10 +26,9 @@ class Part:
     """One part of the measurement.
 
     Attributes:
-        name: Of the part, in the results.
+        name: Name of the part in the results.
         module: Full name of a module with `measure(plan) -> Iterator[row]` (`plan.Plan`).
-        weight: Share of the time that is left when the part begins, against the weights of the
-            parts after it.
+        weight: Share of the remaining time, relative to the weights of the parts after it.
     """
 
     name: str
@@ -53,15 +52,17 @@ def run_parts(
     """Runs the parts one after the other.
 
     Args:
-        parts: In the order of their importance.
-        folder: Exists. `log.txt` in it gets what the parts write to stdout and stderr.
-        seconds: For all parts together. What a part leaves over goes to the parts after it.
-        small: Small sizes, for a test on a CPU.
+        parts: Parts in the order of their importance.
+        folder: Existing output folder. Its `log.txt` receives stdout and stderr of the parts.
+        seconds: Time limit for all parts together, in seconds. Time that a part does not use is
+            available to the parts after it.
+        small: Use small sizes, for a test on a CPU.
 
     Yields:
-        After each part: "name", "status", "seconds", "limit_s", "rows" and, where the status is
-        not "complete", "error". The status is "complete", "failed", "late" (stopped at its limit)
-        or "not started" (no time was left). Rows that were measured before a part failed are kept.
+        After each part, its result: "name", "status", "seconds", "limit_s", "rows" and, if the
+        status is not "complete", "error". The status is "complete", "failed", "late" (stopped at
+        its limit) or "not started" (no time was left). Rows that were measured before a failure are
+        kept.
     """
     until = time.monotonic() + seconds
     done: list[dict[str, Any]] = []
@@ -84,7 +85,7 @@ def run_parts(
 def _run(
     part: Part, folder: Path, rows: Path, before: Path, limit: float, *, small: bool
 ) -> dict[str, Any]:
-    """Runs one part; a process that passes its limit is killed, with all that it started."""
+    """Runs one part. At its time limit, its process and all child processes are killed."""
     command = [sys.executable, "-m", "dagr_jax.bench.gpu.worker", part.module]
     command += [str(rows), str(before), str(folder), str(limit), *(["--small"] if small else [])]
     begin = time.monotonic()
@@ -117,19 +118,19 @@ def _run(
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a part: settings that the user has made stay."""
+    """Returns the environment variables of a part. Variables that the user has set are kept."""
     return {**_ENVIRONMENT, **given}
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and all that it started; compilers of PyTorch are processes of their own."""
+    """Kills a process and its child processes, such as the compiler processes of PyTorch."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def _last_line(log: Path, start: int) -> str:
-    """The last line that a part wrote: of a Python error its type and message."""
+    """Returns the last line of a part's log: type and message of a Python error."""
     with open(log, "rb") as stream:
         stream.seek(start)
         lines = stream.read().decode(errors="replace").strip().splitlines()
@@ -137,7 +138,7 @@ def _last_line(log: Path, start: int) -> str:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows that a part has written, without one that was cut short."""
+    """Returns the rows that a part has written, without an incomplete last row."""
     found = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:

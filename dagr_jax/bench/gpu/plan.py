@@ -1,4 +1,4 @@
-"""What a part is given: its sizes, its time, and what was measured before it."""
+"""Plan of a part: sizes, time limit, and the results of earlier parts."""
 
 import dataclasses
 import time
@@ -90,14 +90,14 @@ SMALL = Sizes(
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a part is given.
+    """Plan of a part.
 
     Attributes:
-        sizes: Of networks and inputs.
-        until: Time of `time.monotonic` after which nothing new should begin. The process is killed
-            a little later.
-        before: Results of the parts before this one, as `parts.run_parts` yields them.
-        folder: For files that are worth keeping.
+        sizes: Sizes of networks and inputs.
+        until: Time (`time.monotonic`) after which the part should start nothing new. Its process is
+            killed a little later.
+        before: Results of the earlier parts, as `parts.run_parts` yields them.
+        folder: Output folder for files to keep.
     """
 
     sizes: Sizes
@@ -107,9 +107,9 @@ class Plan:
 
     @property
     def left(self) -> float:
-        """Seconds until nothing new should begin."""
+        """Seconds during which the part may start something new."""
         return self.until - time.monotonic()
 
     def rows(self, part: str) -> list[dict[str, Any]]:
-        """The rows of a part that ran before."""
+        """Returns the rows of an earlier part."""
         return [row for result in self.before if result["name"] == part for row in result["rows"]]

@@ -1,4 +1,4 @@
-"""What XLA made of the two slowest programs that users run, and where their time goes."""
+"""Optimised HLO and time per kernel of the two slowest programs that users run."""
 
 import gzip
 import json
@@ -11,21 +11,30 @@ from typing import Any
 
 from dagr_jax.bench.gpu.plan import Plan
 
-# Bytes of a kept file, and kernels of a program that are listed.
+# Maximum size of a kept file in bytes, and maximum number of listed kernels of a program.
 _LARGEST = 8 << 20
 _KERNELS = 12
 
 
 def measure(plan: Plan) -> Iterator[dict[str, Any]]:
-    """Yields a row for each kernel that takes the most time, and names the files that are kept.
+    """Profiles the slowest programs.
 
-    The optimised HLO and the trace of each program go to the folder, compressed.
+    The optimised HLO and the trace of each program are written to the folder, compressed.
+
+    Args:
+        plan: Plan of the part.
+
+    Yields:
+        Rows of the kernels that take the most time, and rows of the written files.
+
+    Raises:
+        RuntimeError: The earlier parts have measured no program.
     """
     slowest = slowest_programs([row for part in plan.before for row in part["rows"]])
     if not slowest:
         raise RuntimeError("no program was measured before this part, so there is none to profile")
     with tempfile.TemporaryDirectory(prefix="dagr-hlo-") as dump:
-        # Before JAX starts. Nothing may come from a cache, which would leave nothing to dump.
+        # Set these before JAX starts. The cache is off, because cached programs are not dumped.
         flags = f"--xla_dump_to={dump} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit_.*"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
@@ -42,9 +51,16 @@ def measure(plan: Plan) -> Iterator[dict[str, Any]]:
 
 
 def slowest_programs(rows: Sequence[Mapping[str, Any]], count: int = 2) -> list[Mapping[str, Any]]:
-    """Rows of the slowest programs, of each kind the one that a user should take.
+    """Selects the slowest kinds of program, each with the settings that a user should choose.
 
-    That is the fastest form and type at the smallest batch that was measured.
+    These settings are the fastest form and type at the smallest measured batch size.
+
+    Args:
+        rows: Rows of all earlier parts.
+        count: Number of kinds.
+
+    Returns:
+        The rows of the selected programs, slowest first.
     """
     chosen: dict[str, Mapping[str, Any]] = {}
     for row in rows:
@@ -58,7 +74,7 @@ def slowest_programs(rows: Sequence[Mapping[str, Any]], count: int = 2) -> list[
 
 
 def _kept_hlo(name: str, files: Sequence[Path], out: Path) -> dict[str, Any]:
-    """Keeps the optimised HLO of the largest module that was compiled."""
+    """Writes the optimised HLO of the largest compiled module."""
     texts = [path for path in files if path.name.endswith("after_optimizations.txt")]
     if not texts:
         return {"what": f"HLO of {name}", "error": "XLA dumped none"}
@@ -86,9 +102,15 @@ def _traced(name: str, side: Any, out: Path) -> Iterator[dict[str, Any]]:
 
 
 def kernel_times(trace: Mapping[str, Any]) -> dict[str, float]:
-    """Operation → microseconds, of the events that say which operation of XLA they are.
+    """Sums the time per operation, over the events of a trace that name their XLA operation.
 
-    Numbers at the end of an operation's name tell copies of it apart and are dropped.
+    Numbers at the end of an operation's name only distinguish its copies and are dropped.
+
+    Args:
+        trace: Trace of the profiler.
+
+    Returns:
+        {operation: microseconds}.
     """
     times: dict[str, float] = {}
     for event in trace.get("traceEvents", ()):

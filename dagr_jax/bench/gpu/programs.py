@@ -1,4 +1,4 @@
-"""Our programs that are measured. Plain data names each, so that it can be built again."""
+"""Our measured programs. Each is described by plain data, so that it can be built again."""
 
 import dataclasses
 import functools
@@ -24,15 +24,15 @@ _RATE = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """One program.
+    """Description of a program.
 
     Attributes:
         kind: "saliency" (logits of windows), "quality" (scores of fused frames), "model" (scores
             of frames), "train saliency" or "train quality" (a training step).
         dtype: "float32" (TF32 off), "tf32" (float32 with TF32 products) or "bfloat16".
-        form: `conv_form` of the saliency network's convolutions.
-        batch: Videos at once.
-        remat: Of the saliency network, in training.
+        form: Form of the saliency network's convolutions (`conv_form`).
+        batch: Batch size in videos.
+        remat: Field `remat` of the saliency network, in training.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Spec:
 
     @property
     def name(self) -> str:
-        """Unique among the sides of a run."""
+        """Name of the program, unique among the sides of a measurement."""
         words = [self.kind, self.dtype]
         if self.kind not in ("quality", "train quality"):
             words.append(self.form)
@@ -53,22 +53,27 @@ class Spec:
 
 
 def accelerated() -> bool:
-    """Whether JAX computes on something else than a CPU."""
+    """Returns whether JAX uses a device other than a CPU."""
     return jax.default_backend() != "cpu"
 
 
 def dtypes() -> tuple[str, ...]:
-    """The types that are worth measuring here, fastest first; TF32 is of GPUs alone."""
+    """Returns the types to measure on this device, fastest first. Only GPUs have TF32."""
     return ("bfloat16", "tf32", "float32") if accelerated() else ("float32", "bfloat16")
 
 
 def stored(dtype: str) -> str:
-    """The `dtype` field of the networks."""
+    """Returns the `dtype` field of the networks for a measured type."""
     return "bfloat16" if dtype == "bfloat16" else "float32"
 
 
 def build(spec: Spec, sizes: Sizes) -> Side:
-    """Compiles a program and puts its arguments on the device."""
+    """Compiles a program and puts its arguments on the device.
+
+    Args:
+        spec: Description of the program.
+        sizes: Sizes of the networks and inputs.
+    """
     kind = spec.kind.removeprefix("train ")
     facts: dict[str, Any] = {"program": dataclasses.asdict(spec), "dtype": spec.dtype}
     with precision(spec.dtype):
@@ -107,11 +112,11 @@ _SIZES: dict[str, Sizes] = {}
 
 
 def network(kind: str, sizes: Sizes) -> tuple[Any, Any]:
-    """The float32 network of a kind and random variables on the device.
+    """Returns the float32 network of a kind, and random variables on the device.
 
     Args:
         kind: "saliency", "quality" or "model".
-        sizes: Of the network.
+        sizes: Sizes of the network.
     """
     key = repr(sizes)
     _SIZES[key] = sizes
@@ -119,7 +124,16 @@ def network(kind: str, sizes: Sizes) -> tuple[Any, Any]:
 
 
 def inputs(kind: str, batch: int, sizes: Sizes) -> np.ndarray:
-    """Random frames of a batch: float32 in [0, 1], for "model" uint8; (B, T, H, W, 3)."""
+    """Makes a batch of random frames.
+
+    Args:
+        kind: "saliency", "quality" or "model".
+        batch: Batch size in videos.
+        sizes: Sizes of the inputs.
+
+    Returns:
+        (B, T, H, W, 3), uint8 for "model", else float32 in [0, 1].
+    """
     shape = (batch, sizes.frames, sizes.height, sizes.width, 3)
     rng = np.random.default_rng(0)
     if kind == "model":
@@ -128,7 +142,12 @@ def inputs(kind: str, batch: int, sizes: Sizes) -> np.ndarray:
 
 
 def training_batch(batch: int, sizes: Sizes) -> dict[str, np.ndarray]:
-    """Frames, maps and targets of a training step, as the loader gives them."""
+    """Makes random frames, maps and targets of a training step, in the format of the loader.
+
+    Args:
+        batch: Batch size in videos.
+        sizes: Sizes of the inputs.
+    """
     rng = np.random.default_rng(0)
     shape = (batch, sizes.frames, sizes.height, sizes.width)
     return {
@@ -140,7 +159,7 @@ def training_batch(batch: int, sizes: Sizes) -> dict[str, np.ndarray]:
 
 
 def _formed(model: Any, spec: Spec) -> Any:
-    """The network with the dtype, form and remat of a spec."""
+    """Returns the network with the dtype, form and remat of a spec."""
     dtype = stored(spec.dtype)
     if isinstance(model, unet3d.Model):
         return model.clone(dtype=dtype, conv_form=spec.form, remat=spec.remat)
@@ -151,14 +170,14 @@ def _formed(model: Any, spec: Spec) -> Any:
 
 
 def _training_side(spec: Spec, sizes: Sizes, facts: dict[str, Any]) -> Side:
-    """A step with forward, loss, gradient and Adam's update; the state is donated."""
+    """Makes a training step: forward pass, loss, gradient, Adam update; the state is donated."""
     task: Any
     if spec.kind == "train saliency":
         model, variables = network("saliency", sizes)
         task = SaliencyTask(_formed(model, spec))
     else:
         net, own = network("quality", sizes)
-        # Without dropout both sides do the same.
+        # Without dropout, both sides compute the same.
         net = _formed(net, spec).clone(dropout=0.0)
         task = QualityTask(dagr.Model(None, net, dtype=stored(spec.dtype)))
         variables = {kind: {"vqa": tree} for kind, tree in own.items()}

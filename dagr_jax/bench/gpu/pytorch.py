@@ -1,4 +1,4 @@
-"""PyTorch's sides of the same programs, from the same weights (`bench.twin`)."""
+"""The same programs in PyTorch (`bench.twin`), with the same weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from dagr_jax.bench.gpu.plan import Sizes
 from dagr_jax.bench.gpu.timing import Side
 from dagr_jax.bench.sides import torch_device, torch_net, torch_nets, torch_tf32
 
-# Forms of PyTorch: name → (type, compiled by torch.compile).
+# Forms of PyTorch: {name: (type, whether torch.compile is used)}.
 FORMS = {
     "float32": ("float32", False),
     "tf32": ("tf32", False),
@@ -21,27 +21,28 @@ FORMS = {
 
 
 def available() -> bool:
-    """Whether PyTorch is installed and computes on the same kind of device as JAX."""
+    """Returns whether PyTorch is installed and uses the same kind of device as JAX."""
     return torch_device() == ("cuda" if programs.accelerated() else "cpu")
 
 
 def forms() -> list[str]:
-    """The forms that are measured here: TF32 is of GPUs alone."""
+    """Returns the forms to measure on this device. Only GPUs have TF32."""
     return [name for name in FORMS if programs.accelerated() or name != "tf32"]
 
 
 def name_of(kind: str, form: str, batch: int) -> str:
+    """Returns the name of a side in the results."""
     return f"torch {kind} {form}, batch {batch}"
 
 
 def build(kind: str, form: str, batch: int, sizes: Sizes) -> Side:
-    """A network or a training step in PyTorch.
+    """Builds a network or a training step in PyTorch.
 
     Args:
-        kind: As in `programs.Spec`.
-        form: Of FORMS. bfloat16 is autocast with channels last.
-        batch: Videos at once.
-        sizes: Of the network.
+        kind: Kind of program, as in `programs.Spec`.
+        form: Name from FORMS. bfloat16 uses autocast and channels last.
+        batch: Batch size in videos.
+        sizes: Sizes of the network and inputs.
     """
     dtype, compiled = FORMS[form]
     half = dtype == "bfloat16"
@@ -70,7 +71,7 @@ def _inference(
             forward = torch.compile(forward)
         call = lambda: forward(video)  # noqa: E731
     else:
-        # The saliency net takes (B, T, 3, H, W), the quality net (B, 3, T, H, W).
+        # Inputs: saliency network (B, T, 3, H, W), quality network (B, 3, T, H, W).
         axes = (0, 1, 4, 2, 3) if kind == "saliency" else (0, 4, 1, 2, 3)
         frames = video.permute(axes).contiguous()
         net = torch_net(_NETS[kind], model, variables, channels_last=half).eval()
@@ -127,7 +128,7 @@ def _side(call: Callable[[], Any], facts: dict[str, Any], dtype: str) -> Side:
         torch.cuda.reset_peak_memory_stats()
 
     def run(calls: int) -> Any:
-        torch_tf32(dtype == "tf32")  # other sides want it otherwise
+        torch_tf32(dtype == "tf32")  # other sides may have changed this process-wide setting
         for _ in range(calls):
             value = call()
         if cuda:
@@ -135,5 +136,5 @@ def _side(call: Callable[[], Any], facts: dict[str, Any], dtype: str) -> Side:
             facts.setdefault("peak_memory_mb", round(torch.cuda.max_memory_allocated() / 2**20, 1))
         return value
 
-    # What PyTorch keeps for itself would be missing to JAX.
+    # Memory in PyTorch's cache would not be available to JAX.
     return Side(run, facts, torch.cuda.empty_cache if cuda else lambda: None)

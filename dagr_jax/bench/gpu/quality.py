@@ -1,4 +1,4 @@
-"""The quality network, the whole model, and the paper's Table 4 with decoded frames."""
+"""Speed of the quality network and the whole model, and the paper's Table 4 on decoded frames."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,10 +10,16 @@ from dagr_jax.bench.gpu.programs import Spec, dtypes
 
 
 def measure(plan: Plan) -> Iterator[dict[str, Any]]:
-    """Yields rows of the quality network and the whole model by batch, then of Table 4.
+    """Times the quality network and the whole model at each batch size, and Table 4.
 
-    Rows of the whole model hold `frames_per_s_paper`, which counts the 240 frames of a video as the
+    Rows of the whole model have `frames_per_s_paper`, which counts all 240 frames of a video as the
     paper does, and `frames_per_s`, which counts the frames that the networks see.
+
+    Args:
+        plan: Plan of the part.
+
+    Yields:
+        Rows of the sides and ratios.
     """
     rows = []
     for row in _rows(plan):
@@ -41,12 +47,12 @@ def _both(plan: Plan, batch: int) -> Iterator[dict[str, Any]]:
 
 
 def _table4(plan: Plan) -> Iterator[dict[str, Any]]:
-    """Ten videos one after the other, each copied to the card and its score back."""
+    """Times ten videos one after the other, including the copies to and from the card."""
     sizes = plan.sizes
     args = {"saliency": sizes.saliency, "vqa": sizes.quality}
     decoded = (sizes.frames, (sizes.height, sizes.width))
     for row in table4.measure(args, decoded)["rows"]:
-        if "looked_at_per_s" in row:  # the same words as in the rows of the whole model
+        if "looked_at_per_s" in row:  # use the field names of the rows of the whole model
             row["frames_per_s_paper"] = row.pop("frames_per_s")
             row["frames_per_s"] = row.pop("looked_at_per_s")
         elif "frames_per_s" in row:

@@ -1,4 +1,4 @@
-"""Windows of the saliency network: every form of its convolutions, type and batch."""
+"""Speed of the saliency network: every form of its convolutions, type and batch size."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,9 +9,15 @@ from dagr_jax.bench.gpu.programs import Spec, dtypes
 
 
 def measure(plan: Plan) -> Iterator[dict[str, Any]]:
-    """Yields the rows of each batch, the smallest first.
+    """Times the saliency network at each batch size, the smallest first.
 
-    The form "mixed" is left to training: its value is that of "taps".
+    The form "mixed" is measured only in training, because its value is that of "taps".
+
+    Args:
+        plan: Plan of the part.
+
+    Yields:
+        Rows of the sides and ratios.
     """
     rows = []
     forms = [form for form in plan.sizes.forms if form != "mixed"]

@@ -1,4 +1,4 @@
-"""The results as one JSON file and one Markdown page."""
+"""Results as one JSON file and one Markdown page."""
 
 import json
 import re
@@ -8,8 +8,9 @@ from typing import Any
 
 from dagr_jax.bench.gpu.timing import NOT_STARTED
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.errors import DagrError
 
-# In the repository, where the results of real cards are kept.
+# Folder in the repository with the results of real cards.
 KEPT = Path(__file__).resolve().parents[3] / "docs" / "results" / "gpu"
 _PAPER = "frames/s as the paper counts"
 _TITLES = {
@@ -20,7 +21,12 @@ _TITLES = {
 
 
 def write(folder: Path, result: Mapping[str, Any]) -> None:
-    """Writes `results.json` and `results.md`, each whole or not at all."""
+    """Writes `results.json` and `results.md`, each atomically.
+
+    Args:
+        folder: Output folder.
+        result: Results of the measurement.
+    """
     with atomic_file(folder / "results.json") as partial:
         partial.write_text(json.dumps(result, indent=1) + "\n")
     with atomic_file(folder / "results.md") as partial:
@@ -31,22 +37,23 @@ def publish(folder: Path, kept: Path = KEPT) -> list[Path]:
     """Copies the results of a real card to the repository, as `<card>.json` and `<card>.md`.
 
     Args:
-        folder: Of the results.
-        kept: Where to; made if missing.
+        folder: Folder of the results.
+        kept: Output folder; it is created if missing.
 
     Returns:
-        The files.
+        The written files.
 
     Raises:
-        ValueError: The folder holds no results, or those of a CPU or of small sizes; one line.
+        DagrError: The folder has no results, or results of a CPU or of small sizes. The message is
+            one line.
     """
     path = folder / "results.json"
     if not path.is_file():
-        raise ValueError(f"{folder}: holds no results.json; name the folder of --out")
+        raise DagrError(f"{folder}: holds no results.json; name the folder of --out")
     result = json.loads(path.read_text())
     name = card(result)
     if name is None or result["small"]:
-        raise ValueError(f"{path}: not of a GPU at full size; only such results are kept")
+        raise DagrError(f"{path}: not of a GPU at full size; only such results are kept")
     kept.mkdir(parents=True, exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     files = [kept / f"{slug}.json", kept / f"{slug}.md"]
@@ -57,7 +64,7 @@ def publish(folder: Path, kept: Path = KEPT) -> list[Path]:
 
 
 def card(result: Mapping[str, Any]) -> str | None:
-    """Name of the GPU; None where JAX computed on a CPU."""
+    """Returns the name of the GPU; None if JAX used a CPU."""
     machine = _row(result, "facts", "machine")
     if not machine or machine["backend"] == "cpu":
         return None
@@ -65,30 +72,31 @@ def card(result: Mapping[str, Any]) -> str | None:
 
 
 def page(result: Mapping[str, Any]) -> str:
-    """The results in Markdown."""
+    """Formats the results as Markdown."""
     machine = _row(result, "facts", "machine")
     blocks = [f"# {card(result) or machine.get('cpu', 'Unknown machine')}"]
     if result["small"]:
-        blocks.append("**Small sizes, for a test: the times say nothing.**")
+        blocks.append("**Small sizes, for a test: the times are meaningless.**")
     blocks.append(_machine(result))
     blocks.append(_table(result["parts"], ("name", "status", "seconds", "limit_s", "error")))
     peaks = {row["dtype"]: _rate(row) for row in _rows(result, "facts") if _rate(row)}
-    blocks.append("## What the card can do\n\n" + _measures(_rows(result, "facts"), {}))
+    blocks.append("## Peak rates\n\n" + _measures(_rows(result, "facts"), {}))
     if checks := _rows(result, "correctness"):
         outside = sum(row.get("within") is False for row in checks)
         failed = sum("error" in row for row in checks)
         blocks.append(
             "## Correctness\n\n"
             "Golden values: largest error in units of their standard deviation. Golden gradients: "
-            "median relative error. Forms: largest error in units of the largest value. TF32 is "
-            f"shown and not judged. {outside} of {len(checks)} are outside, {failed} did not run."
+            "median relative error. Forms: largest error in units of the largest value. Errors of "
+            f"TF32 have no limit. {outside} of {len(checks)} checks exceed their limit, {failed} "
+            "did not run."
             "\n\n" + _table(checks, ("what", "dtype", "off", "allowed", "within", "error"))
         )
     for part, title in _TITLES.items():
         if rows := _rows(result, part):
             blocks.append(f"## {title}\n\n" + _measures(rows, peaks))
             if ratios := [row for row in rows if "ratio" in row]:
-                text = "Time of the first divided by time of the second; below 1 is faster.\n\n"
+                text = "Time of the first side / time of the second; below 1 is faster.\n\n"
                 blocks.append(text + _table(ratios, ("what", "ratio")))
     if rows := _rows(result, "profile"):
         columns = ("what", "kernel", "share", "file", "kilobytes", "error")
@@ -108,14 +116,17 @@ def _machine(result: Mapping[str, Any]) -> str:
 
 
 def _measures(rows: Iterable[Mapping[str, Any]], peaks: Mapping[str, float]) -> str:
-    """Times, rates and memory; a rate counts the arithmetic that is needed, else XLA's count."""
+    """Makes the table of times, rates and memory.
+
+    Rates use the minimum FLOP of a program if known, else the FLOP that XLA counts.
+    """
     shown, skipped = [], []
     for row in rows:
         if row.get("error", "").startswith(NOT_STARTED):
             skipped.append(row["what"])
         elif "error" in row:
             shown.append({"what": row["what"], "error": row["error"]})
-        elif "frames_per_s_paper" in row and "median_s" not in row:  # the published figure
+        elif "frames_per_s_paper" in row and "median_s" not in row:  # the published value
             shown.append({"what": row["what"], _PAPER: row["frames_per_s_paper"]})
         if "median_s" not in row:
             continue
@@ -147,7 +158,7 @@ def _measures(rows: Iterable[Mapping[str, Any]], peaks: Mapping[str, float]) -> 
 
 
 def _rate(row: Mapping[str, Any]) -> float:
-    """TFLOP/s; 0 where the arithmetic is not known."""
+    """Returns the rate of a row in TFLOP/s; 0 if its FLOP are unknown."""
     work = row.get("needed_gflop") or row.get("xla_gflop") or 0.0
     return work / row["median_s"] / 1e3 if "median_s" in row and "dtype" in row else 0.0
 
@@ -161,7 +172,7 @@ def _row(result: Mapping[str, Any], part: str, what: str) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """A Markdown table of those columns that some row has."""
+    """Makes a Markdown table of the columns that at least one row has."""
     used = [name for name in columns if any(row.get(name) not in (None, "") for row in rows)]
     if not used:
         return ""

@@ -1,4 +1,4 @@
-"""How sides are built and timed on a device that works behind the host's back."""
+"""Building and timing of sides on a device that runs asynchronously to the host."""
 
 import dataclasses
 import time
@@ -10,20 +10,20 @@ import jax
 from dagr_jax.bench.gpu.plan import Plan
 from dagr_jax.bench.timing import ratio, row
 
-# How the errors of what was left out begin.
+# Prefix of the errors of measurements for which no time was left.
 NOT_STARTED = "not started"
-# Calls of one sample, at most.
+# Maximum number of calls in one sample.
 _MOST_CALLS = 64
 
 
 @dataclasses.dataclass
 class Side:
-    """What is timed.
+    """A program to time.
 
     Attributes:
-        run: Calls it n times and waits until the device is done.
-        facts: What stands in its row: types, batch, memory, arithmetic.
-        release: Gives memory back that other sides may need, after each sample.
+        run: Function that calls the program n times and waits until the device is done.
+        facts: Further fields of its row: types, batch size, memory, FLOP.
+        release: Function that frees memory for other sides; it is called after each sample.
     """
 
     run: Callable[[int], Any]
@@ -32,7 +32,13 @@ class Side:
 
     @classmethod
     def of_program(cls, compiled: Any, arguments: tuple[Any, ...], facts: dict[str, Any]) -> "Side":
-        """A compiled JAX program with its arguments, which are on the device already."""
+        """Makes a side from a compiled JAX program.
+
+        Args:
+            compiled: Compiled program.
+            arguments: Arguments of the program, already on the device.
+            facts: Further fields of the row.
+        """
 
         def run(calls: int) -> Any:
             for _ in range(calls):
@@ -43,7 +49,7 @@ class Side:
 
 
 def program_facts(compiled: Any) -> dict[str, Any]:
-    """Peak memory of a program and the arithmetic that XLA counts, where it tells."""
+    """Returns the peak memory of a program and the GFLOP that XLA counts, if XLA reports them."""
     facts: dict[str, Any] = {}
     if memory := compiled.memory_analysis():
         held = memory.argument_size_in_bytes + memory.output_size_in_bytes
@@ -63,13 +69,14 @@ def measured_rows(
     """Builds sides and times them in strict alternation.
 
     Args:
-        builders: Name → what builds the side, which compiles it. Most important first: a side that
-            there is no time to build is named in a row, as is one that cannot be built.
-        plan: Of the part.
-        ratios: Pairs of names; the first one's time over the second one's is a row of its own.
+        builders: {name: function that builds and compiles the side}, most important first. A side
+            for which no time is left, or that cannot be built, gets a row with an error.
+        plan: Plan of the part.
+        ratios: Pairs of names. For each pair, a row gives the time of the first side divided by
+            that of the second.
 
     Yields:
-        A row for each side and each ratio whose sides were timed.
+        A row for each side, and a row for each ratio whose sides were both timed.
     """
     sides: dict[str, Side] = {}
     longest = 0.0
@@ -82,7 +89,7 @@ def measured_rows(
             side = build()
             side.run(1)
             side.release()
-        except Exception as error:  # whatever a compiler or a full card raises
+        except Exception as error:  # a compiler or a full card can raise any exception
             yield {"what": name, "error": first_line(error)}
             continue
         took = time.monotonic() - begin
@@ -100,7 +107,7 @@ def measured_rows(
 def _timed(
     sides: dict[str, Side], plan: Plan
 ) -> Generator[dict[str, Any], None, dict[str, list[float]]]:
-    """Yields the rows of the sides; returns the seconds of each."""
+    """Yields the rows of the sides, and returns {name: seconds of each sample}."""
     calls: dict[str, int] = {}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(plan.sizes.rounds):
@@ -109,7 +116,7 @@ def _timed(
         for name, side in list(sides.items()):
             try:
                 begin = time.perf_counter()
-                side.run(1)  # the side has the card's memory and caches again
+                side.run(1)  # brings the side's data back into the card's memory and caches
                 once = time.perf_counter() - begin
                 n = calls.setdefault(
                     name, max(1, min(_MOST_CALLS, round(plan.sizes.sample_s / max(once, 1e-6))))
@@ -127,6 +134,6 @@ def _timed(
 
 
 def first_line(error: BaseException) -> str:
-    """Type and first line of an error, for a row."""
+    """Returns the type and the first line of an error, for a row."""
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}"[:200]

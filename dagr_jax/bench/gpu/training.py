@@ -1,4 +1,4 @@
-"""Training steps at the paper's batches: time and memory by type, form and remat."""
+"""Training steps at the paper's batch sizes: time and memory by type, form and remat."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,14 @@ from dagr_jax.bench.gpu.programs import Spec, dtypes
 
 
 def measure(plan: Plan) -> Iterator[dict[str, Any]]:
-    """Yields the steps that users take first, then `remat`, then the forms of the convolutions."""
+    """Times training steps: users' settings first, then `remat`, then forms of the convolutions.
+
+    Args:
+        plan: Plan of the part.
+
+    Yields:
+        Rows of the sides and ratios.
+    """
     rows = []
     for row in _rows(plan):
         rows.append(row)

@@ -1,4 +1,4 @@
-"""The process of one part: runs a module's `measure` and writes each row as it comes.
+"""Process of one part: runs `measure` of a module and writes each row at once.
 
 python -m dagr_jax.bench.gpu.worker MODULE ROWS BEFORE FOLDER SECONDS [--small]
 """
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from dagr_jax.bench.gpu.plan import PAPER, SMALL, Plan
 
-# Of the limit; the rest is for what has begun.
+# Share of the time limit after which nothing new starts; the rest is for running measurements.
 _SOFT = 0.85
 
 
 def main(arguments: list[str]) -> None:
-    """Runs one part; an exception ends the process with its traceback."""
+    """Runs one part. An exception ends the process with its traceback."""
     module, rows, before, folder, seconds, *flags = arguments
     plan = Plan(
         sizes=SMALL if "--small" in flags else PAPER,

@@ -12,6 +12,8 @@ The arithmetic is another field, `preset`.
 
 from ml_collections import config_dict
 
+from dagr_jax.runtime.errors import DagrError
+
 # Data sets that say themselves what trains, validates and tests.
 OFFICIAL = ("synthetic", "dhf1k")
 # torchvision's IMAGENET1K_V1 weights of ResNet-50.
@@ -26,11 +28,11 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
         recipe: One of `RECIPES`; "" for the default of the data set.
 
     Raises:
-        ValueError: The recipe is unknown.
+        DagrError: The recipe is unknown.
     """
     recipe = recipe or ("embedded" if dataset == "synthetic" else "paper")
     if recipe not in RECIPES:
-        raise ValueError(f"recipe {recipe!r} is unknown; one of {', '.join(RECIPES)}")
+        raise DagrError(f"recipe {recipe!r} is unknown; one of {', '.join(RECIPES)}")
     config = config_dict.ConfigDict()
     # Weights, order of the data, augmentation and dropout follow from it.
     seed = config_dict.FieldReference(0)

@@ -24,6 +24,7 @@ from dagr_jax.models.contract import (
 from dagr_jax.models.dagr import quality_net, unet3d
 from dagr_jax.models.dagr.model import Model, saliency_maps
 from dagr_jax.models.dagr.tasks import QualityTask, SaliencyTask
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.inputs import InputSpec, Resize, Stream
 
 # What the weights of a training stage depend on.
@@ -223,9 +224,9 @@ class Dagr(Contract):
     ) -> dict[str, Any]:
         alpha = options.get("alpha", 0.5)
         if "saliency" not in parts and alpha:
-            raise ValueError(f"alpha {alpha} needs a saliency network; give one, or alpha 0")
+            raise DagrError(f"alpha {alpha} needs a saliency network; give one, or alpha 0")
         if "vqa" not in parts:
-            raise ValueError("a checkpoint that scores needs a quality network; give --vqa")
+            raise DagrError("a checkpoint that scores needs a quality network; give --vqa")
         return {"saliency": None, **parts, "alpha": alpha, "preset": "release"}
 
     def converted(self, options: Mapping[str, Any]) -> tuple[InputSpec, dict[str, Any]]:
@@ -287,14 +288,14 @@ def _compute(model: Model, stream: str, variables: Mapping[str, Tree], batch: Ba
 
 
 def _check_trains_saliency(config: Config, model: Model, streams: Sequence[CachedStream]) -> None:
-    """Raises ValueError where no gradient reaches the saliency net, or not as it is tested."""
+    """Raises DagrError where no gradient reaches the saliency net, or not as it is tested."""
     if not all(stream.inline for stream in streams) or not streams or not model.saliency:
-        raise ValueError(
+        raise DagrError(
             "config.vqa.train_saliency needs the saliency network under the sampled frames: "
             "config.model.args.alpha above 0, config.maps.window 0, choice matched and no folder"
         )
     if config.vqa.frames not in (0, config.sampling.num_frames):
-        raise ValueError(
+        raise DagrError(
             "config.vqa.train_saliency: the saliency network sees all frames of a video together; "
             "set config.vqa.frames to 0"
         )

@@ -7,13 +7,15 @@ trained with it expect that, so the preset `release` reproduces it (REFERENCE se
 
 from jaxtyping import Array, Float
 
+from dagr_jax.runtime.errors import DagrError
+
 PRESETS = ("paper", "release")
 
 
 def check_preset(preset: str) -> None:
-    """Raises ValueError if the preset is unknown."""
+    """Raises DagrError if the preset is unknown."""
     if preset not in PRESETS:
-        raise ValueError(f"preset {preset!r} is unknown; use one of {', '.join(PRESETS)}")
+        raise DagrError(f"preset {preset!r} is unknown; use one of {', '.join(PRESETS)}")
 
 
 def saliency_layout(video: Float[Array, "b t h w c"], preset: str) -> Float[Array, "b t h w c"]:

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from dagr_jax.runtime.errors import DagrError
+
 # What the functions take; they return JAX arrays.
 Arrays = Array | np.ndarray
 
@@ -48,7 +50,7 @@ def saliency_loss(
       The loss and its two terms, {'kl', 'cc'}; cc is negative where the maps agree.
 
     Raises:
-      ValueError: unknown preset.
+      DagrError: unknown preset.
     """
     _check_preset(preset)
     valid = jnp.ones(pred.shape[0], bool) if mask is None else mask
@@ -86,7 +88,7 @@ def quality_loss(
       The loss and its two terms, {'l1', 'rank'}, rank = 1 − Spearman, unweighted.
 
     Raises:
-      ValueError: unknown preset.
+      DagrError: unknown preset.
     """
     _check_preset(preset)
     l1 = jnp.abs(pred - target).mean()
@@ -212,4 +214,4 @@ def _masked_mean(x: Arrays, mask: Arrays) -> Array:
 
 def _check_preset(preset: str) -> None:
     if preset not in ("paper", "release"):
-        raise ValueError(f"preset {preset!r} is unknown; use one of paper, release")
+        raise DagrError(f"preset {preset!r} is unknown; use one of paper, release")

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Num
 from dagr_jax.models.contract import Outputs
 from dagr_jax.models.dagr import quality_net, unet3d
 from dagr_jax.models.dagr.layout import check_preset
+from dagr_jax.runtime.errors import DagrError
 
 
 def fuse(
@@ -103,7 +104,7 @@ class Model(nn.Module):
     def __post_init__(self) -> None:
         check_preset(self.preset)
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
+            raise DagrError(f"alpha must be in [0, 1], got {self.alpha}")
         # Flax names a submodule by the field that holds it; parent=None leaves the adopting to us.
         shared = {"preset": self.preset, "dtype": self.dtype}
         if isinstance(self.saliency, Mapping):
@@ -134,14 +135,14 @@ class Model(nn.Module):
           maps: {'saliency': (B, T, h, w)} as they were fused with the frames; {} with alpha = 0.
 
         Raises:
-          ValueError: alpha > 0, and there are neither maps nor a saliency network.
+          DagrError: alpha > 0, and there are neither maps nor a saliency network.
         """
         given = inputs if isinstance(inputs, Mapping) else {"frames": inputs}
         frames, maps = given["frames"], given.get("maps")
         # α = 0 needs no maps; init makes the parameters all the same.
         if maps is None and (self.alpha or (self.saliency is not None and self.is_initializing())):
             if self.saliency is None:
-                raise ValueError(
+                raise DagrError(
                     f"alpha={self.alpha} needs saliency maps, and the model has no saliency "
                     "network; give the field saliency, or maps beside the frames"
                 )
@@ -172,10 +173,10 @@ def saliency_maps(
       'release' they are multiples of 1/255, as the release stores them.
 
     Raises:
-      ValueError: there is no saliency network.
+      DagrError: there is no saliency network.
     """
     if model.saliency is None:
-        raise ValueError("the model has no saliency network; give the field saliency")
+        raise DagrError("the model has no saliency network; give the field saliency")
     own = {kind: tree["saliency"] for kind, tree in variables.items() if "saliency" in tree}
     logits = model.saliency.apply(own, _seen(model, frames), train=False)
     return _as_stored(model, logits)

@@ -19,6 +19,7 @@ from dagr_jax.layers.resnet import ResNet, torch_stage_sizes
 from dagr_jax.layers.resnet import torch_layers as resnet_layers
 from dagr_jax.layers.torch_names import Arrays, Layer, numbers, size
 from dagr_jax.models.dagr.layout import check_preset, frame_layout
+from dagr_jax.runtime.errors import DagrError
 
 HEADS = ("full", "spatial", "temporal")
 
@@ -98,7 +99,7 @@ class Model(nn.Module):
     def setup(self) -> None:
         check_preset(self.preset)
         if self.head not in HEADS:
-            raise ValueError(f"head {self.head!r} is unknown; use one of {', '.join(HEADS)}")
+            raise DagrError(f"head {self.head!r} is unknown; use one of {', '.join(HEADS)}")
         if self.head == "temporal":
             self.projector = Linear(self.temporal_dim)
         else:

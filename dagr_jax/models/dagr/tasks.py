@@ -12,6 +12,7 @@ from dagr_jax.layers.augment import Augment, augment_batch, to_unit
 from dagr_jax.models.contract import Batch, Metrics, Outputs, Tree
 from dagr_jax.models.dagr.losses import quality_loss, saliency_loss
 from dagr_jax.models.dagr.model import Model, normalize_maps, saliency_maps
+from dagr_jax.runtime.errors import DagrError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ class QualityTask:
       train_saliency: the batch needs no maps then.
 
     Raises:
-      ValueError: `train_saliency` of the preset 'release', whose maps are rounded to 8 bits: no
+      DagrError: `train_saliency` of the preset 'release', whose maps are rounded to 8 bits: no
         gradient passes.
     """
 
@@ -95,7 +96,7 @@ class QualityTask:
 
     def __post_init__(self) -> None:
         if self.train_saliency and self.preset == "release":
-            raise ValueError(
+            raise DagrError(
                 "train_saliency: the preset release rounds the maps, which no gradient passes; "
                 "take the preset paper, or leave the saliency network as it is"
             )

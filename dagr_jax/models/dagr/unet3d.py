@@ -20,6 +20,7 @@ from dagr_jax.layers.parameter import parameter
 from dagr_jax.layers.pool import max_pool
 from dagr_jax.layers.torch_names import Arrays, Layer, numbers, size
 from dagr_jax.models.dagr.layout import saliency_layout
+from dagr_jax.runtime.errors import DagrError
 
 TORCH_KEYS = ("encoder1.",)
 
@@ -140,7 +141,7 @@ class Model(nn.Module):
 
     def _block(self, features: int, name: str) -> Block:
         if self.remat not in REMAT:
-            raise ValueError(f"remat {self.remat!r} is unknown; use one of {', '.join(REMAT)}")
+            raise DagrError(f"remat {self.remat!r} is unknown; use one of {', '.join(REMAT)}")
         kind = Block
         if policy := REMAT[self.remat]:
             kind = nn.remat(Block, policy=policy, static_argnums=2)  # of (self, x, train)

@@ -1,1 +1,1 @@
-"""Parts of a measurement that end in every way a part can end."""
+"""Parts of a GPU measurement that end in every possible way."""

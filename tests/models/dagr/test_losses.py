@@ -1,4 +1,4 @@
-"""Losses: the release's golden numbers, the paper's formulas, gradients, constants."""
+"""Losses: golden numbers of the release, formulas of the paper, gradients, constant inputs."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 
 from dagr_jax.models.dagr import losses
+from dagr_jax.runtime.errors import DagrError
 
-# Compiled: operation by operation the many small cases take minutes.
+# Compiled, because the many small cases take minutes without compilation.
 saliency_loss = jax.jit(losses.saliency_loss, static_argnames=("preset", "gamma"))
 quality_loss = jax.jit(losses.quality_loss, static_argnames="preset")
 
@@ -20,7 +21,7 @@ def release(golden):
 
 @pytest.fixture
 def maps():
-    """Logits and target, (2, 3, 6, 5)."""
+    """Random logits and target, (2, 3, 6, 5)."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(2, 3, 6, 5)).astype(np.float32)
     return logits, rng.uniform(size=logits.shape).astype(np.float32)
@@ -70,7 +71,7 @@ def test_perfect_saliency_scores_best():
     logits = np.log(target.clip(1e-6)) - np.log1p(-target.clip(1e-6, 1 - 1e-6))
     _, terms = saliency_loss(logits.astype(np.float32), target)
     assert terms["cc"] == pytest.approx(-1, abs=1e-4)
-    assert terms["kl"] == pytest.approx(0, abs=1e-3)  # the 1e-4 under the logarithm remains
+    assert terms["kl"] == pytest.approx(0, abs=1e-3)  # the 1e-4 in the logarithm remains
 
 
 @pytest.mark.parametrize("preset", ["paper", "release"])
@@ -104,7 +105,7 @@ def test_constant_maps_give_finite_loss_and_gradient(preset, logit, target):
     x, y = np.full((2, 2, 4, 4), logit, np.float32), np.full((2, 2, 4, 4), target, np.float32)
     loss, grad = jax.value_and_grad(lambda x: saliency_loss(x, y, preset=preset)[0])(x)
     assert np.isfinite(grad).all()
-    # Constant against constant: no divergence, no correlation.
+    # Two constant maps: no divergence, no correlation.
     assert loss == pytest.approx(0, abs=1e-5)
 
 
@@ -136,7 +137,7 @@ def test_soft_rank_goes_to_the_ranks_and_ignores_scale():
     x = np.random.default_rng(3).normal(size=8).astype(np.float32)
     np.testing.assert_allclose(losses.soft_rank(x, 1e-4), stats.rankdata(x), atol=1e-3)
     np.testing.assert_allclose(losses.soft_rank(5 * x + 2), losses.soft_rank(x), rtol=1e-4)
-    # With a high temperature it is linear: Spearman becomes Pearson.
+    # With a high temperature the soft rank is linear: Spearman becomes Pearson.
     r = losses.soft_rank(x, 1e3)
     assert np.corrcoef(r, x)[0, 1] == pytest.approx(1, abs=1e-3)
 
@@ -152,7 +153,7 @@ def test_soft_spearman_is_near_the_hard_one():
 
 
 def test_gradient_flows_through_the_soft_rank_alone():
-    """The rank term by itself sorts predictions; the release's hard one has no gradient."""
+    """The rank term alone sorts predictions; the hard rank of the release has no gradient."""
     rng = np.random.default_rng(5)
     target = rng.uniform(size=12).astype(np.float32)
     pred = rng.uniform(size=12).astype(np.float32)
@@ -182,8 +183,8 @@ def test_constant_scores_give_finite_loss_and_gradient(preset, size):
 
 def test_unknown_preset_is_refused():
     x = np.zeros(2, np.float32)
-    with pytest.raises(ValueError, match="preset 'both' is unknown; use one of paper, release"):
+    with pytest.raises(DagrError, match="preset 'both' is unknown; use one of paper, release"):
         quality_loss(x, x, preset="both")
     y = np.zeros((1, 1, 2, 2), np.float32)
-    with pytest.raises(ValueError, match="preset 'both'"):
+    with pytest.raises(DagrError, match="preset 'both'"):
         saliency_loss(y, y, preset="both")

@@ -1,4 +1,4 @@
-"""DAGR: fusion, maps, what is trained and what is frozen."""
+"""DAGR: fusion, maps, trained and frozen parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 
 from dagr_jax.models import dagr
 from dagr_jax.models.dagr import quality_net, unet3d
+from dagr_jax.runtime.errors import DagrError
 
 SALIENCY = {"widths": (4,), "bottleneck": 8, "num_registers": 2, "register_dim": 4}
 VQA = {
@@ -64,7 +65,7 @@ def test_fusion_is_equation_14():
 
 def test_maps_span_zero_to_one_each_on_its_own():
     logits = np.random.default_rng(2).normal(size=(2, 3, 5, 6)).astype(np.float32)
-    logits[0, 0] *= 0.01  # a flat map is stretched like any other
+    logits[0, 0] *= 0.01  # a map of low contrast is scaled like any other
     maps = np.asarray(dagr.normalize_maps(logits))
     np.testing.assert_array_equal(maps.min((2, 3)), np.zeros((2, 3)))
     np.testing.assert_array_equal(maps.max((2, 3)), np.ones((2, 3)))
@@ -75,7 +76,7 @@ def test_maps_span_zero_to_one_each_on_its_own():
 @pytest.mark.parametrize("value", [-50.0, 0.0, 2.5, 100.0])
 def test_a_constant_map_is_ones(value):
     logits = np.full((1, 2, 4, 4), value, np.float32)
-    logits[0, 1, 0, 0] += 3e-7  # rounding noise is no map
+    logits[0, 1, 0, 0] += 3e-7  # rounding noise does not count as a map
     np.testing.assert_array_equal(dagr.normalize_maps(logits), np.ones((1, 2, 4, 4)))
 
 
@@ -120,7 +121,7 @@ def test_call_is_maps_then_fusion_then_quality(variables, frames):
     fused = dagr.fuse(jnp.asarray(frames) / 255.0, maps, 0.5)
     net = {k: v["vqa"] for k, v in variables.items()}
     np.testing.assert_allclose(jax.jit(quality_net.Model(**VQA).apply)(net, fused), want, rtol=1e-5)
-    # Floats in [0, 255] are the same frames, and stored maps the same maps to half a level.
+    # Float frames in [0, 255] are equivalent; stored maps are rounded to half a level.
     floats = score_of(model, variables, frames.astype(np.float32), maps)
     np.testing.assert_allclose(floats, want, rtol=1e-5)
     stored = np.round(np.asarray(maps) * 255).astype(np.uint8)
@@ -146,13 +147,13 @@ def test_alpha_zero_ignores_maps(variables, frames):
     assert outputs.maps == {}  # none was used, and an untrained network's would mislead
     for maps in (np.zeros((2, 4, 32, 32), np.float32), np.ones((2, 4, 32, 32), np.float32)):
         np.testing.assert_array_equal(score_of(plain, variables, frames, maps), want)
-    # A model without saliency net holds 'vqa' alone and gives the same.
+    # A model without saliency network has only 'vqa', and gives the same scores.
     alone = build(alpha=0.0, saliency=None)
     only_vqa = {k: {"vqa": v["vqa"]} for k, v in variables.items()}
     np.testing.assert_array_equal(jax.jit(alone.apply)(only_vqa, frames).score, want)
     shapes = jax.eval_shape(alone.init, jax.random.key(0), frames)
     assert set(shapes["params"]) == {"vqa"}
-    # With saliency net, init makes its parameters also when α = 0.
+    # With a saliency network, init makes its parameters even if α = 0.
     shapes = jax.eval_shape(plain.init, jax.random.key(0), frames)
     assert set(shapes["params"]) == {"saliency", "vqa"}
 
@@ -193,13 +194,13 @@ def test_preset_and_dtype_reach_both_networks_unless_they_name_their_own():
 
 
 def test_bad_fields_are_refused(variables, frames):
-    with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\], got 1.5"):
+    with pytest.raises(DagrError, match=r"alpha must be in \[0, 1\], got 1.5"):
         build(alpha=1.5)
-    with pytest.raises(ValueError, match="preset 'torch' is unknown"):
+    with pytest.raises(DagrError, match="preset 'torch' is unknown"):
         build(preset="torch")
-    with pytest.raises(ValueError, match="needs saliency maps, and the model has no saliency net"):
+    with pytest.raises(DagrError, match="needs saliency maps, and the model has no saliency net"):
         jax.eval_shape(build(saliency=None).init, jax.random.key(0), frames)
-    with pytest.raises(ValueError, match="the model has no saliency network; give the field"):
+    with pytest.raises(DagrError, match="the model has no saliency network; give the field"):
         dagr.saliency_maps(build(saliency=None), variables, frames)
 
 

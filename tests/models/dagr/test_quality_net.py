@@ -1,4 +1,4 @@
-"""Quality nets: golden numbers of the release, heads, presets, dropout, bfloat16."""
+"""Quality networks: golden numbers of the release, heads, presets, dropout, bfloat16."""
 
 import functools
 
@@ -10,6 +10,7 @@ import pytest
 from dagr_jax import convert
 from dagr_jax.layers.attention import TemporalTransformer
 from dagr_jax.models.dagr import losses, quality_net
+from dagr_jax.runtime.errors import DagrError
 
 SMALL = {
     "stage_sizes": (1,),
@@ -23,7 +24,7 @@ SMALL = {
 
 
 def scores(model, variables, fused):
-    """Compiled once for a model: far faster than operation by operation."""
+    """Compiles once per model, which is much faster than execution without compilation."""
     return _apply(model)(variables, fused)
 
 
@@ -34,7 +35,7 @@ def _apply(model):
 
 @pytest.fixture(scope="module")
 def fused(golden_data):
-    """The release's (B, 3, T, H, W) → (B, T, H, W, 3)."""
+    """(B, 3, T, H, W) of the release → (B, T, H, W, 3)."""
     return np.moveaxis(golden_data([7, 3], 3, 3, 8, 64, 96), 1, -1)
 
 
@@ -88,7 +89,7 @@ def test_full_score_loss_and_gradient(full, fused, golden, golden_data, gradient
         return losses.quality_loss(score, target, preset="release")[0], score
 
     (loss, score), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(variables["params"])
-    # float32 sums over 2048 to 8192 terms in another order than PyTorch's.
+    # float32 sums over 2048 to 8192 terms, in a different order than PyTorch's.
     np.testing.assert_allclose(score, expected["simple_fusion"], rtol=2e-5)
     np.testing.assert_allclose(loss, expected["loss"], rtol=2e-5)
     named = {"params": grads, "batch_stats": variables["batch_stats"]}
@@ -174,14 +175,15 @@ def test_bfloat16_is_near_float32_and_the_score_is_float32(fill, golden_data):
     got = jax.jit(half.apply)(variables, fused)
     assert got.dtype == jnp.float32
     error = np.abs(got - want).max()
-    # Scores of about one through ten bfloat16 layers (8 bits); zero would mean it is unused.
+    # Scores of about 1 after ten bfloat16 layers (8 bits). No difference would mean that bfloat16
+    # is not used.
     assert 1e-6 < error < 0.1
     shapes = jax.eval_shape(half.init, jax.random.key(0), fused)
     assert {x.dtype for x in jax.tree.leaves(shapes)} == {np.dtype("float32")}
 
 
 def test_start_from_scratch_is_pytorchs(golden_data):
-    """Xavier-uniform kernels and zero bias in the regressor, kaiming in the ResNet."""
+    """Xavier-uniform kernels and zero biases in the regressor, Kaiming kernels in the ResNet."""
     model = quality_net.Model(**{**SMALL, "regressor": (64, 32), "width": 16})
     key = jax.random.key(0, impl="rbg")
     params = jax.jit(model.init)(key, golden_data([6], 1, 1, 8, 8, 3))["params"]
@@ -202,5 +204,5 @@ def test_unknown_names_are_refused(golden_data):
         ({"num_heads": 3}, "num_heads=3 does not divide the 16 channels"),
     ):
         model = quality_net.Model(**{**SMALL, **fields})
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(DagrError, match=message):
             jax.eval_shape(model.init, jax.random.key(0), fused)

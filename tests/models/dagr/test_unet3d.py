@@ -1,4 +1,4 @@
-"""Saliency net: golden numbers of the release, registers, presets, training, bfloat16."""
+"""Saliency network: golden numbers of the release, registers, presets, training, bfloat16."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 
 from dagr_jax import convert
 from dagr_jax.models.dagr import losses, unet3d
+from dagr_jax.runtime.errors import DagrError
 
 SMALL = {"widths": (4,), "bottleneck": 8, "num_registers": 2, "register_dim": 5}
 
@@ -41,7 +42,7 @@ def test_logits_with_registers(net, video, golden):
     model, variables = net
     expected = golden("unet_registers")["logits"][:, 0]
     logits = jax.jit(model.apply)(variables, video)
-    # Rounding of sums of up to 41,000 float32 products, in another order than PyTorch's.
+    # Rounding of sums of up to 41,000 float32 products, in a different order than PyTorch's.
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * expected.std())
 
 
@@ -61,7 +62,7 @@ def test_register_values_are_the_projected_tokens(net, golden):
 
 
 def test_training_step(net, video, golden, golden_data, gradient_errors):
-    """Loss, gradient of every parameter and running statistics of one step of the release."""
+    """Loss, all gradients and running statistics of one training step of the release."""
     model, variables = net
     expected = golden("unet_registers")
     target = golden_data([7, 2], 2, 8, 1, 40, 56)[:, :, 0]
@@ -87,14 +88,14 @@ def test_training_step(net, video, golden, golden_data, gradient_errors):
             np.testing.assert_allclose(stepped[key], want, rtol=1e-4, atol=1e-6, err_msg=key)
     off = gradient_errors(expected, stepped)
     assert len(off) > 60
-    # The golden gradients are float32: in float64 those of the first encoder and of the registers,
-    # sums over all positions that nearly cancel, differ from them by up to 9 times 1e-3.
+    # The golden gradients are float32. The float64 gradients of the first encoder level and of the
+    # registers (sums over all positions that nearly cancel) differ from them by up to 9e-3.
     assert sorted(off.values())[int(0.9 * len(off))] < 1
     assert max(off.values()) < 9
 
 
 def test_release_reshapes_where_paper_transposes(fill, golden_data):
-    """`release` on a video equals `paper` on the video with frames and channels mixed by hand."""
+    """`release` on a video equals `paper` on the video with manually mixed frames and channels."""
     video = golden_data([0], 1, 4, 16, 16, 3)
     paper, release = unet3d.Model(**SMALL), unet3d.Model(**SMALL, preset="release")
     variables = fill(paper, video)
@@ -105,16 +106,16 @@ def test_release_reshapes_where_paper_transposes(fill, golden_data):
 
 
 def test_register_channels_come_before_colour_and_change_over_time(fill, golden_data):
-    """Without the registers the same logits need their field given as input channels."""
+    """A network without registers gives the same logits if it gets their field as input."""
     video = golden_data([1], 1, 4, 16, 16, 3)
     model = unet3d.Model(**SMALL)
     variables = fill(model, video)
     values = unet3d.Registers(2, 5).apply({"params": variables["params"]["registers"]}, 4)
-    # 2 tokens over 4 frames: each lasts two frames.
+    # With 2 tokens and 4 frames, each token covers two frames.
     np.testing.assert_array_equal(values[0], values[1])
     np.testing.assert_array_equal(values[2], values[3])
     assert np.abs(values[0] - values[2]).max() > 0.01
-    # A weight of zero on the first two input channels switches the tokens off.
+    # Zero weights for the first two input channels turn the tokens off.
     kernel = np.array(variables["params"]["encoder1"]["conv1"]["kernel"])
     kernel[:, :, :, :2] = 0
     variables["params"]["encoder1"]["conv1"]["kernel"] = kernel
@@ -144,7 +145,8 @@ def test_bfloat16_is_near_float32_and_keeps_float32_parameters(fill, golden_data
     logits = jax.jit(half.apply)(variables, video)
     assert logits.dtype == jnp.float32
     error = np.abs(logits - want).max() / np.std(want)
-    # bfloat16 keeps 8 bits: 0.4 % a rounding, over a dozen layers. Zero would mean it is unused.
+    # bfloat16 has 8 bits: 0.4 % per rounding, over a dozen layers. No difference would mean that
+    # bfloat16 is not used.
     assert 1e-5 < error < 0.15
 
 
@@ -171,7 +173,7 @@ def test_what_is_computed_again_changes_no_gradient(remat, fill, golden_data):
 
         return jax.jit(jax.grad(loss))(variables["params"])
 
-    # The same sums, perhaps in another order: float32, of 324 pixels.
+    # The same float32 sums over 324 pixels, possibly in a different order.
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
         gradients(plain.clone(remat=remat)),
@@ -180,5 +182,5 @@ def test_what_is_computed_again_changes_no_gradient(remat, fill, golden_data):
 
 
 def test_an_unknown_remat_is_refused():
-    with pytest.raises(ValueError, match="remat 'all' is unknown; use one of none, norms, blocks"):
+    with pytest.raises(DagrError, match="remat 'all' is unknown; use one of none, norms, blocks"):
         unet3d.Model(remat="all").init(jax.random.key(0), np.zeros((1, 1, 8, 8, 3), np.float32))

@@ -1,0 +1,96 @@
+"""The base class of all errors that the user can fix. This module needs the standard library alone.
+
+A command shows a `DagrError` as one line. Any other exception is a defect of this package or of a
+library, and shows its traceback.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+Name = str | os.PathLike[str]
+
+# What the user can do about an OSError. One with another errno, or with none, is a defect.
+_REMEDIES = {
+    errno.EACCES: "change its permissions, or name another path",
+    errno.EDQUOT: "free some of the quota, or name another disk",
+    errno.EEXIST: "name another path",
+    errno.EFBIG: "raise the limit on the size of files, or name another disk",
+    errno.EIO: "check the disk, or name another one",
+    errno.EISDIR: "name a file",
+    errno.ELOOP: "check its symbolic links",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ENOENT: "check the path",
+    errno.ENOSPC: "free some space, or name another disk",
+    errno.ENOTDIR: "check the path",
+    errno.EPERM: "change its permissions, or name another path",
+    errno.EROFS: "name a path on a disk that can be written",
+}
+
+# Libraries in C++ (TensorStore, ArrayRecord) raise these as other exceptions, with the same words.
+_IN_WORDS = (errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS)
+
+
+class DagrError(ValueError):
+    """A mistake in the input, the settings or the environment, told in one line.
+
+    The line names the file or field, the problem and the remedy: ``subject: problem; remedy``.
+
+    Args:
+        subject: The file or field; or the complete line, if it is the only argument.
+        problem: What is wrong with it.
+        remedy: What the user can do about it.
+
+    Attributes:
+        subject: "" if the error was given as a complete line.
+        problem: The complete line if that was given.
+        remedy: "" if the error was given as a complete line.
+    """
+
+    def __init__(self, subject: Name, problem: str = "", remedy: str = ""):
+        name = os.fspath(subject)
+        # The line is the only argument of the base class, so that the error can be pickled.
+        told = f"{name}: {problem}" if problem else name
+        super().__init__(f"{told}; {remedy}" if remedy else told)
+        self.subject = name if problem else ""
+        self.problem = problem or name
+        self.remedy = remedy
+
+
+@contextlib.contextmanager
+def environment(
+    path: Name, kind: type[DagrError] = DagrError, *, inside: Name | None = None
+) -> Iterator[None]:
+    """Turns an error that the user can fix into a DagrError: a full disk, no permission, ….
+
+    Args:
+        path: What the user named; the error names it.
+        kind: Class of the error.
+        inside: A file or folder that the block writes in place of `path`. An OSError that names a
+            file elsewhere is left as it is.
+
+    Raises:
+        DagrError: The block raised such an error.
+    """
+    try:
+        yield
+    except DagrError:
+        raise
+    except Exception as error:
+        number = _number_of(error, inside)
+        if number not in _REMEDIES:
+            raise
+        raise kind(path, os.strerror(number), _REMEDIES[number]) from error
+
+
+def _number_of(error: Exception, inside: Name | None) -> int:
+    """The errno of an error; 0 if it has none, or names a file that is not in `inside`."""
+    if not isinstance(error, OSError):
+        words = str(error)
+        return next((number for number in _IN_WORDS if os.strerror(number) in words), 0)
+    if inside is not None and isinstance(error.filename, str | bytes | os.PathLike):
+        home, named = os.fspath(inside), os.fsdecode(error.filename)
+        if named != home and not named.startswith(home + os.sep):
+            return 0
+    return error.errno or 0

@@ -1,0 +1,399 @@
+"""A mistake that the user can fix is one line of a command; a defect shows its traceback."""
+
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+from multiprocessing import Pipe
+
+import numpy as np
+import pytest
+
+from dagr_jax import cli, stages
+from dagr_jax.configs import vqa
+from dagr_jax.runtime.errors import DagrError
+from dagr_jax.score import Scorer
+from dagr_jax.score import scorer as scorers
+from dagr_jax.video import readers
+from dagr_jax.video.inputs import InputSpec, Resize, Stream
+from tests.programs import ROOT
+from tests.tiny_run import shrink
+from tests.video.clips import moving_bar, write
+
+PREDICTIONS = "video,mos,a\n" + "".join(f"{i}.mp4,{i % 5},{(7 * i) % 11}\n" for i in range(12))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, checkpoint):
+    """The files that the commands are called with; not to be changed."""
+    home = tmp_path_factory.mktemp("mistakes")
+    (home / "clips").mkdir()
+    rows = ["file,mos,content"]
+    for i in range(24):
+        frames = moving_bar(6, height=32, width=48) // (1 + i % 4)
+        frames[..., 0] = i  # no two files are the same
+        write(home / "clips" / f"{i}.mp4", frames)
+        rows.append(f"{i}.mp4,{1 + i % 4},scene{i}")
+    (home / "clips" / "labels.csv").write_text("\n".join(rows) + "\n")
+    (home / "checkpoint").symlink_to(checkpoint)
+    (home / "file").write_text("not a folder")
+    (home / "folder").mkdir()
+    (home / "text.safetensors").write_text("not weights")
+    (home / "bytes.csv").write_bytes(bytes(range(256)))
+    (home / "predictions.csv").write_text(PREDICTIONS)
+    (home / "other.csv").write_text(PREDICTIONS.replace("0.mp4", "x.mp4"))
+    told = home / "told"
+    told.mkdir()
+    (told / "predictions.csv").write_text(PREDICTIONS)
+    (told / "metrics.json").write_text("{}")
+    arguments = ["--source", str(home / "clips"), "--out", str(home / "set")]
+    assert cli.main(["prepare", "folder", *arguments, *SAMPLING]) == 0
+    return home
+
+
+SAMPLING = ["--frames", "4", "--size", "24", "32"]
+SCORE = ["score", "clips/0.mp4", "--checkpoint", "checkpoint", "--workers", "1"]
+EVALUATE = ["evaluate", "set", "--checkpoint", "checkpoint"]
+PREPARE = ["prepare", "folder", *SAMPLING]
+CLIPS = ["--source", "clips"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([*SCORE[:2], "--checkpoint", "gone"], "gone: no complete checkpoint in it"),
+        ([*SCORE, "--out", "gone/rows.csv"], "gone/rows.csv: No such file or directory; check the"),
+        ([*SCORE, "--out", "file/rows.csv"], "Not a directory; check the path"),
+        ([*SCORE, "--overlay", "file"], "file: File exists; name another path"),
+        ([*SCORE, "--maps", "folder"], "folder/0: the checkpoint makes its own saliency maps"),
+        (["score", "gone.mp4", *SCORE[2:]], "gone.mp4: there is no such file; check the path"),
+        (["watch", "clips/0.mp4", "--checkpoint", "gone"], "gone: no complete checkpoint in it"),
+        ([*EVALUATE[:2], "--checkpoint", "gone", "--workdir", "new"], "gone: no complete check"),
+        (["evaluate", "folder", *EVALUATE[2:], "--workdir", "new"], "folder: no prepared set is"),
+        ([*EVALUATE, "--workdir", "file"], "file/set: Not a directory; check the path"),
+        ([*EVALUATE, "--workdir", "."], "set: is there already; take another --workdir"),
+        ([*EVALUATE, "--workdir", "new", "--maps", "folder"], "folder: the checkpoint makes its"),
+        (["prepare", "gone", *CLIPS, "--out", "new"], "unknown data set 'gone'; available: "),
+        ([*PREPARE, *CLIPS, "--out", "folder"], "folder: exists and is not a prepared set; name"),
+        ([*PREPARE, *CLIPS, "--out", "file/new"], "file/new: Not a directory; check the path"),
+        ([*PREPARE, "--source", "folder", "--out", "new"], "or labels.xlsx is not in it; give the"),
+        ([*PREPARE, *CLIPS, "--out", "new", "--labels", "gone"], "gone: it cannot be read"),
+        ([*PREPARE, *CLIPS, "--out", "new", "--labels", "bytes.csv"], "bytes.csv: it "),
+        (["prepare", "diem", "--source", "gone", "--out", "new"], "gone: no video of DIEM with"),
+        (["convert", "gone.safetensors", "--out", "new"], "gone.safetensors: there is no such"),
+        (["convert", "text.safetensors", "--out", "new"], "text.safetensors: cannot be read"),
+        (["convert", "file", "--out", "new"], "file: its suffix is unknown; give one of"),
+        (["convert", "--vqa", "text.safetensors", "--out", "new"], "safetensors: cannot be read"),
+        (["convert", "gone", "--to-torch", "a.safetensors"], "gone: no complete checkpoint"),
+        (
+            ["convert", "checkpoint", "--to-torch", "gone/a.safetensors"],
+            "No such file or directory",
+        ),
+        (["report", "table", "gone.csv"], "gone.csv: No such file or directory; give a"),
+        (["report", "table", "bytes.csv"], "bytes.csv: is no CSV file; give a predictions.csv"),
+        (["report", "table", "folder"], "folder/predictions.csv: No such file or directory; give"),
+        (["report", "table", "told"], "told/metrics.json: names no data set; put DATASET= before"),
+        (["report", "table", "predictions.csv", "--fuse", "b=c"], "--fuse b=c: is not NAME="),
+        (["report", "compare", "predictions.csv", "other.csv"], "videos are of one alone"),
+        (["report", "sweep", "folder"], "folder: holds no sweep; name the workdir of one"),
+        (["report", "saliency", "checkpoint", "--data", "set"], "set: no prepared saliency set"),
+        (
+            ["report", "registers", "checkpoint", "--data", "set", "--out", "a.png"]
+            + ["--classes", "predictions.csv"],
+            "predictions.csv: has no columns video and class; name them in the first line",
+        ),
+        (
+            ["report", "registers", "checkpoint", "--data", "set", "--out", "a.png"]
+            + ["--classes", "bytes.csv"],
+            "bytes.csv: is not a CSV file in UTF-8; save it as one",
+        ),
+        (
+            ["report", "strips", "gone.mp4", "--checkpoint", "checkpoint", "--out", "a.png"],
+            "gone.mp4: there is no such file; check the path",
+        ),
+        (
+            ["report", "strips", "clips/0.mp4", "--checkpoint", "checkpoint"]
+            + ["--out", "gone/a.png"],
+            "gone/a.png: No such file or directory; check the path",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(home, monkeypatch, capfd, arguments, said):
+    monkeypatch.chdir(home)
+    before = {*os.listdir()}
+    assert cli.main(arguments) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("dagr: ") and said in line and "Error: " not in line
+    assert line.count(" ; ") == 0 and not line.endswith(";")
+    assert {*os.listdir()} - before <= {".new.partial"}  # what dagr prepare has decoded
+
+
+def test_debug_shows_where_a_mistake_was_found(home, monkeypatch):
+    monkeypatch.chdir(home)
+    for arguments in (
+        [*SCORE[:2], "--checkpoint", "gone"],
+        [*SCORE, "--out", "gone/rows.csv"],
+        [*EVALUATE, "--workdir", "."],
+    ):
+        with pytest.raises(DagrError):
+            cli.main([*arguments, "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([*SCORE, "--out", "{new}.csv"], "new.csv: "),
+        ([*EVALUATE, "--workdir", "{new}"], "new/set: "),
+        ([*PREPARE, *CLIPS, "--out", "{new}"], ".new.partial/"),
+        (
+            ["convert", "checkpoint", "--to-torch", "{new}.safetensors"],
+            "new.saliency.safetensors: ",
+        ),
+        (["report", "table", "predictions.csv", "--out", "{new}.csv"], "new.csv: "),
+    ],
+)
+def test_a_full_disk_is_one_line(home, monkeypatch, capfd, tmp_path, arguments, name):
+    """Files may not grow beyond some bytes, which is how a full disk looks to the program."""
+    monkeypatch.chdir(home)
+    # Loaded, and compiled where need be, before there is no room for the compiler's cache.
+    Scorer.from_checkpoint("checkpoint")
+    arguments = [argument.format(new=tmp_path / "new") for argument in arguments]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        code = cli.main(arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (line,) = [one for one in capfd.readouterr().err.splitlines() if one.startswith("dagr: ")]
+    assert code == 1 and "File too large" in line
+    assert line.startswith(f"dagr: {tmp_path}/{name}")
+
+
+DEFECTS = [
+    ValueError("a shape does not fit"),
+    KeyError("name"),
+    RuntimeError("a program"),
+    OSError("a pipe"),
+    FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/of-ours"),
+]
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: type(defect).__name__)
+@pytest.mark.parametrize(
+    ("arguments", "function"),
+    [
+        (SCORE, "score.predictor.Predictor.predict"),
+        ([*SCORE, "--out", "{new}.csv"], "score.predictor.Predictor.predict"),
+        (
+            ["watch", "clips/0.mp4", "--checkpoint", "checkpoint"],
+            "score.predictor.Predictor.predict",
+        ),
+        ([*EVALUATE, "--workdir", "{new}"], "metrics.baselines.evaluate"),
+        ([*PREPARE, *CLIPS, "--out", "{new}"], "data.decode_set._digest_in"),
+        (["convert", "checkpoint", "--to-torch", "{new}.safetensors"], "convert.layers.to_torch"),
+        (["report", "table", "predictions.csv"], "metrics.agreement.fit_logistic"),
+        (
+            ["report", "strips", "clips/0.mp4", "--checkpoint", "checkpoint", "--out", "{new}.png"],
+            "report.strips.strips",
+        ),
+        (["bench", "loader"], "bench.loader.measure"),
+    ],
+)
+def test_a_defect_is_raised(home, monkeypatch, capfd, tmp_path, arguments, function, defect):
+    """Out of `main`, so that Python shows its traceback and exits with 1."""
+    monkeypatch.chdir(home)
+
+    def broken(*_, **__):
+        raise defect
+
+    monkeypatch.setattr(f"dagr_jax.{function}", broken)
+    arguments = [argument.format(new=tmp_path / "new") for argument in arguments]
+    with pytest.raises(type(defect)) as error:
+        cli.main(arguments)
+    assert error.value is defect
+    assert "dagr: " not in capfd.readouterr().err
+
+
+def python(code, folder, *arguments):
+    """(exit code, lines of stderr) of a program in a folder."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("defect", [DEFECTS[0], DEFECTS[3]], ids=["ValueError", "OSError"])
+def test_a_defect_shows_its_traceback(home, defect):
+    broken = f"def broken(*a, **k): raise {defect!r}\n"
+    programs = [
+        (
+            f"{broken}import sys\nfrom dagr_jax import cli\n"
+            "from dagr_jax.metrics import agreement\nagreement.fit_logistic = broken\n"
+            "sys.exit(cli.main())",
+            ["report", "table", "predictions.csv"],
+        ),
+        (
+            f"{broken}from absl import app\nfrom dagr_jax import main, stages\n"
+            "stages.prepare_set = broken\napp.run(main.main, flags_parser=main._parsed)",
+            [f"--config={ROOT}/tests/tiny_run.py", f"--workdir={home.parent / 'defect'}"],
+        ),
+    ]
+    for code, arguments in programs:
+        returned, told = python(code, home, *arguments)
+        assert returned == 1 and told[-1] == f"{type(defect).__name__}: {defect}"
+        assert any(line.startswith("Traceback") for line in told)
+
+
+MAIN = (
+    "from absl import app\nfrom dagr_jax import main\napp.run(main.main, flags_parser=main._parsed)"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config=gone.py"], "gone.py: No such file or directory; check the path"),
+        (["--config={vqa}:folder,gone"], "recipe 'gone' is unknown; one of paper, release"),
+        (["--config={vqa}:gone"], "unknown data set 'gone'; available: synthetic"),
+        (["--config={vqa}", "--config.gone=1"], "--config: it has no field gone; check the names"),
+        (["--config={vqa}", "--config.seed=a"], "flag --config.seed=a: invalid literal for int()"),
+        (["--config={vqa}", "gone"], "unknown stage gone; one of prepare, saliency"),
+        (["--config={vqa}", "--gone=1"], "Unknown command line flag 'gone'"),
+        (["--config={vqa}", "--workdir=file"], "file: File exists; name another path"),
+        (
+            ["--config={vqa}", "--config.data_dir=folder"],
+            "folder: exists and is not a prepared set",
+        ),
+        (["--config={vqa}", "--process_id=1"], "--coordinator, --num_processes missing"),
+    ],
+)
+def test_a_mistake_in_a_run_is_one_line(home, arguments, said):
+    config = ROOT / "configs" / "vqa.py"
+    arguments = [f"--workdir={home.parent / 'run'}", *(a.format(vqa=config) for a in arguments)]
+    code, told = python(MAIN, home, *arguments)
+    assert code == 1 and len(told) == 1, told
+    assert told[0].startswith(f"error: {said}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"vqa.batch_size": 1000},
+            "has 20 records, fewer than the batch of 1000; lower batch_size",
+        ),
+        ({"vqa.optim.name": "sgd"}, "optim.name='sgd' is unknown; use adam or adamw"),
+        ({"vqa.optim.schedule": "step"}, "optim.schedule='step' is unknown; use cosine"),
+        ({"vqa.optim.warmup_steps": 99}, "optim.warmup_steps=99 leaves nothing of the"),
+        ({"vqa.optim.accumulate": 0}, "optim.accumulate=0 must be at least 1"),
+        ({"vqa.optim.groups": (("(", 1.0, 1.0),)}, "is not a valid regular expression"),
+        ({"vqa.frames": 5}, "frames=5 exceeds the 4 frames of a record"),
+        ({"vqa.augment.crop": (99, 99)}, "augment.crop=(99, 99) is larger than the frames, 32x48"),
+        ({"model.args.vqa.head": "both"}, "head 'both' is unknown; use one of full, spatial"),
+        ({"model.args.vqa.num_heads": 3}, "num_heads=3 does not divide the 8 channels"),
+        ({"model.args.preset": "both"}, "preset 'both' is unknown; use one of paper, release"),
+        ({"model.args.alpha": -0.5}, "alpha must be in [0, 1], got -0.5"),
+        ({"model.name": "both"}, "unknown model 'both'; available: "),
+        ({"split.file": "bytes.csv"}, "bytes.csv: is not a CSV file in UTF-8; save it as one"),
+        ({"split.protocol": "both"}, "protocol 'both' is unknown; one of random, repeated"),
+        ({"vqa.init": "gone"}, "gone: no complete checkpoint in it"),
+        ({"vqa.backbone": "gone.safetensors"}, "gone.safetensors: there is no such file"),
+        ({"sampling.num_frames": 0}, "a stream of 0 frames holds nothing; ask for at least 1"),
+        ({"sampling.rule": "both"}, "sampling rule 'both' is unknown; use one of linspace"),
+        ({"sampling.size": (0, 8)}, "to (0, 8); every side must be at least 1"),
+    ],
+)
+def test_a_mistake_in_a_configuration(home, data, monkeypatch, tmp_path, changes, said):
+    monkeypatch.chdir(home)
+    config = shrink(vqa.get_config("folder,embedded"))
+    config.model.args.alpha = 0.0
+    config.dataset.args.source = str(home / "clips")
+    if not any(name.startswith("sampling") for name in changes):
+        config.data_dir = str(data)
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    with pytest.raises(DagrError) as error:
+        stages.run_stages(config, tmp_path / "run", ["prepare", "vqa"])
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def data(home):
+    """The clips, prepared as `shrink` has it."""
+    arguments = ["--frames", "4", "--size", "32", "48", "--source", str(home / "clips")]
+    folder = home.parent / "data"
+    assert cli.main(["prepare", "folder", *arguments, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "shown"),
+    [
+        (DagrError("a.mp4", "it is bad", "copy it"), ["a.mp4", "it is bad", "copy it"], False),
+        (
+            OSError(errno.EIO, "Input/output error"),
+            "(OSError: [Errno 5] Input/output error)",
+            False,
+        ),
+        (MemoryError(), "(MemoryError: no reason given)", False),
+        (KeyError("rate"), "(KeyError: 'rate')", True),
+    ],
+)
+def test_a_file_that_a_reader_fails_on(monkeypatch, capfd, error, said, shown):
+    """Whatever it is, it is the row of that file; of a defect the traceback is shown as well."""
+
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(readers, "read_clips", broken)
+    ours, theirs = Pipe()
+    spec = InputSpec({"frames": Stream("linspace", 2, Resize((8, 8)))})
+    task = {"path": "a.mp4", "spec": spec.to_json(), "seconds": 0.0, "limits": None}
+    thread = threading.Thread(target=readers.serve, args=[theirs])
+    thread.start()
+    ours.send_bytes(json.dumps(task).encode())
+    kind, fields = json.loads(ours.recv_bytes())
+    ours.close()
+    thread.join()
+    if isinstance(said, str):
+        assert fields[0] == "a.mp4" and fields[1] == f"reading it failed {said}" and fields[2]
+    else:
+        assert fields == said
+    assert kind == "error" and ("Traceback" in capfd.readouterr().err) == shown
+
+
+def test_an_oserror_of_a_file_is_its_row_and_one_of_the_model_is_not(home, monkeypatch):
+    scorer = Scorer.from_checkpoint(home / "checkpoint")
+    good, bad = str(home / "clips" / "0.mp4"), str(home / "clips" / "1.mp4")
+    real = scorers.read_clips
+
+    def read(path, *more):
+        if path == bad:
+            raise OSError(errno.EIO, "Input/output error", path)
+        yield from real(path, *more)
+
+    monkeypatch.setattr(scorers, "read_clips", read)
+    rows = [row.to_dict() for row in scorer.score_many([bad, good])]
+    assert rows[0] == {
+        "file": bad,
+        "error": f"{bad}: reading it failed (Input/output error); check the file",
+    }
+    assert rows[1]["score"] == scorer.score(good).score
+
+    def broken(*_):
+        raise OSError("of the model")
+
+    monkeypatch.setattr("dagr_jax.score.predictor.Predictor.predict", broken)
+    with pytest.raises(OSError, match="of the model"):
+        list(scorer.score_many([good]))
+    with pytest.raises(DagrError, match="give uint8"):
+        scorer.score(np.zeros((2, 8, 8, 3), np.float32))
