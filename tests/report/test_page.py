@@ -102,7 +102,7 @@ def test_a_folder_that_is_not_of_a_page_is_left_alone(checkpoint, tmp_path, caps
     call = ["score", str(clip), "--checkpoint", str(checkpoint), "--page"]
     assert cli.main([*call, str(tmp_path / "talk.html")]) == 1
     told = capsys.readouterr().err
-    assert f"{tmp_path / 'talk_files'}: is there and is not of a page; name the page" in told
+    assert f"{tmp_path / 'talk_files'}: exists and does not belong to a page; give" in told
 
 
 def test_what_is_no_page_is_a_usage_error(capsys, checkpoint, tmp_path):

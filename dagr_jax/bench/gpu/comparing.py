@@ -1,7 +1,10 @@
 """Comparison of our forms and PyTorch's, for one kind of program and one batch size."""
 
+import dataclasses
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from dagr_jax.bench.gpu import programs, pytorch
@@ -25,11 +28,16 @@ def compare(specs: Sequence[Spec], plan: Plan) -> Iterator[dict[str, Any]]:
         Rows of the sides, and the ratio of each of our sides to each of PyTorch's.
     """
     kind, batch = specs[0].kind, specs[0].batch
-    ours: Builders = {spec.name: partial(programs.build, spec, plan.sizes) for spec in specs}
+    ours: Builders = {spec.name: cache(partial(programs.build, spec, plan.sizes)) for spec in specs}
+    if importlib.util.find_spec("torch") and "torch" not in sys.modules:
+        # Timed before PyTorch is loaded: if its libraries crash next to JAX, these rows stay.
+        early = dataclasses.replace(plan, sizes=dataclasses.replace(plan.sizes, rounds=2))
+        alone = {f"{name}, alone": build for name, build in ours.items()}
+        yield from measured_rows(alone, early, together=alone)
     forms = [form for form in pytorch.forms() if "compiled" not in form]
     theirs = _torch_builders(kind, forms, batch, plan)
     pairs = [(mine, other) for mine in ours for other in theirs]
-    yield from measured_rows(_interleaved(ours, theirs), plan, pairs)
+    yield from measured_rows(_interleaved(ours, theirs), plan, pairs, together=ours)
 
 
 def compare_compiled(rows: Sequence[Mapping[str, Any]], plan: Plan) -> Iterator[dict[str, Any]]:

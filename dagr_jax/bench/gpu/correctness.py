@@ -1,7 +1,9 @@
 """Correctness of the networks: golden numbers, a training step, fast forms."""
 
+import concurrent.futures
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +15,7 @@ from dagr_jax import convert
 from dagr_jax.bench import golden
 from dagr_jax.bench.gpu.plan import Plan
 from dagr_jax.bench.gpu.programs import dtypes, stored
-from dagr_jax.bench.gpu.timing import NOT_STARTED, first_line
+from dagr_jax.bench.gpu.timing import NOT_STARTED, THREADS, first_line
 from dagr_jax.bench.sides import precision
 from dagr_jax.layers.attention import TemporalTransformer
 from dagr_jax.layers.conv2d import conv2d, kernel_gradient
@@ -47,22 +49,30 @@ def measure(plan: Plan) -> Iterator[dict[str, Any]]:
     # float32 first: where that is wrong, the rest says nothing.
     order = sorted(dtypes(), key=["float32", "bfloat16", "tf32"].index)
     golden_numbers, forms = list(_golden()), list(_forms())
-    for dtype in order:
-        for check in (golden_numbers if dtype in plan.sizes.golden else []) + forms:
-            row: dict[str, Any] = {"what": check.what, "dtype": dtype}
-            if plan.left < 0:
-                yield {**row, "error": f"{NOT_STARTED}: no time was left"}
-                continue
-            try:
-                with precision(dtype):
-                    off = check.off(dtype)
-            except Exception as error:  # the other checks still run
-                yield {**row, "error": first_line(error)}
-                continue
-            row["off"] = float(f"{off:.3e}")
-            if (allowed := check.allowed.get(dtype)) is not None:
-                row |= {"allowed": allowed, "within": bool(off <= allowed)}
-            yield row
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        rows = [
+            pool.submit(_checked, check, dtype, plan)
+            for dtype in order
+            for check in (golden_numbers if dtype in plan.sizes.golden else []) + forms
+        ]
+        for row in rows:
+            yield row.result()
+
+
+def _checked(check: Check, dtype: str, plan: Plan) -> dict[str, Any]:
+    """Returns the row of one check in one type."""
+    row: dict[str, Any] = {"what": check.what, "dtype": dtype}
+    if plan.left < 0:
+        return {**row, "error": f"{NOT_STARTED}: no time was left"}
+    try:
+        with precision(dtype):
+            off = check.off(dtype)
+    except Exception as error:  # the other checks still run
+        return {**row, "error": first_line(error)}
+    row["off"] = float(f"{off:.3e}")
+    if (allowed := check.allowed.get(dtype)) is not None:
+        row |= {"allowed": allowed, "within": bool(off <= allowed)}
+    return row
 
 
 def _golden() -> Iterator[Check]:
@@ -110,9 +120,17 @@ def _network(name: str, dtype: str) -> tuple[Any, Any]:
     return model.clone(dtype=stored(dtype)), variables
 
 
-@functools.lru_cache(maxsize=2)
 def _converted(name: str) -> tuple[Any, Any]:
+    with _CONVERTING:  # once, whichever thread comes first
+        return _once_converted(name)
+
+
+@functools.cache
+def _once_converted(name: str) -> tuple[Any, Any]:
     return convert.from_state_dict(golden.weights(name))
+
+
+_CONVERTING = threading.Lock()
 
 
 @functools.cache
@@ -217,8 +235,10 @@ def _form(what: str, function: Callable[..., Any], form: str, *arguments: np.nda
     def off(dtype: str) -> float:
         given = [jnp.asarray(a, stored(dtype)) for a in arguments]
         fast = _values(function, form, *given)
-        with jax.enable_x64(True):  # with the same rounded inputs
-            exact = _values(function, "native", *(a.astype(jnp.float64) for a in given))
+        # In float64 on the CPU, with the same rounded inputs: not every card convolves float64.
+        rounded = [np.asarray(a, np.float64) for a in given]
+        with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+            exact = _values(function, "native", *rounded)
         return max(
             float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(fast, exact, strict=True)
         )

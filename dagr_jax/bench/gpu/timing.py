@@ -1,8 +1,10 @@
 """Building and timing of sides on a device that runs asynchronously to the host."""
 
+import concurrent.futures
 import dataclasses
+import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +15,8 @@ from dagr_jax.bench.timing import ratio, row
 # Prefix of the errors of measurements for which no time was left.
 NOT_STARTED = "not started"
 # Maximum number of calls in one sample.
+# Programs that are compiled at the same time: half of the cores, since XLA uses threads itself.
+THREADS = max(1, min(8, (os.cpu_count() or 1) // 2))
 _MOST_CALLS = 64
 
 
@@ -65,6 +69,7 @@ def measured_rows(
     builders: Mapping[str, Callable[[], Side]],
     plan: Plan,
     ratios: Iterable[tuple[str, str]] = (),
+    together: Collection[str] = (),
 ) -> Iterator[dict[str, Any]]:
     """Builds sides and times them in strict alternation.
 
@@ -74,34 +79,56 @@ def measured_rows(
         plan: Plan of the part.
         ratios: Pairs of names. For each pair, a row gives the time of the first side divided by
             that of the second.
+        together: Names of the sides that may be built at the same time, in threads. Compiling takes
+            most of the time of a part, and XLA compiles several programs at once.
 
     Yields:
         A row for each side, and a row for each ratio whose sides were both timed.
     """
     sides: dict[str, Side] = {}
     longest = 0.0
-    for name, build in builders.items():
-        if plan.left < longest:
-            yield {"what": name, "error": f"{NOT_STARTED}: no time was left"}
-            continue
-        begin = time.monotonic()
-        try:
-            side = build()
-            side.run(1)
-            side.release()
-        except Exception as error:  # a compiler or a full card can raise any exception
-            yield {"what": name, "error": first_line(error)}
-            continue
-        took = time.monotonic() - begin
-        longest = max(longest, took)
-        side.facts["first_s"] = round(took, 3)
-        sides[name] = side
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        begun = {name: pool.submit(_built, builders[name], plan, 0.0) for name in together}
+        for name, build in builders.items():
+            found = begun[name].result() if name in begun else _built(build, plan, longest)
+            if isinstance(found, Side):
+                begin = time.monotonic()
+                try:
+                    found.run(1)
+                    found.release()
+                except Exception as error:  # a full card can raise any exception
+                    found = first_line(error)
+                else:
+                    found.facts["first_s"] += round(time.monotonic() - begin, 3)
+                    longest = max(longest, found.facts["first_s"])
+                    sides[name] = found
+            if isinstance(found, str):
+                yield {"what": name, "error": found}
     seconds = yield from _timed(sides, plan)
     for ours, theirs in ratios:
         if seconds.get(ours) and seconds.get(theirs):
             pairs = zip(seconds[ours], seconds[theirs], strict=False)
             both = [list(column) for column in zip(*pairs, strict=True)]
             yield {"what": f"{ours} / {theirs}", "ratio": ratio(*both)}
+
+
+def _built(build: Callable[[], Side], plan: Plan, needed: float) -> Side | str:
+    """Builds a side; returns an error line if it cannot be built or no time is left.
+
+    Args:
+        build: Builds and compiles the side.
+        plan: Plan of the part.
+        needed: Seconds that must be left.
+    """
+    if plan.left < needed:
+        return f"{NOT_STARTED}: no time was left"
+    begin = time.monotonic()
+    try:
+        side = build()
+    except Exception as error:  # a compiler can raise any exception
+        return first_line(error)
+    side.facts.setdefault("first_s", round(time.monotonic() - begin, 3))
+    return side
 
 
 def _timed(
