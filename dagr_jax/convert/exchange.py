@@ -123,7 +123,9 @@ def export_torch(checkpoint: str | Path, out: str | Path) -> list[Path]:
     if meta["model"] == contract.name:
         model = contract.build(meta["model_args"])
         for one in contract.torch:
-            if one.part in variables["params"]:
+            if not one.part:  # the complete model is one network
+                networks.append((one.name, model, variables, out))
+            elif one.part in variables["params"]:
                 own = {kind: tree.get(one.part, {}) for kind, tree in variables.items()}
                 path = out.with_suffix(f".{one.part}.safetensors")
                 networks.append((one.name, getattr(model, one.part), own, path))
