@@ -1,6 +1,6 @@
-"""Scores of videos with a checkpoint.
+"""Scores videos with a checkpoint.
 
-The names are loaded on first use, so that `dagr_jax.score.ray_engine` needs no JAX.
+The names are loaded on first use, so that `dagr_jax.score.ray_engine` can be imported without JAX.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Scores of a live video, window by window."""
+"""Scores live video, window by window."""
 
 import dataclasses
 import datetime
@@ -18,17 +18,19 @@ class LiveScore:
     """The score of one window.
 
     Attributes:
-        source: As it was given.
-        window: Number of the window from 0; those that were dropped count.
-        connection: Number of the connection from 1.
-        start, end: Seconds of the video since the connection began.
-        time: When its last frame had come, UTC, ISO 8601.
+        source: Name of the source, as the user gave it.
+        window: Number of the window, from 0; dropped windows are counted.
+        connection: Number of the connection, from 1.
+        start, end: Start and end of the window, in seconds since the connection began.
+        time: Time when the last frame of the window arrived, UTC, ISO 8601.
         score: 100 · prediction on the checkpoint's [0, 1] scale, not clipped.
-        mos: The same on the training set's own scale.
-        lag: Seconds from then until the score was there.
-        dropped: Windows that have been dropped so far, because others came too fast.
-        damaged: Packets of the window that did not decode and frames marked as corrupt.
-        checkpoint: Twelve digits that stand for the weights and how they are used.
+        mos: The prediction on the scale of the training set, not clipped.
+        lag: Seconds from `time` until the score was ready.
+        dropped: Number of windows dropped so far because windows arrived too fast.
+        damaged: Number of packets of the window that could not be decoded, plus packets and frames
+            marked as corrupt.
+        checkpoint: Digest of the weights and the settings that a score depends on, twelve
+            hexadecimal digits.
     """
 
     source: str
@@ -45,26 +47,27 @@ class LiveScore:
     checkpoint: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain data, in the order of the class."""
+        """Returns the fields as plain data, in the order of the class."""
         return dataclasses.asdict(self)
 
 
 def watch(scorer: Scorer, feed: Feed) -> Iterator[LiveScore | Again]:
-    """Scores the windows of a feed as they come.
+    """Scores the windows of a feed as they arrive.
 
     Args:
-        scorer: With a saliency network of its own.
-        feed: With the `inputs` of the scorer.
+        scorer: Scorer of a checkpoint that makes its own saliency maps.
+        feed: Feed that was made with `scorer.inputs`.
 
     Yields:
-        A LiveScore for each window that is not dropped, and what the feed says of its connections.
+        A LiveScore for each window that is not dropped, and each Again of the feed: a connection
+        that was lost or not made.
 
     Raises:
         VideoError: The source cannot be read (any more).
         DagrError: The checkpoint was trained with saliency maps of another model.
     """
     low, high = scorer.meta["mos_range"]
-    # What it takes to compile is over before anything comes that would have to wait.
+    # Compile before the first window arrives, so that no window waits for the compiler.
     spec = scorer.inputs
     length = max(max(stream.frames, stream.window) for stream in spec.streams.values()) or 1
     nothing = np.zeros((length, 64, 64, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The maps that scores use, for pages, overlays and strips."""
+"""Maps that a score uses, for pages, overlays and strips."""
 
 import dataclasses
 import itertools
@@ -19,9 +19,9 @@ class TimedMaps(NamedTuple):
     """A frame of a video with its maps.
 
     Attributes:
-        seconds: When it is shown.
-        frame: (height, width, 3) uint8 RGB, at its display size.
-        maps: Name → (h, w) in [0, 1], at the size that the model makes it.
+        seconds: Presentation time of the frame, in seconds.
+        frame: (height, width, 3) uint8 RGB, at display size.
+        maps: Name → (h, w) in [0, 1], at the output size of the model.
     """
 
     seconds: float
@@ -30,12 +30,14 @@ class TimedMaps(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a score of a segment looked at.
+    """The frames and maps that the score of one segment uses.
 
     Attributes:
-        seconds: (n,) when each frame is shown, as if the rate did not vary within the segment.
-        frames: (n, height, width, 3) uint8 RGB, as the model sees them; of several crops the first.
-        maps: Name → (t, h, w) in [0, 1], t up to n; {} where the score uses none.
+        seconds: (n,) presentation time of each frame in seconds, computed as if the frame rate
+            were constant within the segment.
+        frames: (n, height, width, 3) uint8 RGB, as the model reads them; the first crop if there
+            are several.
+        maps: Name → (t, h, w) in [0, 1], with t ≤ n; {} if the score uses no maps.
     """
 
     seconds: np.ndarray
@@ -44,7 +46,7 @@ class Seen(NamedTuple):
 
 
 def maps_of(outputs: Outputs) -> dict[str, np.ndarray]:
-    """The maps of one clip: name → (T, h, w) float32 in [0, 1]."""
+    """Returns the maps of one clip: name → (T, h, w) float32 in [0, 1]."""
     return {name: np.asarray(maps, np.float32) for name, maps in outputs.maps.items()}
 
 
@@ -55,17 +57,17 @@ def looks(
     segments: float = 0.0,
     limits: Limits | None = None,
 ) -> Iterator[ClipPlan | Seen]:
-    """The frames that `scorer.score` looks at in each segment, with the maps that it uses.
+    """Yields the frames and maps that `scorer.score` uses in each segment.
 
     Args:
-        scorer: What scores.
-        video: A file.
-        segments: Seconds of a segment; 0: the video is the only one.
-        limits: Of pixels and seconds, beyond which a file is refused.
+        scorer: Scorer of the checkpoint.
+        video: Video file.
+        segments: Length of a segment in seconds; 0: the whole video is one segment.
+        limits: Largest number of pixels and seconds; a file above a limit is refused.
 
     Yields:
-        A ClipPlan, and what is seen of each segment of it as soon as it is read; another plan where
-        what came before does not count.
+        A ClipPlan, then a Seen for each of its segments as soon as the segment is read. A second
+        ClipPlan replaces the first: everything yielded before it must be discarded.
 
     Raises:
         VideoError: The file cannot be read.
@@ -89,21 +91,28 @@ def looks(
                 continue
             start, end = plan.shown[plan.bounds.index((message.start, message.length))]
             share = first.indices(message.length) / message.length
-            # Without the maps of another model nothing can be scored.
+            # A model that needs the maps of another model cannot run without them.
             maps = {} if scorer.outside else maps_of(scorer.outputs([*own, message]))
             frames = message.inputs.get(name)
-            if frames is None:  # of a stream in pieces the first one stands for all
+            if frames is None:  # the stream comes in pieces; show its first piece
                 frames = next(piece.frames for piece in own if piece.stream == name)
             frames = frames[0] if frames.ndim == 5 else frames
             yield Seen(start + share * (end - start), frames, maps)
 
 
 def maps_over_time(scorer: Scorer, video: str | os.PathLike[str]) -> Iterator[TimedMaps]:
-    """The maps of every frame of a file, in consecutive windows.
+    """Yields every frame of a file with its maps, computed in consecutive windows.
 
-    A window has as many frames as a score looks at, or as the windows of the checkpoint; the last
-    one is filled up with the last frame. Each window is scored as a video of its own. Memory holds
-    one window.
+    A window has the window length of the checkpoint, or else as many frames as a score uses. The
+    last window is padded with the last frame. Each window is scored as a separate video. Memory
+    holds one window.
+
+    Args:
+        scorer: Scorer of the checkpoint.
+        video: Video file.
+
+    Yields:
+        A TimedMaps for each frame, in presentation order.
 
     Raises:
         VideoError: The file cannot be read, or the score of the checkpoint uses no maps.

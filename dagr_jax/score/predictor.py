@@ -1,4 +1,4 @@
-"""The model side of scoring: pictures in, outputs out."""
+"""The model side of scoring: from the frames of clips to the outputs of the model."""
 
 import dataclasses
 import functools
@@ -22,10 +22,11 @@ from dagr_jax.video.sampling import map_indices
 
 @dataclasses.dataclass
 class Ready:
-    """What the model needs of a clip.
+    """The model inputs of one clip.
 
     Attributes:
-        start, length: The frames of the video that the clip stands for.
+        start, length: First frame and number of frames of the part of the video that the clip
+            represents.
         inputs: Name → array of each stream and cached stream, without the batch axis.
     """
 
@@ -35,18 +36,18 @@ class Ready:
 
 
 class Predictor:
-    """A model with its weights, compiled as it is needed.
+    """A model with its weights, compiled when it is first needed.
 
     Args:
         variables: {"params", "batch_stats"} of a complete model.
         meta: Metadata of the checkpoint (`train.meta.make_meta`).
 
     Attributes:
-        contract: Of the model.
-        model: The Flax module.
-        inputs: Which pictures of a video the model sees.
-        streams: The cached streams that a score needs.
-        variables: As given.
+        contract: Contract of the model.
+        model: Flax module.
+        inputs: Specification of the frames that the model reads from a video.
+        streams: Cached streams that a score needs.
+        variables: The argument `variables`.
     """
 
     def __init__(self, variables: Mapping[str, Any], meta: Mapping[str, Any]):
@@ -59,12 +60,12 @@ class Predictor:
         self._programs: dict[int, jax.stages.Compiled] = {}
         self._apply = jax.jit(self.model.apply)
         self._compute = {stream.name: jax.jit(stream.compute) for stream in self.streams}
-        # Entries of cached streams whose pieces have come, by clip and name.
+        # Entries of cached streams whose pieces have arrived, by clip and name.
         self._entries: dict[tuple[int, int, str], list[tuple[np.ndarray, np.ndarray]]] = {}
 
     @functools.cached_property
     def digest(self) -> str:
-        """Twelve digits that stand for the weights and for all settings that a score depends on."""
+        """Digest of the weights and of all settings that a score depends on, 12 hex digits."""
         found = hashlib.blake2b(digest_size=6)
         used = ("model", "model_args", "preset", "mos_range", "inputs", "settings")
         told = {name: self._meta[name] for name in used}
@@ -76,27 +77,27 @@ class Predictor:
 
     @property
     def outside(self) -> CachedStream | None:
-        """The stream that another model makes; None where there is none."""
+        """The cached stream that another model makes; None if there is none."""
         return next((stream for stream in self.streams if stream.outside), None)
 
     @property
     def whole(self) -> bool:
-        """Whether the model makes all of its cached streams itself, from frames of one shape."""
+        """Whether the model computes all its cached streams itself, from frames of one shape."""
         fixed = all(stream.fixed for stream in self.inputs.streams.values())
         return fixed and all(stream.inline for stream in self.streams)
 
     @property
     def num_frames(self) -> int:
-        """Frames that the first stream takes of a clip."""
+        """Number of frames that the first stream samples from a clip."""
         return next(iter(self.inputs.streams.values())).frames
 
     def program(self, batch_size: int) -> jax.stages.Compiled:
-        """The whole model, compiled for so many clips; `whole` models alone."""
+        """Returns the complete model, compiled for a batch size; only for `whole` models."""
         if batch_size not in self._programs:
             shapes = {}
             for name, stream in self.inputs.streams.items():
                 size = stream.resize.size
-                assert size is not None  # a fixed stream has one
+                assert size is not None  # a fixed stream has a size
                 shape: tuple[int, ...] = (batch_size, stream.frames, *size, 3)
                 if stream.crops:
                     count = len(stream.crops.corners(*size))
@@ -108,7 +109,7 @@ class Predictor:
         return self._programs[batch_size]
 
     def take(self, piece: Piece) -> None:
-        """Computes the entries of the cached streams of a piece, and keeps them for its clip."""
+        """Computes the entries of the cached streams of a piece and keeps them for its clip."""
         for stream in self.streams:
             if stream.of == piece.stream:
                 entries = self.entries(stream, piece.frames)
@@ -116,27 +117,30 @@ class Predictor:
                 self._entries.setdefault(key, []).append((piece.places, entries))
 
     def forget(self) -> None:
-        """Drops entries of clips that never became complete."""
+        """Drops the entries of clips that were never completed."""
         self._entries.clear()
 
     def entries(self, stream: CachedStream, frames: np.ndarray) -> np.ndarray:
-        """Entries of a cached stream for frames of one video, one for each frame.
+        """Computes the entries of a cached stream, one for each frame of a video.
 
         Args:
             stream: One of `streams`.
-            frames: (t, height, width, 3) uint8, or with crops (count, t, height, width, 3).
+            frames: (t, height, width, 3) uint8 RGB; with crops (count, t, height, width, 3).
 
         Returns:
-            (t, …) as `stream.compute` gives them.
+            (t, …), the output of `stream.compute` without the batch axis.
         """
         return np.asarray(self._compute[stream.name](self.variables, {stream.of: frames[None]})[0])
 
     def ready(self, clip: Clip, folder: str | os.PathLike[str] | None = None) -> Ready:
-        """A clip with the cached streams that the model does not make itself.
+        """Adds to a clip the cached streams that the model does not compute itself.
 
         Args:
-            clip: Of a video; the pieces of its streams were taken before.
-            folder: Of the maps of another model, for a model that was trained with these.
+            clip: Clip of a video. The pieces of its streams must have been passed to `take` before.
+            folder: Folder of maps of another model, for a model that was trained with such maps.
+
+        Returns:
+            The model inputs of the clip.
 
         Raises:
             VideoError: A map cannot be read.
@@ -150,10 +154,10 @@ class Predictor:
     def cached(
         self, stream: CachedStream, clip: Clip, folder: str | os.PathLike[str] | None = None
     ) -> np.ndarray:
-        """The entries of a cached stream that go with the frames of a clip, (n, …)."""
+        """Returns the entries of a cached stream for the frames of a clip, (n, …)."""
         source = self.inputs.streams[stream.of]
         if stream.outside:
-            assert folder is not None  # `Scorer` asks for it
+            assert folder is not None  # `Scorer` requires it
             chosen = self.inputs.indices(stream.of, clip.length)
             preset = "release" if stream.release else "paper"
             return read_maps(Path(folder), chosen, clip.length, stream.choice, stream.size, preset)
@@ -168,11 +172,15 @@ class Predictor:
         return entries[map_indices(np.arange(len(entries)), len(entries), stream.choice)]
 
     def predict(self, clips: Sequence[Ready], batch_size: int) -> list[Outputs]:
-        """What the model gives for each of some clips, without the batch axis.
+        """Runs the model on a batch of clips.
 
         Args:
-            clips: At most `batch_size`; the last one fills the batch up.
-            batch_size: Clips that the device takes at once.
+            clips: Model inputs of 1 to `batch_size` clips; a short batch is padded with the last
+                clip.
+            batch_size: Number of clips per batch on the device.
+
+        Returns:
+            The outputs of each clip, without the batch axis.
         """
         rows = np.minimum(np.arange(batch_size), len(clips) - 1).tolist()
         batch = self._stacked([clips[row].inputs for row in rows])
@@ -181,7 +189,7 @@ class Predictor:
         return [jax.tree.map(lambda x, i=i: x[i], outputs) for i in range(len(clips))]
 
     def _stacked(self, inputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """A batch; streams that are masked are filled up with zeros to the longest clip."""
+        """Stacks inputs to a batch; masked streams are padded with zeros to the longest clip."""
         batch = {}
         for name in inputs[0]:
             arrays = [one[name] for one in inputs]

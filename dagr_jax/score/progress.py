@@ -1,4 +1,4 @@
-"""What is under way while videos are read and scored."""
+"""State of the videos and clips that are being read and scored."""
 
 import dataclasses
 import os
@@ -11,7 +11,7 @@ from dagr_jax.video.reading import VideoInfo
 
 @dataclasses.dataclass
 class PendingVideo:
-    """A video of which not all is read and scored."""
+    """A video that is not completely read and scored yet."""
 
     name: str
     folder: str | os.PathLike[str] | None
@@ -23,7 +23,7 @@ class PendingVideo:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is missing for its row."""
+        """Whether the row of the video can be made: it failed, or it is completely scored."""
         scored = self.plan is not None and len(self.predictions) == len(self.plan.different)
         return bool(self.failure or (self.info and scored))
 
@@ -37,6 +37,6 @@ class PendingClip:
 
 
 def forget(one: PendingVideo, pending: list[PendingClip]) -> None:
-    """Drops what was scored of a video, and what is pending."""
+    """Drops the predictions and the pending clips of a video."""
     one.predictions.clear()
     pending[:] = [other for other in pending if other.video is not one]

@@ -1,8 +1,8 @@
-"""Scoring on more than one machine, by Ray Data (the extra `ray`).
+"""Scoring on several machines with Ray Data (needs the extra `ray`).
 
-Each worker is an actor with the whole model and reading processes of its own. Files go to the
-workers in small groups and rows come back in the order of the files. A worker that is lost is
-started again and its group with it; each file is counted by its number, so never twice.
+Each worker is an actor with the complete model and its own reading processes. Files go to the
+workers in small groups, and rows come back in the order of the files. If a worker is lost, Ray
+starts it again and its group is rescored. Each file has a number, so no file is reported twice.
 """
 
 import contextlib
@@ -22,35 +22,37 @@ if TYPE_CHECKING:
     from dagr_jax.score import Failure, Result, Scorer
     from dagr_jax.video.stream import Limits
 
-# What a local cluster may keep of the weights, and of rows, which are text. Ray's own choice is a
-# third of the machine's memory.
+# Bytes of the object store of a local cluster, for the weights and the rows, which are text. Ray's
+# default is a third of the machine's memory.
 OBJECT_STORE = 1 << 30
-# What a worker takes: JAX, a model of the paper's size, its buffers for one clip, two reading
-# processes. Workers of a smaller machine get an equal share.
+# Bytes that a worker needs: JAX, a model of the paper's size, its buffers for one clip, two reading
+# processes. On a smaller machine the workers get equal shares of the memory.
 WORKER_MEMORY = 3 << 30
-# A group gives a worker something to read ahead; with a worker, one group is lost.
+# Files per group. A group lets a worker read ahead; if a worker is lost, one group is lost.
 _GROUP = 8
 
 
 class Cluster:
-    """A Ray cluster for scoring; a context manager that leaves it, or stops a local one.
+    """A Ray cluster for scoring. As a context manager, it disconnects, or stops a local cluster.
 
-    It is best made before JAX is loaded: starting Ray forks, and JAX has threads by then.
+    Create it before JAX is imported if possible: Ray forks when it starts, and forking is not safe
+    once JAX has started threads.
 
     Args:
-        workers: Actors. With GPUs in the cluster each takes one, otherwise an equal share of the
-            cores; each `WORKER_MEMORY`.
-        address: "local" starts a cluster on this machine, with `OBJECT_STORE`; others are those of
-            `ray.init`, as "auto" or "ray://host:10001".
-        patience: Of the workers' `video.readers.Readers`.
+        workers: Number of actors. If the cluster has GPUs, each actor takes one GPU; otherwise each
+            takes an equal share of the cores. Each takes `WORKER_MEMORY`.
+        address: "local" starts a cluster on this machine, with an object store of `OBJECT_STORE`.
+            Other addresses are those of `ray.init`, such as "auto" or "ray://host:10001".
+        patience: Seconds without output from a decoder, after which a worker gives up a file
+            (`video.readers.Readers`).
 
     Raises:
-        DagrError: Ray is not installed, or there is no cluster at the address.
+        DagrError: Ray is not installed, or no cluster answers at the address.
     """
 
     def __init__(self, workers: int, address: str = "local", patience: float = 600.0):
-        # Ray reports how it is used to its makers, unless told not to; and its core writes an error
-        # for each actor of Ray Data, which has its arguments in the object store.
+        # Disable Ray's usage reports. Silence Ray's core, which logs an error for each actor of
+        # Ray Data, because the arguments of the actor are in the object store.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
@@ -63,7 +65,7 @@ class Cluster:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
         try:
-            with _no_stderr():  # where Ray's core says what log level it has
+            with _no_stderr():  # Ray's core prints its log level there
                 ray.init(
                     address=address,
                     logging_level=logging.ERROR,
@@ -91,15 +93,21 @@ class Cluster:
         limits: "Limits | None" = None,
         batch_size: int = 1,
     ) -> "Iterator[Result | Failure]":
-        """Scores files with the weights of a scorer, which go to the workers.
+        """Scores files on the workers, which receive the weights of a scorer.
 
         Args:
-            scorer: What scores.
-            files: Paths that all machines of the cluster know.
-            maps, segments, limits, batch_size: Of `Scorer.score_many`.
+            scorer: Scorer of the checkpoint.
+            files: Paths of the files; all machines of the cluster must see the files at these
+                paths.
+            maps: Function: path as given → folder of its maps, for a checkpoint that was trained
+                with maps of another model.
+            segments: Length of a segment in seconds; 0: no segments.
+            limits: Largest number of pixels and seconds; a file above a limit is refused.
+            batch_size: Number of clips per batch on a device.
 
         Yields:
-            As `Scorer.score_many`: a row for each file, in their order.
+            A Result for each file, or a Failure if the file cannot be read, in the order of the
+            files.
 
         Raises:
             ray.exceptions.RayError: Ray gave up.
@@ -110,19 +118,19 @@ class Cluster:
         done = 0
         options = (maps, segments, limits, batch_size, self._patience)
         for number, row in self._rows(scorer, files, options) if files else ():
-            if number < done:  # of a group that was begun again
+            if number < done:  # a row of a group that was rescored; it was yielded before
                 continue
             if number > done:
                 break
             done += 1
             yield Failure(**row) if "error" in row else Result.from_dict(row)
         if done < len(files):
-            raise DagrError(files[done], "Ray gave no row for it", "score it again")
+            raise DagrError(files[done], "Ray returned no result for it", "score it again")
 
     def _rows(
         self, scorer: "Scorer", files: Sequence[str], options: tuple[Any, ...]
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """(number of the file, its row), as Ray gives them."""
+        """Yields (number of the file, row of the file) in the order in which Ray returns them."""
         import jax
         import ray
 
@@ -138,7 +146,8 @@ class Cluster:
         cores = min([found.get("CPU", 1) // self._workers, *(node["CPU"] for node in nodes)])
         memory = min([found["memory"] // self._workers, *(node["memory"] for node in nodes)])
         share = {"num_gpus": 1.0} if found.get("GPU") else {"num_cpus": max(cores, 0.5)}
-        # Workers run in folders of their own. Names as JSON: Arrow has none that are no UTF-8.
+        # Paths are absolute because each worker runs in its own folder. Names are JSON because
+        # Arrow cannot hold names that are not valid UTF-8.
         asked = [
             {"number": number, "name": json.dumps(name), "path": json.dumps(os.path.abspath(name))}
             for number, name in enumerate(files)
@@ -158,7 +167,7 @@ class Cluster:
 
 
 def _check(address: str) -> None:
-    """Raises DagrError where nobody listens, which Ray notices after many minutes."""
+    """Raises DagrError if nothing listens at the address; Ray would notice after many minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         try:
@@ -169,13 +178,13 @@ def _check(address: str) -> None:
 
 def _no_cluster(address: str) -> DagrError:
     return DagrError(
-        f"no cluster answers at {address}; start it, or leave the address out for a new one"
+        f"no cluster answers at {address}; start it, or omit the address to start a new one here"
     )
 
 
 @contextlib.contextmanager
 def _no_stderr() -> Iterator[None]:
-    """Keeps what other than Python code writes off stderr; errors are raised all the same."""
+    """Discards what code outside Python writes to stderr; exceptions are still raised."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -188,7 +197,7 @@ def _no_stderr() -> Iterator[None]:
 
 
 class _Worker:
-    """What an actor holds, and does with a group of files."""
+    """State of an actor; a call scores one group of files."""
 
     def __init__(self, weights: Sequence[Any], meta: Mapping[str, Any], options: tuple[Any, ...]):
         import ray
@@ -196,7 +205,7 @@ class _Worker:
         from dagr_jax.video.readers import Readers
 
         self._maps, self._segments, self._limits, self._batch_size, patience = options
-        self._readers = Readers(2, patience)  # they start while JAX does
+        self._readers = Readers(2, patience)  # they start while JAX is imported
         from dagr_jax.runtime.compile_cache import keep_compiled
         from dagr_jax.score import Scorer
 

@@ -1,4 +1,4 @@
-"""What comes of scoring a video."""
+"""Results of scoring a video."""
 
 import dataclasses
 import html
@@ -8,12 +8,12 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A part of a video and its score.
+    """A segment of a video and its score.
 
     Attributes:
-        start, end: Seconds from the first frame of the video. Segments hold as many frames each;
-            where the frame rate varies, they last differently.
-        score: Of its frames alone, as of a video of their own (see `Result`).
+        start, end: Start and end of the segment, in seconds from the first frame of the video.
+            Segments have equal frame counts, so their durations differ at variable frame rate.
+        score: Score of the segment, computed as if it were a separate video (`Result.score`).
     """
 
     start: float
@@ -26,30 +26,33 @@ class Result:
     """The score of one video.
 
     Attributes:
-        file: The path as it was given; "" for frames.
-        score: 100 · prediction on the checkpoint's [0, 1] scale, **not clipped**: a video worse
-            or better than all training videos may leave [0, 100].
-        mos: The same on the training set's own scale, `mos_range`.
-        mos_range: (lowest, highest) of that scale.
-        dataset: Data set that the checkpoint was trained on.
-        worst: The segment of the lowest score, None without segments.
-        segments: In the order of the video; none unless they were asked for.
-        frames: Frames that were looked at for `score`.
-        total_frames: Frames that the file holds.
-        duration: Seconds (0 where unknown).
-        width, height: Pixels as displayed (of frames given without a file: their own).
-        fps: Frames per second (0 where unknown).
-        rotation: Clockwise degrees that the frames were turned by.
-        codec, pix_fmt, color_space: FFmpeg's names of the codec, the stored pixel format and the
-            matrix of its colours; "" where unknown.
-        bit_depth: Bits of a stored sample.
-        hdr: "pq" or "hlg" where the file says so: its code values were taken as if they were SDR.
-        bit_rate: Bits per second of the video stream (0 where unknown).
-        damaged: Packets that could not be decoded and frames marked as corrupt, of what was read.
-        seconds: Wall time that its scoring took, less what was read ahead.
-        model, preset, step, version: What scored: model name, preset, checkpoint step, package
-            version of the checkpoint.
-        checkpoint: Twelve digits that stand for the weights and how they are used.
+        file: Path of the file, as the user gave it; "" if frames were given.
+        score: 100 · prediction on the checkpoint's [0, 1] scale, **not clipped**: the score of a
+            video that is worse or better than all training videos may be outside [0, 100].
+        mos: The prediction on the scale of the training set, `mos_range`, not clipped.
+        mos_range: (lowest, highest) MOS of the training set.
+        dataset: Name of the data set that the checkpoint was trained on.
+        worst: Segment with the lowest score; None without segments.
+        segments: Segments in the order of the video; empty unless segments were requested.
+        frames: Number of frames that `score` is computed from.
+        total_frames: Number of frames in the file.
+        duration: Duration in seconds; 0 if unknown.
+        width, height: Display size in pixels; for frames without a file, the size of the frames.
+        fps: Frames per second; 0 if unknown.
+        rotation: Degrees by which the frames were rotated, clockwise.
+        codec, pix_fmt, color_space: FFmpeg's names of the codec, of the stored pixel format and of
+            the colour matrix; "" if unknown.
+        bit_depth: Bits per stored sample.
+        hdr: "pq" or "hlg" if the file is marked as HDR, else "". HDR code values are read as if
+            they were SDR.
+        bit_rate: Bits per second of the video stream; 0 if unknown.
+        damaged: Number of packets that could not be read or decoded, plus packets and frames marked
+            as corrupt, among those that were read.
+        seconds: Wall time of scoring in seconds, without the time of reading ahead.
+        model, preset, step, version: Model name, preset, training step and package version of the
+            checkpoint.
+        checkpoint: Digest of the weights and the settings that a score depends on, twelve
+            hexadecimal digits.
     """
 
     file: str
@@ -81,20 +84,20 @@ class Result:
     checkpoint: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain data, in the order of the class."""
+        """Returns the fields as plain data, in the order of the class."""
         row = dataclasses.asdict(self)
         return {**row, "mos_range": list(self.mos_range), "segments": list(row["segments"])}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Result":
-        """What `to_dict` gave, back."""
+        """Makes a Result from the output of `to_dict`."""
         segments = tuple(Segment(**part) for part in row["segments"])
         worst = row["worst"] and Segment(**row["worst"])
         low, high = row["mos_range"]
         return cls(**{**row, "segments": segments, "worst": worst, "mos_range": (low, high)})
 
     def _repr_html_(self) -> str:
-        """A table, for notebooks."""
+        """Returns an HTML table, for notebooks."""
         low, high = self.mos_range
         shown = {
             "score": f"{self.score:.1f} of 100",
@@ -123,13 +126,13 @@ class Failure:
     """A video that could not be scored.
 
     Attributes:
-        file: The path as it was given.
-        error: Why, in one line that names the file and the remedy.
+        file: Path of the file, as the user gave it.
+        error: The error in one line: file, problem, remedy.
     """
 
     file: str
     error: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain data."""
+        """Returns the fields as plain data."""
         return dataclasses.asdict(self)

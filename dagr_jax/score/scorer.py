@@ -36,7 +36,7 @@ class Scorer:
 
     Args:
         variables: {"params", "batch_stats"} of a complete model.
-        meta: What the checkpoint says of itself (`train.meta.make_meta`).
+        meta: Metadata of the checkpoint (`train.meta.make_meta`).
     """
 
     def __init__(self, variables: Mapping[str, Any], meta: Mapping[str, Any]):
@@ -48,7 +48,11 @@ class Scorer:
         """Loads the best checkpoint of a run.
 
         Args:
-            path: The run's workdir or its `vqa/`, or a folder that `dagr convert` made.
+            path: Working directory of a run, its `vqa/` folder, or a folder that `dagr convert`
+                wrote.
+
+        Returns:
+            The scorer.
 
         Raises:
             CheckpointError: There is no complete checkpoint of a model that scores.
@@ -68,17 +72,17 @@ class Scorer:
 
     @property
     def variables(self) -> Mapping[str, Any]:
-        """The weights, as given."""
+        """{"params", "batch_stats"} of the complete model."""
         return self._predictor.variables
 
     @property
     def digest(self) -> str:
-        """Twelve digits that stand for the weights and how they are used."""
+        """Digest of the weights and of all settings that a score depends on, 12 hex digits."""
         return self._predictor.digest
 
     @property
     def inputs(self) -> InputSpec:
-        """Which pictures of a clip the model sees."""
+        """Specification of the frames that the model reads from a clip."""
         return self._predictor.inputs
 
     @property
@@ -88,14 +92,18 @@ class Scorer:
 
     @property
     def outside(self) -> bool:
-        """Whether the checkpoint was trained with maps that another model made."""
+        """Whether the checkpoint was trained with maps of another model."""
         return self._predictor.outside is not None
 
     def predict(self, pictures: Iterable[Piece | Clip]) -> float:
-        """The prediction for one clip on the checkpoint's [0, 1] scale.
+        """Predicts the quality of one clip.
 
         Args:
-            pictures: The pieces of its streams, if there are any, and the clip, by `inputs`.
+            pictures: The pieces of the clip's streams, if there are any, then the clip, made with
+                `inputs`.
+
+        Returns:
+            The prediction on the checkpoint's [0, 1] scale, not clipped.
 
         Raises:
             DagrError: The checkpoint was trained with maps of another model, or no clip is given.
@@ -103,10 +111,14 @@ class Scorer:
         return float(self.outputs(pictures).score)
 
     def outputs(self, pictures: Iterable[Piece | Clip]) -> Outputs:
-        """What the model gives for one clip, without the batch axis.
+        """Runs the model on one clip.
 
         Args:
-            pictures: The pieces of its streams, if there are any, and the clip, by `inputs`.
+            pictures: The pieces of the clip's streams, if there are any, then the clip, made with
+                `inputs`.
+
+        Returns:
+            The outputs of the model, without the batch axis.
 
         Raises:
             DagrError: The checkpoint was trained with maps of another model, or no clip is given.
@@ -130,17 +142,21 @@ class Scorer:
         """Scores one video.
 
         Args:
-            video: A file; all of its frames as (T, H, W, 3) uint8 RGB; or a file object, opened
-                for reading bytes, which is copied to a temporary file.
-            maps: Folder of its saliency maps, as grey pictures (`data.map_folder`): for a
-                checkpoint that was trained with maps of another model, and for no other.
-            segments: Seconds of a segment, each of which is scored as a video of its own; 0: none.
-            limits: Of pixels and seconds, beyond which a file is refused.
+            video: Path of a file; all frames as (T, H, W, 3) uint8 RGB; or a binary file object,
+                which is copied to a temporary file.
+            maps: Folder of the video's saliency maps (`data.map_folder`); required for a checkpoint
+                that was trained with maps of another model, and refused for others.
+            segments: Length of a segment in seconds, scored as a separate video; 0: no segments.
+            limits: Largest number of pixels and seconds; a file above a limit is refused.
+
+        Returns:
+            The score and the facts of the video.
 
         Raises:
-            VideoError: The file or a map cannot be read; one line that names it.
-            DagrError: Frames of another shape or type; maps missing, or not wanted; segments of
-                frames, which have no times, or with maps of another model.
+            VideoError: The file or a map cannot be read; the message names it.
+            DagrError: The frames have another shape or type; maps are missing, or given but not
+                needed; or segments were requested for frames, which have no times, or with maps of
+                another model.
         """
         one = PendingVideo(_name_of(video), maps)
         self._check(one, segments)
@@ -159,22 +175,24 @@ class Scorer:
         batch_size: int = 1,
         readers: Readers | None = None,
     ) -> Iterator[Result | Failure]:
-        """Scores videos one after the other, each as soon as it is done.
+        """Scores videos one after the other.
 
         Args:
-            videos: As in `score`; taken as they are needed.
-            maps: Of a checkpoint for maps of another model: path as given → folder of its maps.
-            segments, limits: As in `score`.
-            batch_size: Clips that the device scores at once. Each size is another program, whose
-                sums may round otherwise in the last digits.
-            readers: Processes that read the files ahead; None reads each when its turn comes.
+            videos: Videos, each a path, frames or a file object as `score` takes it; consumed
+                lazily.
+            maps: Path as given → folder of its maps, as in `score`.
+            segments: Length of a segment in seconds, scored as a separate video; 0: no segments.
+            limits: Largest number of pixels and seconds; a file above a limit is refused.
+            batch_size: Number of clips per batch on the device. Each batch size compiles another
+                program, which may round differently in the last digits.
+            readers: Processes that read the files ahead; None: files are read one by one here.
 
         Yields:
-            In the order of the videos, a Result for each, or a Failure for a file that cannot be
-            read: nothing stops the rest.
+            A Result for each video as soon as it is scored, or a Failure if its file cannot be
+            read, in the order of the videos. A file that fails does not stop the run.
 
         Raises:
-            DagrError: As `score`, where it is not a file's fault.
+            DagrError: An argument is wrong, for the same reasons as in `score`.
         """
         pending: list[PendingClip] = []
         under_way: deque[PendingVideo] = deque()
@@ -195,16 +213,18 @@ class Scorer:
         yield from map(self._row, under_way)
 
     def maps(self, video: Video) -> dict[str, np.ndarray]:
-        """The maps that the score of a video uses.
+        """Computes the maps that the score of a video uses.
 
         Args:
-            video: As in `score`.
+            video: Path, frames or file object, as `score` takes it.
 
         Returns:
-            Name → (T, h, w) in [0, 1] of each map of the model; {} where the score uses none.
+            Name → (T, h, w) float32 in [0, 1], for each map of the model; {} if the score uses no
+            maps.
 
         Raises:
-            DagrError: As `score`.
+            DagrError: The video cannot be read, the frames have another shape or type, or the
+                checkpoint was trained with maps of another model.
         """
         found: list[Piece | Clip] = []
         with self._messages(video, 0.0, None) as messages:
@@ -225,7 +245,9 @@ class Scorer:
                 else f"{one.folder}: the checkpoint makes its own saliency maps; leave these out"
             )
         if segments and self.outside:
-            raise DagrError("segments want maps of their own; score without them")
+            raise DagrError(
+                "segments cannot be scored with maps of another model; score without segments"
+            )
 
     def _opened(
         self,
@@ -234,7 +256,7 @@ class Scorer:
         limits: Limits | None,
         readers: Readers | None,
     ) -> Iterator[tuple[Video, contextlib.AbstractContextManager[Iterable[Message]]]]:
-        """Each video, and a context that gives what is read of it."""
+        """Yields each video with a context manager that gives the messages read from it."""
         if readers is None:
             for video in videos:
                 yield video, self._messages(video, segments, limits)
@@ -253,14 +275,14 @@ class Scorer:
     def _messages(
         self, video: Video, segments: float, limits: Limits | None
     ) -> Iterator[Iterable[Message]]:
-        """What is read of a video by this process."""
+        """Gives the messages of a video that this process reads."""
         spec = self._predictor.inputs
         if isinstance(video, np.ndarray):
             yield self._of_frames(video, segments)
         elif _is_path(video):
             yield read_clips(video, spec, segments, limits)
         else:
-            # FFmpeg reads a file more than once, which not every file object allows.
+            # FFmpeg may read a file more than once, and not every file object allows that.
             with tempfile.NamedTemporaryFile(suffix=".video") as copy:
                 with environment(_name_of(video) or "file object", VideoError):
                     shutil.copyfileobj(cast(IO[bytes], video), copy)
@@ -288,14 +310,14 @@ class Scorer:
         waiting: list[PendingClip],
         batch_size: int,
     ) -> None:
-        """Takes what is read of a video, and scores clips whenever they make a batch."""
+        """Consumes the messages of a video, and scores clips whenever a batch is full."""
         for message in messages:
             match message:
                 case ClipPlan():
                     one.plan = message
                     forget(one, waiting)
                     self._predictor.forget()
-                    if self._predictor.whole:  # while the clips are decoded
+                    if self._predictor.whole:  # compile while the clips are being decoded
                         self._predictor.program(batch_size)
                 case Piece():
                     self._predictor.take(message)
@@ -308,7 +330,7 @@ class Scorer:
                     one.info = message
 
     def _predict(self, waiting: list[PendingClip], batch_size: int) -> None:
-        """Scores the clips that wait, at most a batch."""
+        """Scores the pending clips, at most one batch."""
         if waiting:
             found = self._predictor.predict([one.clip for one in waiting], batch_size)
             for one, outputs in zip(waiting, found, strict=True):
@@ -316,7 +338,7 @@ class Scorer:
             waiting.clear()
 
     def _first_stream(self, length: int) -> np.ndarray:
-        """Frames that the first stream takes of a video."""
+        """Returns the indices of the frames that the first stream samples from a video."""
         return next(iter(self.inputs.streams.values())).indices(length)
 
     def _row(self, one: PendingVideo) -> Result | Failure:
@@ -356,7 +378,7 @@ class Scorer:
 
 
 def _reading(name: str, messages: Iterable[Message]) -> Iterator[Message]:
-    """What is read of a video; an OSError of its file is a VideoError."""
+    """Yields the messages of a video; turns an OSError of its file into a VideoError."""
     try:
         yield from messages
     except OSError as error:
