@@ -1,4 +1,4 @@
-"""Files of PyTorch weights → checkpoints that score or can be trained on, and back."""
+"""Converts PyTorch weights files to checkpoints for scoring or training, and back."""
 
 import dataclasses
 import hashlib
@@ -20,12 +20,12 @@ from dagr_jax.video.inputs import InputSpec
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """How converted weights are to be used; what no file of weights says.
+    """How converted weights are used: facts that a weights file does not contain.
 
     Attributes:
-      options: of the model, such as alpha, window and choice (`Contract.assemble`).
-      dataset: on which the complete model was trained.
-      mos_range: (lowest, highest) MOS of that data set.
+        options: Options of the model, such as alpha, window and choice (`Contract.assemble`).
+        dataset: Name of the data set on which the complete model was trained.
+        mos_range: (lowest, highest) MOS of that data set.
     """
 
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -34,15 +34,18 @@ class Use:
 
 
 def import_network(source: str | Path, out: str | Path) -> Network:
-    """Converts one network, to start training from (`config.<stage>.init`).
+    """Converts one network to a checkpoint from which training can start (`config.<stage>.init`).
 
     Args:
-      source: as `convert.read_weights` takes.
-      out: folder of the checkpoint; must not exist.
+        source: Weights file, as `convert.read_weights` takes it.
+        out: Folder of the checkpoint; must not exist.
+
+    Returns:
+        The converted network.
 
     Raises:
-      WeightsError: the file cannot be read, or is none of the known networks.
-      CheckpointError: `out` exists.
+        WeightsError: The file cannot be read, or holds no known network.
+        CheckpointError: `out` exists.
     """
     network = _read(source)
     contract: Contract = registry.contract_of(network.name)
@@ -57,20 +60,20 @@ def import_network(source: str | Path, out: str | Path) -> Network:
 def import_model(
     sources: Mapping[str, str | Path], use: Use, out: str | Path
 ) -> dict[str, Network]:
-    """Converts the networks of a complete model into a checkpoint that scores.
+    """Converts the networks of a complete model to a checkpoint for scoring.
 
     Args:
-      sources: part of the model → file, as `convert.read_weights` takes.
-      use: how.
-      out: folder of the checkpoint; must not exist.
+        sources: Part of the model → weights file, as `convert.read_weights` takes it.
+        use: How the converted weights are used.
+        out: Folder of the checkpoint; must not exist.
 
     Returns:
-      The networks, by their part of the model.
+        Part of the model → converted network.
 
     Raises:
-      WeightsError: a file cannot be read, or holds another network than it was named for.
-      CheckpointError: `out` exists.
-      DagrError: a network that the options need is missing, or an option is out of range.
+        WeightsError: A file cannot be read, or holds the network of another part.
+        CheckpointError: `out` exists.
+        DagrError: A network that the options need is missing, or an option is out of range.
     """
     networks: dict[str, Network] = {}
     for part, path in sources.items():
@@ -82,7 +85,7 @@ def import_model(
     contract: Contract = registry.contract_of(next(iter(networks.values())).name)
     fields = {part: fields_of(network.model) for part, network in networks.items()}
     args = contract.assemble(fields, use.options)
-    contract.build(args)  # refuses what does not go together
+    contract.build(args)  # raises an error if the networks and options do not fit together
     variables = {
         kind: {
             part: network.variables[kind]
@@ -100,23 +103,23 @@ def import_model(
 
 
 def export_torch(checkpoint: str | Path, out: str | Path) -> list[Path]:
-    """Writes the networks of a checkpoint under the release's key names.
+    """Writes the networks of a checkpoint with the key names of the PyTorch release.
 
     Args:
-      checkpoint: as `checkpoints.load_variables` takes.
-      out: a .safetensors file. A checkpoint of two networks becomes two files, whose names end in
-        `.saliency.safetensors` and `.vqa.safetensors`.
+        checkpoint: Folder of a checkpoint, as `checkpoints.load_variables` takes it.
+        out: Name of a .safetensors file. A checkpoint of two networks becomes two files, whose
+            names end in `.saliency.safetensors` and `.vqa.safetensors`.
 
     Returns:
-      The files.
+        Paths of the written files.
 
     Raises:
-      CheckpointError: there is no complete checkpoint.
-      WeightsError: `out` has another suffix, or PyTorch has no names for the networks.
+        CheckpointError: There is no complete checkpoint.
+        WeightsError: `out` has another suffix, or the PyTorch names of the networks are unknown.
     """
     out = Path(out)
     if out.suffix != ".safetensors":
-        raise WeightsError(out, "its suffix is not .safetensors", "name it so")
+        raise WeightsError(out, "its suffix is not .safetensors", "use this suffix")
     variables, meta = load_variables(checkpoint)
     contract: Contract = registry.contract_of(meta["model"])
     networks = []
@@ -140,14 +143,14 @@ def export_torch(checkpoint: str | Path, out: str | Path) -> list[Path]:
         )
     about = {"dagr_jax": __version__, "preset": meta["preset"]}
     for name, network, own, path in networks:
-        # A checkpoint that was trained here has counted nothing.
+        # Training in this package keeps no BatchNorm counters; converted checkpoints have them.
         counters = meta["counters"][name] if "counters" in meta else None
         write_safetensors(path, to_state_dict(name, network, own, counters), about)
     return [path for *_, path in networks]
 
 
 def fields_of(model: nn.Module) -> dict[str, Any]:
-    """The fields that build a model again, as JSON holds them."""
+    """Returns the fields from which a model can be rebuilt, in a form that JSON can hold."""
     values = {
         field.name: getattr(model, field.name)
         for field in dataclasses.fields(model)

@@ -1,6 +1,6 @@
-"""The base class of all errors that the user can fix. This module needs the standard library alone.
+"""The base class of all errors that the user can fix. This module needs only the standard library.
 
-A command shows a `DagrError` as one line. Any other exception is a defect of this package or of a
+A command prints a `DagrError` as one line. Any other exception is a defect of this package or of a
 library, and shows its traceback.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 Name = str | os.PathLike[str]
 
-# What the user can do about an OSError. One with another errno, or with none, is a defect.
+# Remedies for an OSError, by errno. An OSError with another errno, or with none, is a defect.
 _REMEDIES = {
     errno.EACCES: "change its permissions, or name another path",
     errno.EDQUOT: "free some of the quota, or name another disk",
@@ -28,24 +28,24 @@ _REMEDIES = {
     errno.EROFS: "name a path on a disk that can be written",
 }
 
-# Libraries in C++ (TensorStore, ArrayRecord) raise these as other exceptions, with the same words.
+# C++ libraries (TensorStore, ArrayRecord) raise these as other exceptions with the same text.
 _IN_WORDS = (errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS)
 
 
 class DagrError(ValueError):
-    """A mistake in the input, the settings or the environment, told in one line.
+    """A mistake in the input, the settings or the environment, reported in one line.
 
     The line names the file or field, the problem and the remedy: ``subject: problem; remedy``.
 
     Args:
-        subject: The file or field; or the complete line, if it is the only argument.
-        problem: What is wrong with it.
-        remedy: What the user can do about it.
+        subject: Name of the file or field; or the complete line, if it is the only argument.
+        problem: What is wrong with the file or field.
+        remedy: What the user can do about the problem.
 
     Attributes:
-        subject: "" if the error was given as a complete line.
-        problem: The complete line if that was given.
-        remedy: "" if the error was given as a complete line.
+        subject: Name of the file or field; "" if the error was given as a complete line.
+        problem: What is wrong; the complete line if the error was given as one.
+        remedy: What the user can do; "" if the error was given as a complete line.
     """
 
     def __init__(self, subject: Name, problem: str = "", remedy: str = ""):
@@ -62,16 +62,16 @@ class DagrError(ValueError):
 def environment(
     path: Name, kind: type[DagrError] = DagrError, *, inside: Name | None = None
 ) -> Iterator[None]:
-    """Turns an error that the user can fix into a DagrError: a full disk, no permission, ….
+    """Turns an error that the user can fix, such as a full disk, into a DagrError.
 
     Args:
-        path: What the user named; the error names it.
-        kind: Class of the error.
-        inside: A file or folder that the block writes in place of `path`. An OSError that names a
-            file elsewhere is left as it is.
+        path: Path that the user gave; the error message names it.
+        kind: Class of the raised error.
+        inside: File or folder that the block writes in place of `path`. An OSError that names a
+            file outside it is not changed.
 
     Raises:
-        DagrError: The block raised such an error.
+        DagrError: The block raised an error that the user can fix.
     """
     try:
         yield
@@ -85,7 +85,7 @@ def environment(
 
 
 def _number_of(error: Exception, inside: Name | None) -> int:
-    """The errno of an error; 0 if it has none, or names a file that is not in `inside`."""
+    """Returns the errno of an error; 0 if it has none, or if it names a file outside `inside`."""
     if not isinstance(error, OSError):
         words = str(error)
         return next((number for number in _IN_WORDS if os.strerror(number) in words), 0)
