@@ -72,9 +72,9 @@ CLIPS = ["--source", "clips"]
         (["score", "gone.mp4", *SCORE[2:]], "gone.mp4: there is no such file; check the path"),
         (["watch", "clips/0.mp4", "--checkpoint", "gone"], "gone: no complete checkpoint in it"),
         ([*EVALUATE[:2], "--checkpoint", "gone", "--workdir", "new"], "gone: no complete check"),
-        (["evaluate", "folder", *EVALUATE[2:], "--workdir", "new"], "folder: no prepared set is"),
+        (["evaluate", "folder", *EVALUATE[2:], "--workdir", "new"], "folder: is not a prepared s"),
         ([*EVALUATE, "--workdir", "file"], "file/set: Not a directory; check the path"),
-        ([*EVALUATE, "--workdir", "."], "set: is there already; take another --workdir"),
+        ([*EVALUATE, "--workdir", "."], "set: exists already; use another --workdir"),
         ([*EVALUATE, "--workdir", "new", "--maps", "folder"], "folder: the checkpoint makes its"),
         (["prepare", "gone", *CLIPS, "--out", "new"], "unknown data set 'gone'; available: "),
         ([*PREPARE, *CLIPS, "--out", "folder"], "folder: exists and is not a prepared set; name"),
@@ -98,7 +98,7 @@ CLIPS = ["--source", "clips"]
         (["report", "table", "told"], "told/metrics.json: names no data set; put DATASET= before"),
         (["report", "table", "predictions.csv", "--fuse", "b=c"], "--fuse b=c: is not NAME="),
         (["report", "compare", "predictions.csv", "other.csv"], "videos are of one alone"),
-        (["report", "sweep", "folder"], "folder: holds no sweep; name the workdir of one"),
+        (["report", "sweep", "folder"], "folder: holds no sweep; name the workdir of a"),
         (["report", "saliency", "checkpoint", "--data", "set"], "set: no prepared saliency set"),
         (
             ["report", "registers", "checkpoint", "--data", "set", "--out", "a.png"]

@@ -30,7 +30,7 @@ def test_the_command_prints_counts_and_leaves_a_prepared_set(source, tmp_path, c
     assert prepare(source, out, "--max-failures", "6") == 0
     said = capsys.readouterr()
     assert said.out == f"{out}\n"
-    counts = "KoNViD-1k: 12 of 18 videos used (not: "
+    counts = "KoNViD-1k: 12 of 18 videos used (left out: "
     assert counts in said.err and "; published: 1200\n" in said.err
     facts = json.loads((out / "dataset.json").read_text())
     assert facts["mos_range"] == [1.0, 5.0] and facts["videos"] == str(source)

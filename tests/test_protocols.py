@@ -64,7 +64,7 @@ def test_another_data_set_is_predicted_whole(tiny_run, other, tmp_path, capsys):
         "metrics.json", "overview.png", "predictions.csv",
     ]  # fmt: skip
     assert cli.main([*arguments, "--workdir", str(tmp_path / "cross")]) == 1
-    assert "is there already; take another" in capsys.readouterr().err
+    assert "exists already; use another" in capsys.readouterr().err
 
 
 def test_of_its_own_set_a_checkpoint_predicts_the_test_part_alone(tiny_run, tmp_path, capsys):
@@ -163,7 +163,7 @@ def test_one_split_has_no_folds(tiny_run, tmp_path):
     config = tiny_config()
     config.data_dir = str(tiny_run / "data")
     config.split.fold = -1
-    with pytest.raises(stages.StageError, match="the protocol official has one; take kfold or"):
+    with pytest.raises(stages.StageError, match="the protocol official has only one; use kfold or"):
         stages.run_stages(config, tmp_path)
 
 

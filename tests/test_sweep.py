@@ -69,7 +69,7 @@ def test_every_run_is_made_once(made):
     config = tiny()
     wanted = [(name, seed) for seed in config.seeds for name in config.runs]
     assert [(row["run"], row["seed"]) for row in rows] == wanted
-    begun = [line for line in told.splitlines() if " are done] " in line]
+    begun = [line for line in told.splitlines() if " runs done] " in line]
     names = [line.partition("] ")[2] for line in begun]
     assert len(set(names)) == len(names) == len(wanted) - 1  # all but the finished run
 
@@ -197,7 +197,7 @@ def test_a_sweep_grows_and_one_that_fails_stops_no_other(tmp_path, monkeypatch):
         config.runs = {"a": {"model": {"args": {"alpha": 0.0}}}}
         config.runs.b = {"model": {"args": {"alpha": 0.0}}, "vqa": {"rank_weight": 2.0}}
         config.seeds, config.figures = (0,), {}
-    with pytest.raises(StageError, match="1 runs failed, see above: b-seed0"):
+    with pytest.raises(StageError, match="1 runs failed: b-seed0; see"):
         sweep.run_sweep(config, tmp_path, run_stages)
     assert given == ["a-seed0", "b-seed0"]
     with config.unlocked():
@@ -216,6 +216,8 @@ def test_a_sweep_grows_and_one_that_fails_stops_no_other(tmp_path, monkeypatch):
 def test_a_data_set_that_is_nowhere_is_said_first(tmp_path):
     config = ablation.get_config("konvid1k")
     config.base.dataset.args.source = str(tmp_path)
-    with pytest.raises(StageError, match=r"DHF1K is not here: .*config.saliency_sets.dhf1k.ar"):
+    with pytest.raises(
+        StageError, match=r"DHF1K is not prepared yet; .*config.saliency_sets.dhf1k.ar"
+    ):
         stages.run_stages(config, tmp_path / "sweep")
     assert not list((tmp_path / "sweep").glob("data*"))

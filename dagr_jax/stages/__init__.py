@@ -1,8 +1,8 @@
 """The stages of a run: prepare ▸ the stages of the model ▸ test ▸ report.
 
-Each takes the run and leaves one artifact in its workdir, complete or absent; a stage whose
-artifact is there is not repeated. The training stages and cached streams are those of the model's
-contract; `training` and `cached` run them all.
+Each stage takes the run and writes one artifact to its working directory, atomically. A stage whose
+artifact exists is not repeated. The contract of the model defines the training stages and cached
+streams; the modules `training` and `cached` run them for all models.
 """
 
 import functools
@@ -32,12 +32,12 @@ from dagr_jax.stages.training import no_gaze, train_stage
 
 __all__ = ["Run", "StageError", "run_stages", "stages_of"]
 
-# A stage: what it makes, None where the model needs it not.
+# A stage: run → its artifact; None if the model does not need the stage.
 StageFn = Callable[[Run], Path | None]
 
 
 def prepare_stage(run: Run) -> Path:
-    """Makes or decodes the data set, `data/`, and splits it, `split.csv`."""
+    """Makes or decodes the data set (`data/`) and splits it (`split.csv`)."""
     distributed.first(lambda: _prepare(run), makes=run.data)
     if run.config.split.fold != ALL:
         _write_splits(run)
@@ -52,7 +52,7 @@ def _prepare(run: Run) -> None:
 
 
 def _write_splits(run: Run) -> None:
-    """Writes `split.csv`, and for each gaze set of its own `<stage>_split.csv`."""
+    """Writes `split.csv`, and `<stage>_split.csv` for each stage with a separate gaze set."""
 
     def write() -> None:
         write_parts(run.workdir / "split.csv", run.data, run.parts)
@@ -67,9 +67,9 @@ def _write_splits(run: Run) -> None:
 
 
 def stages_of(run: Run) -> dict[str, StageFn]:
-    """All stages of a run by name, in their order.
+    """Returns all stages of a run, name → function, in the order in which they run.
 
-    Stages that the configuration names and the model does not need have nothing to make.
+    A stage that the configuration names but the model does not need makes nothing.
     """
     found: dict[str, StageFn] = {"prepare": prepare_stage}
     known = run.contract.default_config("synthetic").stages
@@ -91,25 +91,26 @@ def _model_stage(run: Run, stage: TrainStage | CachedStream | None) -> Path | No
 def run_stages(
     config: config_dict.ConfigDict, workdir: str | os.PathLike[str], names: Sequence[str] = ()
 ) -> None:
-    """Runs stages in their order; those that are finished in `workdir` are not repeated.
+    """Runs stages in order; stages that are finished in `workdir` are not repeated.
 
-    Several processes (`runtime.distributed`) call this together, with a workdir that they share.
+    Several processes (`runtime.distributed`) call this function together, with a shared working
+    directory.
 
     Args:
-        config: As `configs/vqa.py` gives it.
-        workdir: Folder of all artifacts; made if missing. A second run with the same
-            configuration goes on where the first stopped. With `config.split.fold` −1 it holds a
-            workdir for each fold.
-        names: Names of stages (`stages_of`); none named: those of `config.stages`. Of a sweep
-            (`configs/ablation.py`): names of its runs.
+        config: Configuration of a run (`configs/vqa.py`) or of a sweep (`configs/ablation.py`).
+        workdir: Working directory for all artifacts; created if missing. A second call with the
+            same configuration continues where the first one stopped. With `config.split.fold` −1
+            it contains a working directory for each fold.
+        names: Names of the stages to run (`stages_of`); empty: `config.stages`. For a sweep, names
+            of its runs; empty: all.
 
     Raises:
-        StageError: An unknown stage, or the workdir belongs to another configuration.
+        StageError: A stage is unknown, or the working directory belongs to another configuration.
     """
     if is_sweep(config):
         say(str(run_sweep(config, Path(workdir), run_stages, names)))
         return
-    # Names that do not exist end here, before anything is written.
+    # Raise the error for an unknown name here, before anything is written.
     registry.dataset_module(config.dataset.name)
     registry.contract(config.model.name)
     run = Run(config, Path(workdir))
@@ -121,7 +122,7 @@ def run_stages(
         if name in chosen and isinstance(stage, TrainStage) and stage.records == "gaze":
             section = config[name]
             if not (section.data_dir or section.init or has_gaze(config.dataset.name)):
-                raise no_gaze(config.dataset.name, stage)  # before hours of decoding
+                raise no_gaze(config.dataset.name, stage)  # now, not after hours of decoding
     home = run.workdir / "config.json"
     asked = digest([plain(config), list(chosen)])
 
@@ -154,7 +155,7 @@ def _timed(name: str, stage: StageFn, run: Run) -> None:
     try:
         with meter:
             artifact = stage(run)
-            distributed.meet()  # what one process wrote last, the others read next
+            distributed.meet()  # the other processes read next what one process wrote last
         finished = True
     finally:
         seconds = time.perf_counter() - begin

@@ -1,4 +1,4 @@
-"""Artifacts of a run: JSON files, and whether a folder is of the configuration at hand."""
+"""JSON artifacts of a run, and the check that a folder belongs to the current configuration."""
 
 import hashlib
 import json
@@ -14,11 +14,11 @@ from dagr_jax.runtime.errors import DagrError
 
 
 class StageError(DagrError):
-    """A stage cannot run; one line that names the folder or field and the remedy."""
+    """A stage cannot run. The message is one line: folder or field, problem, remedy."""
 
 
 def plain(tree: Any) -> Any:
-    """A config section as dicts, lists and numbers, as JSON holds it."""
+    """Converts a config section to plain data that JSON can hold: dicts, lists and numbers."""
     if isinstance(tree, config_dict.ConfigDict):
         tree = tree.to_dict()
     if isinstance(tree, Mapping):
@@ -27,27 +27,36 @@ def plain(tree: Any) -> Any:
 
 
 def digest(config: Any) -> str:
-    """Twelve hexadecimal digits that stand for a configuration."""
+    """Returns the digest of a configuration, twelve hexadecimal digits."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read_json(path: Path) -> Any:
-    """Reads what `write_json` wrote."""
+    """Reads a file that `write_json` wrote."""
     return json.loads(path.read_text())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, whole or not at all. JSON has no NaN: an undefined number becomes null."""
+    """Writes JSON atomically. An undefined number (NaN) becomes null, as JSON has no NaN."""
     with atomic_file(path) as partial:
         partial.write_text(json.dumps(tables.defined(value), indent=2, allow_nan=False) + "\n")
 
 
 def claim(path: Path, wanted: Any, what: str) -> None:
-    """Raises StageError if the JSON file at `path` belongs to another configuration."""
+    """Checks that the JSON file of an artifact belongs to the current configuration.
+
+    Args:
+        path: JSON file that holds the configuration of the artifact.
+        wanted: Current configuration, as plain data.
+        what: Kind of the artifact, for the error message, such as "a run".
+
+    Raises:
+        StageError: The file holds another configuration.
+    """
     differing = list(_differences(json.loads(path.read_text()), wanted))
     if differing:
         raise StageError(
-            f"{path.parent}: {what} of another configuration ({'; '.join(differing)}); "
+            f"{path.parent}: holds {what} of another configuration ({'; '.join(differing)}); "
             "use another --workdir, or delete this one"
         )
 

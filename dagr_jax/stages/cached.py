@@ -1,7 +1,7 @@
 """Cached streams: the output of a frozen network for each video, computed once and stored.
 
-`stream_stage` runs any `CachedStream`: records in `<workdir>/<name>/`, and `made_of.json`, all that
-they depend on.
+`stream_stage` runs any `CachedStream`. It writes records to `<workdir>/<name>/`, and everything
+that they depend on to `made_of.json` in that folder.
 """
 
 import hashlib
@@ -36,9 +36,16 @@ Entries = tuple[np.ndarray, list[np.ndarray]]  # record numbers, the entries (T,
 def stream_stage(run: Run, stream: CachedStream) -> Path:
     """Computes a stream for the training and validation videos: the record set `<name>/`.
 
-    The test part has none: the `test` stage runs the whole model from its frames. Where the
-    networks were taken over from another run as they are, so are its records, if `made_of.json`
-    there says that they are those that would be made here.
+    The test part has no stored stream: the `test` stage runs the complete model from the frames. If
+    the networks were taken unchanged from another run, the records of that run are reused, provided
+    that its `made_of.json` shows that they equal the records that this run would make.
+
+    Args:
+        run: The run.
+        stream: The stream.
+
+    Returns:
+        Folder of the record set.
     """
     folder = run.workdir / stream.name
     if distributed.first(folder.exists):
@@ -61,7 +68,7 @@ def stream_stage(run: Run, stream: CachedStream) -> Path:
 
 
 def _makers(run: Run, stream: CachedStream) -> list[TrainStage]:
-    """The training stages of the networks that compute a stream."""
+    """Returns the training stages of the networks that compute a stream."""
     found = [
         stage
         for stage in run.stages.values()
@@ -73,7 +80,7 @@ def _makers(run: Run, stream: CachedStream) -> list[TrainStage]:
 
 
 def _variables(run: Run, makers: list[TrainStage]) -> dict[str, Any]:
-    """The best variables of some stages, in their place in the complete model."""
+    """Returns the best variables of some stages, at their places in the complete model."""
     found: dict[str, Any] = {}
     for stage in makers:
         for kind, tree in trained(run, stage).items():
@@ -87,7 +94,7 @@ def _made_of(
     variables: Mapping[str, Any],
     sources: Mapping[str, loader.QualitySource],
 ) -> dict[str, Any]:
-    """All that stored entries depend on."""
+    """Returns everything that stored entries depend on, as plain data."""
     weights = hashlib.sha256()
     for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(variables), key=str):
         weights.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
@@ -112,12 +119,12 @@ def _is_made_of(folder: Path, told: Mapping[str, Any]) -> bool:
 
 
 def _take_over(there: Path, folder: Path) -> None:
-    """Fills an empty folder with the records of another run; hard links share the disk."""
+    """Fills an empty folder with the records of another run, as hard links to save disk space."""
 
     def link(source: str, target: str) -> None:
         try:
             os.link(source, target)
-        except OSError:  # another file system, or one without links
+        except OSError:  # another file system, or a file system without hard links
             shutil.copy2(source, target)
 
     shutil.copytree(there, folder, copy_function=link, dirs_exist_ok=True)
@@ -135,9 +142,9 @@ def write_stream(
     Args:
         run: The run; its prepared set holds the frames.
         stream: The stream.
-        variables: Variables of the parts that compute it.
-        folder: Exists.
-        sources: Name of a part → its videos.
+        variables: Variables of the parts of the model that compute the stream.
+        folder: Existing folder of the record set.
+        sources: Name of a part of the split → its videos.
     """
     computed = _of_stored
     if stream.outside:
@@ -171,7 +178,7 @@ def _stored(stream: CachedStream, entries: np.ndarray) -> np.ndarray:
 
 
 def _own(source: loader.QualitySource) -> range:
-    """Numbers of the records that this process writes."""
+    """Returns the numbers of the records that this process writes."""
     number, count = distributed.share()
     return range(number, len(source), count)
 
@@ -179,7 +186,7 @@ def _own(source: loader.QualitySource) -> range:
 def _of_stored(
     run: Run, stream: CachedStream, variables: Mapping[str, Any], source: loader.QualitySource
 ) -> Iterator[Entries]:
-    """(record numbers, their entries) from the stored frames. All processes compute each batch."""
+    """Yields (record numbers, entries) from the stored frames; all processes share each batch."""
     apply = meshes.jit_predict(
         lambda v, batch: stream.compute(v, {stream.of: batch[stream.of]}), run.mesh
     )
@@ -189,14 +196,14 @@ def _of_stored(
 
 
 def _chosen(entries: np.ndarray, choice: str) -> np.ndarray:
-    """The entries of the sampled frames → those that go with them."""
+    """Selects entries for the sampled frames, from one entry for each sampled frame."""
     return entries[map_indices(np.arange(len(entries)), len(entries), choice)]
 
 
 def _of_folder(
     run: Run, stream: CachedStream, variables: Mapping[str, Any], source: loader.QualitySource
 ) -> Iterator[Entries]:
-    """(record number, its entries) from pictures that another model made."""
+    """Yields (record number, entries) from pictures that another model made."""
     home = Path(stream.folder)
     for i in _own(source):
         fact = source.facts[i]
@@ -215,9 +222,9 @@ def _of_folder(
 def _of_files(
     run: Run, stream: CachedStream, variables: Mapping[str, Any], source: loader.QualitySource
 ) -> Iterator[Entries]:
-    """(record number, its entries) from the source files, piece by piece.
+    """Yields (record number, entries) from the source files, which are read piece by piece.
 
-    Each process computes videos of its own, on its own devices.
+    Each process computes different videos, on its own devices.
     """
     here = meshes.make_mesh(jax.local_devices())
     variables = meshes.put_whole(jax.device_get(variables), here)
@@ -234,8 +241,8 @@ def _of_files(
         path = Path(run.facts["videos"] or run.data / "videos") / fact["video"].decode()
         if not path.is_file():
             raise StageError(
-                f"{path}: is gone, and {stream.name} are computed from the source files; put it "
-                "back"
+                f"{path}: does not exist, but {stream.name} are computed from the source files; "
+                "restore the file"
             )
         found: list[tuple[np.ndarray, np.ndarray]] = []
         length = int(fact["length"])

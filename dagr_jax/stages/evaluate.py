@@ -1,4 +1,4 @@
-"""Stage `test`, and a checkpoint on other data sets: what it is worth on unseen contents."""
+"""Stage `test`, and the evaluation of a checkpoint on other data sets: unseen contents only."""
 
 import dataclasses
 import shutil
@@ -37,9 +37,10 @@ from dagr_jax.video.inputs import InputSpec
 
 
 def test_stage(run: Run) -> Path:
-    """Reads the test part, once: `test/predictions.csv`, `metrics.json`, `overview.png`.
+    """Evaluates the test part once: `test/predictions.csv`, `metrics.json`, `overview.png`.
 
-    Then the other data sets of `config.test.others`, each into `test_NAME/`, likewise.
+    It then evaluates each data set of `config.test.others` and writes the same files to
+    `test_NAME/`.
     """
     folder = run.workdir / "test"
     if not distributed.first(folder.exists):
@@ -52,7 +53,7 @@ def test_stage(run: Run) -> Path:
 
 
 def prepare_other(run: Run, name: str) -> Path:
-    """Folder of another data set that the model is tested on, made if it is not there."""
+    """Returns the folder of another data set for testing; prepares the set if it is missing."""
     chosen = run.config.test.others[name]
     folder = Path(chosen.data_dir) if chosen.data_dir else run.workdir / "others" / name
 
@@ -70,7 +71,7 @@ def prepare_other(run: Run, name: str) -> Path:
 def _test(run: Run, folder: Path) -> None:
     if not len(run.rows["test"]):
         raise StageError(
-            f"{run.workdir / 'split.csv'}: nothing tests; leave the stage test out, or take "
+            f"{run.workdir / 'split.csv'}: the test part is empty; omit the stage test, or use "
             "another config.split"
         )
     variables = meshes.put_whole(trained(run, run.last), run.mesh)
@@ -98,27 +99,29 @@ def _test(run: Run, folder: Path) -> None:
 def evaluate(
     checkpoint: Path, data: Path, folder: Path, *, batch_size: int = 4, maps: str = ""
 ) -> dict[str, Any]:
-    """A checkpoint on all of a prepared set that it has not seen, as the test stage does it.
+    """Evaluates a checkpoint on the unseen videos of a prepared set, like the test stage.
 
-    What the checkpoint was trained or validated on is left out, with its contents: known by the
-    files' digests from the `split.csv` of the checkpoint's run.
+    Videos on which the checkpoint was trained or validated are left out, with all videos of the
+    same contents. They are recognised by the file digests in the `split.csv` of the run.
 
     Args:
-        checkpoint: A run's workdir or its `vqa/`, or a folder that `dagr convert` made.
-        data: A prepared set, decoded as the checkpoint wants it.
-        folder: To make; it must not exist.
-        batch_size: Videos at once.
-        maps: Folder of saliency maps, for a checkpoint that was trained with another model's.
+        checkpoint: Working directory of a run, its `vqa/` folder, or a folder that `dagr convert`
+            wrote.
+        data: Prepared set, decoded as the checkpoint needs it.
+        folder: Output folder; must not exist.
+        batch_size: Number of videos per batch.
+        maps: Folder of saliency maps, for a checkpoint that was trained with maps of another model.
 
     Returns:
-        What `metrics.json` holds.
+        The content of `metrics.json`.
 
     Raises:
-        CheckpointError, StageError: The checkpoint does not score, the set was decoded otherwise,
-            or nothing of it is unseen.
+        CheckpointError: There is no complete checkpoint.
+        StageError: The checkpoint does not score, the set was decoded with other settings, or all
+            its contents were seen.
     """
     if folder.exists():
-        raise StageError(f"{folder}: is there already; take another --workdir, or delete it")
+        raise StageError(f"{folder}: exists already; use another --workdir, or delete it")
     how = {"batch_size": batch_size, "bootstrap": 1000, "extras": True}
     return _evaluate(checkpoint, data, folder, config_dict.ConfigDict(how), maps)
 
@@ -126,15 +129,20 @@ def evaluate(
 def _evaluate(
     checkpoint: Path, data: Path, folder: Path, how: config_dict.ConfigDict, maps: str = ""
 ) -> dict[str, Any]:
-    """`evaluate` as a section `test` of a configuration says."""
+    """Does the work of `evaluate`; `how` has the fields of the config section `test`."""
     variables, meta = load_variables(checkpoint)
     if meta["mos_range"] is None:
-        raise StageError(f"{checkpoint}: holds one network, which gives no score by itself")
+        raise StageError(
+            f"{checkpoint}: holds one network, which gives no score by itself; name a checkpoint "
+            "of a complete model"
+        )
     run = _run_of(meta, data, folder, how, maps)
     listed = read_list(data)
     rows = unseen(checkpoint, listed)
     if not len(rows):
-        raise StageError(f"{data}: the checkpoint was trained on all of its contents")
+        raise StageError(
+            f"{data}: the checkpoint was trained on all of its contents; use another data set"
+        )
     variables = meshes.put_whole(variables, run.mesh)
     low, high = meta["mos_range"]
     result = {
@@ -156,7 +164,7 @@ def _evaluate(
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
-    """`metrics.json` as one flat row."""
+    """Returns the content of `metrics.json` as one flat row."""
     row = {name: result[name] for name in ("dataset", "n", "left_out")}
     for name in (*METRICS, *FITTED):
         row[name] = result[name]["value"]
@@ -168,14 +176,15 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
 def _run_of(
     meta: Mapping[str, Any], data: Path, folder: Path, how: config_dict.ConfigDict, maps: str
 ) -> Run:
-    """A run that evaluates a checkpoint on a prepared set as it was trained.
+    """Makes a run that evaluates a checkpoint on a prepared set with the checkpoint's settings.
 
     Raises:
-        StageError: The set is none, or was decoded otherwise; maps are missing or not wanted.
+        StageError: `data` is not a prepared set, or was decoded with other settings; or maps are
+            missing, or given but not needed.
     """
     prepared = data / "prepared.json"
     if not prepared.is_file():
-        raise StageError(f"{data}: no prepared set is here; make one with dagr prepare")
+        raise StageError(f"{data}: is not a prepared set; make one with dagr prepare")
     held = read_json(prepared)
     contract, inputs = registry.contract(meta["model"]), InputSpec.from_json(meta["inputs"])
     wanted = plain(dataclasses.asdict(stored_stream(inputs)[1]))
@@ -220,15 +229,15 @@ def _judge(
     result: dict[str, Any],
     more: Callable[[loader.QualitySource], dict[str, Any]],
 ) -> None:
-    """Predicts some records: `predictions.csv`, `metrics.json` and `overview.png` in a folder.
+    """Predicts some records; writes `predictions.csv`, `metrics.json` and `overview.png`.
 
     Args:
-        run: Model and data.
-        variables: Of the whole model, on its devices.
-        rows: Numbers of the records.
-        partial: The folder, empty.
-        result: What stands first in `metrics.json`.
-        more: From the videos, what stands last; process 0 asks.
+        run: Run with the model and the data.
+        variables: Variables of the complete model, on the devices of the run.
+        rows: (N,) numbers of the records.
+        partial: Empty output folder.
+        result: First entries of `metrics.json`.
+        more: Function: videos → further entries of `metrics.json`; called only in process 0.
     """
     source = source_of(run, rows)
     stored = partial / "streams"
@@ -253,7 +262,7 @@ def _judge(
 
 
 def _outputs(run: Run, variables: Mapping[str, Any], batch: Mapping[str, Any]) -> Outputs:
-    """What the model gives for a batch of records; it makes inline streams that are missing."""
+    """Runs the model on a batch of records; the model computes inline streams that are missing."""
     names = {run.stored[0], *(stream.name for stream in run.streams)}
     given = {name: value for name, value in batch.items() if name in names}
     for stream in run.streams:
@@ -271,10 +280,16 @@ def _report(
     result: dict[str, Any],
     more: Callable[[loader.QualitySource], dict[str, Any]],
 ) -> None:
-    """What `_judge` writes, by process 0.
+    """Writes the output of `_judge`; called only in process 0.
 
     Args:
-        predictions: Of each record of `source`, on the MOS scale.
+        run: Run with the model and the data.
+        variables: Variables of the complete model, on the devices of the run.
+        source: Predicted records.
+        predictions: (N,) prediction for each record of `source`, on the MOS scale.
+        partial: Output folder.
+        result: First entries of `metrics.json`.
+        more: Function: videos → further entries of `metrics.json`.
     """
     clips = list(source.facts)
     first, predictions = per_video(clips, predictions)
@@ -296,7 +311,7 @@ def _report(
     chosen = plots.spread(mos)
     items = [source[int(first[i])] for i in chosen]
     maps = maps_of_items(run, variables, items)
-    # Streams were needed for the scores alone.
+    # The stored streams were needed only to compute the predictions and maps.
     shutil.rmtree(partial / "streams", ignore_errors=True)
     plots.overview(
         partial / "overview.png",
@@ -313,15 +328,17 @@ def _report(
 def maps_of_items(
     run: Run, variables: Mapping[str, Any], items: Sequence[Mapping[str, np.ndarray]]
 ) -> list[dict[str, np.ndarray]]:
-    """The maps that the scores of some records use: name → (T, h, w) in [0, 1] of each.
+    """Computes the maps that the scores of some records use.
 
-    {} for a model whose score uses none, and for records that lack a stream which the model does
-    not make itself.
+    Returns:
+        For each record, name → (T, h, w) in [0, 1]; {} if the score uses no maps, or if the record
+        lacks a stream that the model does not compute itself.
     """
     names = {stream.name for stream in run.streams if not stream.inline}
     if not items or not names <= items[0].keys():
         return [{} for _ in items]
-    here = jax.device_get(variables)  # what spans hosts only all of them can compute with
+    # Arrays that span several hosts can be used only by all hosts together.
+    here = jax.device_get(variables)
     look = jax.jit(lambda v, batch: _outputs(run, v, batch).maps)
     skipped = ("target", "index")
     found = []
@@ -332,25 +349,25 @@ def maps_of_items(
 
 
 def shown_frames(frames: np.ndarray) -> np.ndarray:
-    """Frames (T, H, W, 3) to show; of several crops the first."""
+    """Returns the frames to show, (T, H, W, 3): the first crop if there are several."""
     return frames[0] if frames.ndim == 5 else frames
 
 
 def per_video(
     facts: Sequence[Mapping[str, Any]], predictions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Averages the clips of each video.
+    """Averages the predictions of the clips of each video.
 
     Args:
         facts: "video" and "mos" of each clip.
-        predictions: (clips,).
+        predictions: (clips,) prediction for each clip.
 
     Returns:
-        (first, mean): the number of each video's first clip, and the mean of its predictions, in
-        the order of the first clips.
+        (first, mean), both (videos,): the number of each video's first clip, and the mean of the
+        predictions for its clips, in the order of the first clips.
 
     Raises:
-        StageError: clips of one video have different labels.
+        StageError: The clips of one video have different labels.
     """
     place: dict[bytes, int] = {}
     video_of = np.array([place.setdefault(fact["video"], len(place)) for fact in facts])
@@ -359,12 +376,12 @@ def per_video(
         if fact["mos"] != facts[first[video_of[clip]]]["mos"]:
             raise StageError(
                 f"{fact['video'].decode()}: its clips have different MOS; correct the labels and "
-                "prepare again"
+                "prepare the set again"
             )
     return first, np.bincount(video_of, predictions) / np.bincount(video_of)
 
 
 def whole_records(source: loader.QualitySource, name: str) -> Iterator[dict[str, Any]]:
-    """Frames and facts of each video, one after the other; `name` is that of the frames."""
+    """Yields the facts of each video with its frames, read from the stream `name`."""
     for index, fact in enumerate(source.facts):
         yield {**fact, "frames": shown_frames(source[index][name])}

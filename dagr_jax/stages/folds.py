@@ -1,4 +1,4 @@
-"""All folds of a protocol, one after the other: the field's ten random splits, and K-fold."""
+"""Runs all folds of a protocol: the field's ten random splits, or K-fold cross-validation."""
 
 import copy
 from collections.abc import Callable
@@ -21,19 +21,21 @@ ALL = -1  # config.split.fold
 
 
 def run_folds(run: Run, run_one: Callable[[config_dict.ConfigDict, Path], None]) -> Path:
-    """Runs every fold in a workdir of its own, `fold0`, `fold1`, …, and sums them up.
+    """Runs every fold in its own working directory, `fold0`, `fold1`, …, and summarises the folds.
 
-    The prepared set is shared. So are the stages that learn from a gaze set of their own: a network
-    that learns from the set that is split would otherwise have seen the test contents of a fold.
+    All folds share the prepared set and the stages that learn from a separate gaze set. A stage
+    that learns from the split set is not shared, because its network would have seen the test
+    contents of some folds.
 
     Args:
-        run: Of all folds; its set is prepared.
-        run_one: Runs the stages of one fold's configuration in its workdir.
+        run: Run of all folds; its data set is prepared.
+        run_one: Function that runs the stages of one fold: (configuration of the fold, working
+            directory of the fold) → None.
 
     Returns:
-        `folds.json`: of each metric the value of every fold, their median, mean, standard
-        deviation, lowest and highest, and of `config.test.others` the same under "others"; {} where
-        no fold has been tested. `folds.png` is the box plot of SRCC.
+        Path of `folds.json`. It holds for each metric the value of every fold, their median, mean,
+        standard deviation, minimum and maximum, and the same for each set of `config.test.others`
+        under "others". It holds {} if no fold has been tested. `folds.png` is a box plot of SRCC.
 
     Raises:
         StageError: The protocol has no folds.
@@ -41,8 +43,8 @@ def run_folds(run: Run, run_one: Callable[[config_dict.ConfigDict, Path], None])
     split = run.config.split
     if split.file or split.protocol not in ("kfold", "repeated"):
         raise StageError(
-            f"config.split.fold={ALL} asks for all folds, and the protocol {split.protocol} has "
-            "one; take kfold or repeated"
+            f"config.split.fold={ALL} selects all folds, but the protocol {split.protocol} has "
+            "only one; use kfold or repeated"
         )
     shared = [stage for stage in run.gaze_stages if run.gaze_data(stage) != run.data]
     for stage in shared:
@@ -74,7 +76,7 @@ def run_folds(run: Run, run_one: Callable[[config_dict.ConfigDict, Path], None])
 
 
 def _sum_up(homes: list[Path], protocol: str, others: list[str]) -> dict[str, Any]:
-    """Of the folds that have been tested; {} where none has."""
+    """Summarises the folds that have been tested; {} if none has been tested."""
     found = _results(homes, "test")
     if not found:
         return {}
@@ -97,10 +99,15 @@ def _spreads(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def spread(values: list[float | None]) -> dict[str, Any]:
-    """Median and spread of a metric over the folds; the deviation is of a sample (n − 1).
+    """Computes median and spread of a metric over the folds.
 
     Args:
-        values: Of each fold; None where a model gave all videos one score, left out of the rest.
+        values: Value of the metric for each fold; None if the model gave all videos the same score.
+            None is ignored in the statistics.
+
+    Returns:
+        "median", "mean", "std" (of a sample, n − 1), "low", "high" and "values"; only "values" if
+        all values are None.
     """
     numbers = np.array([value for value in values if value is not None], np.float64)
     if not len(numbers):

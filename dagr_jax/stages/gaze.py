@@ -1,4 +1,4 @@
-"""Records of gaze: how good predicted maps are, in validation and in the test stage."""
+"""Gaze records: metrics of predicted saliency maps, for validation and for the test stage."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,10 @@ from dagr_jax.stages.run import Run
 from dagr_jax.stages.split import rows_of
 from dagr_jax.train import mesh as meshes
 
-# (map, truth in [0, 1], fixations) → value of one frame.
+# (predicted map, true map in [0, 1], fixation map), each (h, w) → value for one frame.
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 
-# What is cheap enough for every validation.
+# Metrics that are cheap enough for every validation.
 QUICK: dict[str, Metric] = {
     "cc": lambda m, truth, fixations: saliency.cc(m, truth),
     "nss": lambda m, truth, fixations: saliency.nss(m, fixations),
@@ -29,20 +29,20 @@ ALL: dict[str, Metric] = {
     "auc_judd": lambda m, truth, fixations: saliency.auc_judd(m, fixations),
     "auc_borji": lambda m, truth, fixations: saliency.auc_borji(m, fixations, seed=0),
 }
-# In the order of Table 3.
+# In the order of Table 3 of the paper.
 NAMES = (*ALL, "auc_shuffled", "temporal_consistency")
 
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """Every metric of the maps of each video of a set.
+    """All metrics of the maps of n videos.
 
     Attributes:
         contents: (n) content of each video.
-        sums: metric of `NAMES` → (n,) sum over the frames where it is defined; of the temporal
-            consistency, which is a video's, its value.
-        counts: metric → (n,) how many these are; a frame without fixations has no NSS and is left
-            out of the mean, not counted as zero.
+        sums: Metric of `NAMES` → (n,) sum over the frames for which the metric is defined. The
+            temporal consistency has one value per video instead of a sum.
+        counts: Metric of `NAMES` → (n,) number of values in the sum. A frame without fixations has
+            no NSS; it is left out of the mean, not counted as zero.
     """
 
     contents: tuple[str, ...]
@@ -50,26 +50,26 @@ class Judged:
     counts: Mapping[str, np.ndarray]
 
     def means(self) -> dict[str, float]:
-        """The mean of each metric over all frames of all videos; NaN where it has no value."""
+        """Returns the mean of each metric over all frames of all videos; NaN if undefined."""
         return {name: ratio(self.sums[name], self.counts[name]) for name in self.sums}
 
 
 def ratio(sums: np.ndarray, counts: np.ndarray) -> float:
-    """The mean over all frames; NaN where there are none."""
+    """Returns the mean over all frames; NaN if there are none."""
     return float(sums.sum() / counts.sum()) if counts.sum() else float("nan")
 
 
 def gaze_source(run: Run, stage: TrainStage, part: str) -> loader.SaliencySource:
-    """The gaze records of a part."""
+    """Returns the gaze records of a part, "train", "val" or "test"."""
     data = run.gaze_data(stage)
-    assert data is not None  # the callers have looked
+    assert data is not None  # checked by the callers
     return loader.SaliencySource(data, rows_of(run.gaze_parts(stage))[part])
 
 
 def quick_scores(
     run: Run, predict: Callable[..., Any], variables: Any, source: Any, batch_size: int
 ) -> dict[str, float]:
-    """Mean CC and NSS of predicted maps over the frames of a saliency set."""
+    """Returns mean CC and NSS of the predicted maps over all frames of a saliency set."""
     values: list[dict[str, float]] = []
     for index, maps in run.predict(predict, variables, source, batch_size):
         for i, video in zip(index.tolist(), maps, strict=True):
@@ -80,7 +80,7 @@ def quick_scores(
 def _frame_scores(
     item: Mapping[str, np.ndarray], maps: np.ndarray, scorers: Mapping[str, Metric]
 ) -> list[dict[str, float]]:
-    """Metric → value for each frame of one saliency record; `maps` (T, h, w)."""
+    """Returns metric → value for each frame of one saliency record; `maps` is (T, h, w)."""
     truths = item["maps"] / 255.0
     return [
         {name: scorer(m, truth, fixations) for name, scorer in scorers.items()}
@@ -94,7 +94,15 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def judge(source: loader.SaliencySource, maps: Sequence[np.ndarray]) -> Judged:
-    """All metrics of the maps (T, h, w) of each record."""
+    """Computes all metrics of predicted maps.
+
+    Args:
+        source: Gaze records.
+        maps: Predicted maps (T, h, w) of each record, in the order of the records.
+
+    Returns:
+        The metrics of each record.
+    """
     looked = {c: np.zeros(source[0]["fixations"].shape[1:]) for c in source.contents}
     for index, content in enumerate(source.contents):
         looked[content] += source[index]["fixations"].sum(0)
@@ -121,12 +129,15 @@ def _shuffled(others: np.ndarray) -> Metric:
 
 
 def maps_of_test(run: Run, stage: TrainStage, variables: Mapping[str, Any]) -> list[np.ndarray]:
-    """Predicted maps (T, h, w) of each record of the gaze test part.
+    """Predicts the maps of the gaze test part.
 
     Args:
         run: The run.
         stage: The stage that trained the network.
         variables: Variables of the complete model.
+
+    Returns:
+        Maps (T, h, w) of each record, in the order of the records.
     """
     own = {kind: tree[stage.part] for kind, tree in variables.items() if stage.part in tree}
     predict = meshes.jit_predict(stage.task.predict, run.mesh)
@@ -137,7 +148,7 @@ def maps_of_test(run: Run, stage: TrainStage, variables: Mapping[str, Any]) -> l
 def overlays(
     predict: Callable[..., Any], variables: Any, source: loader.SaliencySource
 ) -> dict[str, np.ndarray]:
-    """The middle frame of three records, with the true and the predicted map, side by side."""
+    """Draws the middle frame of three records with the true and the predicted map, side by side."""
     chosen = np.linspace(0, len(source) - 1, 3).astype(int).tolist()
     items = [source[i] for i in chosen]
     predicted = predict(variables, {"frames": np.stack([x["frames"] for x in items])})
@@ -153,11 +164,15 @@ def overlays(
 def ignorant(
     source: loader.SaliencySource, training: loader.SaliencySource | None
 ) -> dict[str, list[np.ndarray]]:
-    """Maps of each record that ignore the video: what a network has to beat.
+    """Makes maps that ignore the video: the baselines that a network has to beat.
+
+    Args:
+        source: Gaze records.
+        training: Gaze records of the training part; None if there are none.
 
     Returns:
-        "centre_bias", a Gaussian at the centre, and with `training` "training_mean", the mean of
-        its gaze maps.
+        Name → maps (T, h, w) of each record. "centre_bias" is a Gaussian at the centre;
+        "training_mean", only with `training`, is the mean of the training gaze maps.
     """
     shape = source[0]["maps"].shape
     found = {"centre_bias": saliency.centre_bias(*shape[1:])}
@@ -168,7 +183,16 @@ def ignorant(
 
 
 def gaze_report(run: Run, stage: TrainStage, predicted: Sequence[np.ndarray]) -> dict[str, Any]:
-    """All saliency metrics of `maps_of_test`, and of maps that ignore the video."""
+    """Computes all saliency metrics of the predicted maps and of maps that ignore the video.
+
+    Args:
+        run: The run.
+        stage: The stage that trained the network.
+        predicted: Maps (T, h, w) of each record of the gaze test part (`maps_of_test`).
+
+    Returns:
+        Metric → mean over all frames, and the same under the name of each baseline.
+    """
     source, training = gaze_source(run, stage, "test"), gaze_source(run, stage, "train")
     others = {k: judge(source, maps).means() for k, maps in ignorant(source, training).items()}
     return {**judge(source, predicted).means(), **others}

@@ -1,4 +1,4 @@
-"""Stage `prepare`: from a data set's name to its records."""
+"""Stage `prepare`: makes the records of a data set from its name."""
 
 import dataclasses
 import json
@@ -17,10 +17,10 @@ from dagr_jax.runtime.errors import environment
 from dagr_jax.stages.artifacts import StageError, claim, plain, write_json
 from dagr_jax.video.inputs import Stream
 
-# Of what a prepared set looks like inside; a set of another one is refused.
+# Version of the layout of a prepared set. A set with another version is refused.
 _FORMAT = 3
 
-# Arguments that say where a data set is, not what.
+# Arguments that say where a data set is and do not change its records.
 _WHERE = ("source", "labels", "max_failures")
 
 
@@ -32,14 +32,17 @@ def prepare_set(
 ) -> Path:
     """Makes or decodes a data set: its records, `dataset.json` and `prepared.json`.
 
-    What an interrupted call has decoded lies beside the folder and is used by the next one, if it
-    asks for the same.
+    An interrupted call leaves the decoded videos in a hidden folder next to `folder`. The next call
+    with the same settings reuses them.
 
     Args:
-        folder: Of the prepared set; nothing is done where it is there and holds what is asked for.
+        folder: Folder of the prepared set. If it already holds the requested set, nothing is done.
         dataset: `name` in `registry.DATASETS`, and its `args` as in `configs/vqa.py`.
         stream: Which frames of a video are stored, and how they are resized.
-        map_size: (h, w) of gaze maps, where the set has any; None for a model without gaze.
+        map_size: (h, w) of gaze maps in pixels, if the set has any; None for a model without gaze.
+
+    Returns:
+        The folder.
 
     Raises:
         StageError: The folder holds something else, or an argument is missing.
@@ -50,7 +53,7 @@ def prepare_set(
     if folder.exists() and not (folder / "prepared.json").is_file():
         raise StageError(folder, "exists and is not a prepared set", "name another folder")
     if folder.exists():
-        # Where the files lay does not change what was prepared of them.
+        # The location of the source files does not change the records.
         held = json.loads((folder / "prepared.json").read_text())["dataset"]["args"]
         args |= {name: held[name] for name in _WHERE if name in held}
     wanted = {
@@ -65,13 +68,13 @@ def prepare_set(
     check_source(folder, dataset, "config.dataset")
     partial = folder.with_name(f".{folder.name}.partial")
     begun = partial / "wanted.json"
-    # How many may fail, and who is rated how, changes nothing of what was decoded.
+    # The number of permitted failures and the labels do not change the decoded frames.
     same = {**wanted, "dataset": [dataset["name"], args.get("source")]}
     if not begun.exists() or json.loads(begun.read_text()) != same:
         shutil.rmtree(partial, ignore_errors=True)
         with environment(folder):
             partial.mkdir(parents=True)
-    if map_size is None:  # a set of gaze is stored all the same, as large as the frames
+    if map_size is None:  # a gaze set is stored nevertheless, with maps as large as the frames
         assert stream.resize.size is not None
         map_size = stream.resize.size
     workers = os.cpu_count() or 1
@@ -95,17 +98,20 @@ def prepare_set(
 
 
 def check_source(folder: Path, dataset: Mapping[str, Any], field: str) -> None:
-    """Raises StageError where a data set is not prepared yet, and nobody says where it is.
+    """Checks that a data set is prepared, or that the configuration gives its source folder.
 
     Args:
-        folder: Of the prepared set.
+        folder: Folder of the prepared set.
         dataset: `name` in `registry.DATASETS`, and its `args`.
-        field: Of the configuration, which names the set.
+        field: Field of the configuration that selects the set, for the error message.
+
+    Raises:
+        StageError: The set is not prepared, and its source folder is not given.
     """
     module = dataset_module(dataset["name"])
     if not folder.exists() and hasattr(module, "DATASET") and not dataset["args"]["source"]:
         raise StageError(
-            f"{module.DATASET.title} is not here: give the folder of its videos, "
+            f"{module.DATASET.title} is not prepared yet; give the folder of its videos with "
             f"--{field}.args.source=DIR"
         )
 
@@ -118,7 +124,7 @@ def _collect(
     workers: int,
     args: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Prepares a set of somebody's videos; returns what it says of itself."""
+    """Prepares a set from source videos; returns its metadata for `dataset.json`."""
     source, failures = Path(args["source"]), args["max_failures"]
     common: dict[str, Any] = {
         "source": source,
@@ -143,17 +149,17 @@ def _collect(
 
 
 def has_gaze(name: str) -> bool:
-    """Whether a data set has gaze maps, whose size must be said."""
+    """Whether a data set has gaze maps, so that their size must be set."""
     module = dataset_module(name)
     return isinstance(getattr(module, "DATASET", None), GazeSet) or not hasattr(module, "DATASET")
 
 
 def _counts(dataset: RatedSet | GazeSet, result: Collected) -> str:
-    """The counts of used videos beside the published ones, in one line."""
+    """Returns one line that compares the number of used videos with the published number."""
     left_out = ", ".join(f"{count} {reason}" for reason, count in result.reasons.items())
     published = ", ".join(f"{part} {n}".strip() for part, n in dataset.counts.items())
     return (
         f"{dataset.title}: {result.used} of {result.named} videos used"
-        + (f" (not: {left_out})" if left_out else "")
+        + (f" (left out: {left_out})" if left_out else "")
         + (f"; published: {published}" if published else "")
     )

@@ -1,4 +1,4 @@
-"""Records of rated videos: their sources, and how predictions agree with their MOS."""
+"""Records of rated videos: their sources, and the agreement of predictions with MOS."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +15,7 @@ from dagr_jax.stages.run import Run
 
 
 def stage_source(run: Run, stage: TrainStage, part: str) -> loader.QualitySource:
-    """The videos of a part, with the cached streams that a stage takes."""
+    """Returns the videos of a part, with the cached streams that a stage reads."""
     records = {name: open_records(run.workdir / name, name, part) for name in stage.streams}
     return quality_source(run, part, records)
 
@@ -23,7 +23,7 @@ def stage_source(run: Run, stage: TrainStage, part: str) -> loader.QualitySource
 def quality_source(
     run: Run, part: str, streams: dict[str, Any] | None = None
 ) -> loader.QualitySource:
-    """The videos of a part of the prepared set.
+    """Returns the videos of a part of the prepared set.
 
     Args:
         run: The run.
@@ -36,7 +36,13 @@ def quality_source(
 def source_of(
     run: Run, rows: np.ndarray, streams: dict[str, Any] | None = None
 ) -> loader.QualitySource:
-    """Some videos of the prepared set, by the numbers of their records."""
+    """Returns videos of the prepared set, selected by the numbers of their records.
+
+    Args:
+        run: The run.
+        rows: (N,) numbers of the records.
+        streams: Name → records of a cached stream of these videos.
+    """
     name, stream = run.stored
     return loader.QualitySource(run.data, rows, run.mos_range, streams, name, stream.crops)
 
@@ -44,7 +50,17 @@ def source_of(
 def validate(
     run: Run, predict: Callable[..., Any], variables: Any, source: loader.QualitySource
 ) -> dict[str, float]:
-    """SRCC, PLCC, KRCC and RMSE of the predictions for a source, on the MOS scale."""
+    """Predicts all videos of a source.
+
+    Args:
+        run: The run.
+        predict: Function of `mesh.jit_predict`.
+        variables: Variables of the model.
+        source: Rated videos.
+
+    Returns:
+        SRCC, PLCC, KRCC and RMSE of the predictions on the MOS scale.
+    """
     targets = labels(source)
     batches = run.predict(predict, variables, source, run.config.test.batch_size)
     predictions = gather(batches, len(targets))
@@ -52,18 +68,25 @@ def validate(
 
 
 def labels(source: loader.QualitySource) -> np.ndarray:
-    """The MOS of each video, (N,) float64."""
+    """Returns the MOS of each video, (N,) float64."""
     return np.array([fact["mos"] for fact in source.facts], np.float64)
 
 
 def to_mos(prediction: np.ndarray, mos_range: tuple[float, float]) -> np.ndarray:
-    """Predictions on the [0, 1] scale → MOS on the scale of the data set, float64, unclipped."""
+    """Maps predictions from [0, 1] to the MOS scale of the data set, float64, not clipped."""
     low, high = mos_range
     return low + np.asarray(prediction, np.float64) * (high - low)
 
 
 def gather(pairs: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
-    """(index, prediction) pairs → predictions in record order, (count,).
+    """Collects predictions in record order.
+
+    Args:
+        pairs: (record numbers, predictions) of each batch, both (B,).
+        count: Number of records.
+
+    Returns:
+        (count,) float64 predictions.
 
     Raises:
         StageError: A record was predicted twice or not at all.
@@ -76,11 +99,11 @@ def gather(pairs: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> np.nda
     if (seen != 1).any():
         raise StageError(
             f"{(seen == 0).sum()} of {count} records have no prediction and {(seen > 1).sum()} "
-            "have several; the record set changed while it was read, run the stage again"
+            "have several, because the record set changed while it was read; run the stage again"
         )
     return out
 
 
 def quality_scores(predictions: np.ndarray, mos: np.ndarray) -> dict[str, float]:
-    """SRCC, PLCC, KRCC and RMSE, both arguments on the MOS scale, (N,)."""
+    """Computes SRCC, PLCC, KRCC and RMSE; both arguments are (N,) on the MOS scale."""
     return {name: getattr(agreement, name)(predictions, mos) for name in METRICS}

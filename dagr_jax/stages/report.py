@@ -1,4 +1,4 @@
-"""Stage `report`: the page of a run, and the times that it tells."""
+"""Stage `report`: the page of a run, and the log of stage times that the page shows."""
 
 import contextlib
 import csv
@@ -23,13 +23,13 @@ from dagr_jax.stages.quality import quality_source
 from dagr_jax.stages.run import Run
 from dagr_jax.stages.start import trained
 
-# How many clips the page shows of the worst predictions, and of the best.
+# Number of clips that the page shows for the worst predictions, and for the best ones.
 _CLIPS = 3
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
 
 
 def report_stage(run: Run) -> Path:
-    """Writes `report.html` of what has been finished until now, unless it tells that already."""
+    """Writes `report.html` for all finished stages, unless the page is already up to date."""
     path = run.workdir / "report.html"
     sources = [run.workdir / "times.jsonl", *run.workdir.glob("*/log.jsonl"), run.workdir / "test"]
 
@@ -42,7 +42,7 @@ def report_stage(run: Run) -> Path:
         facts = RunFacts(
             name=run.workdir.resolve().name,
             config=plain(run.config),
-            # Of the stage that was made last: the page may be drawn elsewhere.
+            # The environment of the last stage, because the page may be made on another machine.
             environment=lines[-1]["environment"] if lines else _environment(),
             stages=times(run.workdir),
             logs={
@@ -65,26 +65,32 @@ def note_time(
     """Adds a line to `times.jsonl`, unless the stage was finished before.
 
     Args:
-        workdir: Of the run.
-        stage: Its name.
-        seconds: What this call of it took.
-        energy: What it used, in J; None where the machine does not tell.
-        finished: Whether it came to its end.
+        workdir: Working directory of the run.
+        stage: Name of the stage.
+        seconds: Duration of this call of the stage in seconds.
+        energy: Energy that this call used in J; None if the machine does not measure it.
+        finished: Whether the stage was completed.
     """
     if stage == "report" or any(x["stage"] == stage and x["finished"] for x in _lines(workdir)):
         return
     line: dict[str, Any] = {"stage": stage, "seconds": round(seconds, 3), "finished": finished}
     line |= {"joules": energy, "environment": _environment()}
     path = workdir / "times.jsonl"
-    begun = path.exists() and not path.read_bytes().endswith(b"\n")  # a line that was cut short
+    begun = path.exists() and not path.read_bytes().endswith(b"\n")  # an incomplete last line
     with environment(path), open(path, "a") as stream:
         stream.write("\n" * begun + json.dumps(line) + "\n")
 
 
 def times(workdir: Path) -> list[dict[str, Any]]:
-    """Rows "stage", "seconds", "joules" (None: unknown): the calls of a stage until its end.
+    """Sums the time and energy of all calls of each stage.
 
-    A call that was killed has told nothing and does not count.
+    A call that was killed wrote no line and is not counted.
+
+    Args:
+        workdir: Working directory of the run.
+
+    Returns:
+        Rows with "stage", "seconds" and "joules" (None: unknown).
     """
     rows: dict[str, dict[str, Any]] = {}
     for line in _lines(workdir):
@@ -102,7 +108,7 @@ def _lines(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, without one that the end of a process cut short."""
+    """Returns the lines of a log, without a line that is incomplete because the process ended."""
     found = []
     for text in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
@@ -118,7 +124,7 @@ def _environment() -> dict[str, str]:
 
 
 def _tested(run: Run) -> Outcome:
-    """The test part as `test/` holds it, with frames and maps of some of its clips."""
+    """Returns the results in `test/`, with frames and maps of the worst and best clips."""
     source = quality_source(run, "test")
     first: dict[str, int] = {}
     facts = list(source.facts)

@@ -1,4 +1,7 @@
-"""A run: its configuration, its folder, and what all stages ask of them. Nothing here writes."""
+"""A run: its configuration and working directory, and all values that stages derive from them.
+
+Nothing in this module writes files.
+"""
 
 import dataclasses
 import functools
@@ -27,7 +30,12 @@ from dagr_jax.video.inputs import InputSpec, Stream
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A configuration and the folder of its artifacts."""
+    """A configuration and the working directory of its artifacts.
+
+    Attributes:
+        config: Configuration of the run.
+        workdir: Folder of all artifacts of the run.
+    """
 
     config: config_dict.ConfigDict
     workdir: Path
@@ -42,12 +50,12 @@ class Run:
 
     @functools.cached_property
     def inputs(self) -> InputSpec:
-        """Which pictures of a video the model sees."""
+        """Specification of the frames that the model reads from a video."""
         return self.contract.inputs(self.config)
 
     @property
     def stored(self) -> tuple[str, Stream]:
-        """Name and stream of the frames that a prepared set holds."""
+        """(name, stream) of the frames that a prepared set holds."""
         return stored_stream(self.inputs)
 
     @functools.cached_property
@@ -60,7 +68,7 @@ class Run:
 
     @functools.cached_property
     def streams(self) -> tuple[CachedStream, ...]:
-        """The cached streams that a score needs, as the stages of the run make them."""
+        """The cached streams that a score needs, as the stages of the run compute them."""
         settings = self.contract.settings(self.config)
         found = self.contract.streams(self.model, self.inputs, settings)
         stages = {n: s for n, s in self.stages.items() if isinstance(s, CachedStream)}
@@ -68,7 +76,7 @@ class Run:
 
     @functools.cached_property
     def stages(self) -> dict[str, TrainStage | CachedStream]:
-        """The stages of the model, by name, in their order.
+        """The stages of the model, name → stage, in the order in which they run.
 
         Raises:
             StageError: The configuration contradicts itself.
@@ -86,16 +94,26 @@ class Run:
 
     @property
     def map_size(self) -> tuple[int, int] | None:
-        """(height, width) of gaze maps; None for a model that never learns from gaze.
+        """(height, width) of gaze maps in pixels; None for a model that never learns from gaze.
 
-        A configuration that needs none, as with alpha 0, shares the prepared set of one that does.
+        It does not depend on whether the configuration needs maps: a run without them, such as one
+        with alpha 0, shares the prepared set of a run with maps.
         """
         return self.contract.map_size(self.config)
 
     def of_checkpoint(
         self, inputs: InputSpec, model: Any, streams: tuple[CachedStream, ...]
     ) -> "Run":
-        """This run, with what a checkpoint says instead of what a configuration would."""
+        """Sets inputs, model and streams from a checkpoint instead of from the configuration.
+
+        Args:
+            inputs: Specification of the frames that the model reads from a video.
+            model: Flax module of the complete model.
+            streams: Cached streams that a score needs.
+
+        Returns:
+            This run.
+        """
         self.__dict__.update({"inputs": inputs, "model": model, "streams": streams})
         return self
 
@@ -107,12 +125,12 @@ class Run:
 
     @functools.cached_property
     def data(self) -> Path:
-        """Folder of the prepared set: `config.data_dir`, or `data/` of the working directory."""
+        """Folder of the prepared set: `config.data_dir`, or `data/` in the working directory."""
         return Path(self.config.data_dir) if self.config.data_dir else self.workdir / "data"
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
-        """Facts of the prepared set: `mos_range`, and `videos`, the folder of the files."""
+        """Metadata of the prepared set: `mos_range`, and `videos`, the folder of source videos."""
         return json.loads((self.data / "dataset.json").read_text())
 
     @property
@@ -122,25 +140,25 @@ class Run:
 
     @functools.cached_property
     def parts(self) -> list[str]:
-        """The part of each record of the prepared set."""
+        """The part of each record of the prepared set: "train", "val" or "test"."""
         return split.parts_of(self.data, self.config.split)
 
     @functools.cached_property
     def rows(self) -> dict[str, np.ndarray]:
-        """Part → numbers of its records in the prepared set."""
+        """Part → (N,) numbers of its records in the prepared set."""
         return split.rows_of(self.parts)
 
     def gaze_data(self, stage: TrainStage) -> Path | None:
-        """Folder of the prepared gaze set of a stage; None where there is none."""
+        """Returns the folder of the prepared gaze set of a stage; None if there is none."""
         given = self.config[stage.name].data_dir
         folder = Path(given) if given else self.data
         return folder if given or has_records(folder, "saliency") else None
 
     def gaze_parts(self, stage: TrainStage) -> list[str]:
-        """The part of each record of the gaze set of a stage.
+        """Returns the part of each record of the gaze set of a stage.
 
-        Gaze records in the quality set are split with it; a gaze set of its own is split as its
-        files say, or else at random.
+        Gaze records in the quality set are split like its videos. A separate gaze set is split as
+        its files define, or at random if they define no split.
         """
         data = self.gaze_data(stage)
         if data is None or data == self.data:
@@ -150,13 +168,16 @@ class Run:
     def predict(
         self, predict: Callable[..., jax.Array], variables: Any, source: Any, batch_size: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(numbers, predictions) of the records of a source, batch by batch, by all processes.
+        """Predicts all records of a source, batch by batch; all processes call this together.
 
         Args:
             predict: Function of `mesh.jit_predict`.
-            variables: Variables on any device; they are put on all devices.
-            source: Records by number.
-            batch_size: Raised to what divides over the devices.
+            variables: Variables of the model, on any device; they are copied to all devices.
+            source: Source of records, by number.
+            batch_size: Global batch size; rounded up to a multiple of the number of devices.
+
+        Yields:
+            (record numbers (B,), predictions (B, …)) of each batch.
         """
         devices = self.mesh.size
         return predict_all(
@@ -171,7 +192,7 @@ class Run:
         )
 
     def section(self, stage: TrainStage) -> config_dict.ConfigDict:
-        """The resolved section of a training stage, `resolve_steps`."""
+        """Returns the config section of a training stage with its steps resolved."""
         if stage.records == "quality":
             records = len(self.rows["train"])
         else:
@@ -180,7 +201,10 @@ class Run:
         return resolve_steps(self.config[stage.name], records)
 
     def meta(self, stage: TrainStage) -> dict[str, Any]:
-        """Metadata of the checkpoints of a training stage; the digest is of its sections."""
+        """Returns the checkpoint metadata of a training stage.
+
+        Its `config_digest` covers only the config sections that the weights depend on.
+        """
         chosen = {name: plain(self.config[name]) for name in stage.sections}
         return make_meta(
             model=stage.model,
@@ -196,23 +220,37 @@ class Run:
 
 
 def stored_stream(inputs: InputSpec) -> tuple[str, Stream]:
-    """Name and stream of the frames that a prepared set holds: the first of one fixed size.
+    """Returns the frames that a prepared set holds: the first stream with a fixed frame size.
+
+    Args:
+        inputs: Specification of the frames that the model reads from a video.
+
+    Returns:
+        (name, stream).
 
     Raises:
-        StageError: The model sees no frames of one size.
+        StageError: No stream has a fixed frame size.
     """
     for name, stream in inputs.streams.items():
         if stream.fixed and not stream.chunk:
             return name, stream
-    raise StageError("the model sees no frames of one fixed size, which records could hold")
+    raise StageError(
+        "no stream of the model has frames of a fixed size, which records need; "
+        "give one stream of its inputs a fixed size"
+    )
 
 
 def resolve_steps(section: config_dict.ConfigDict, records: int) -> config_dict.ConfigDict:
-    """A training section with epochs turned into steps, and `epoch_steps` for schedules.
+    """Converts the epochs of a training section to steps, and adds `epoch_steps` for schedules.
 
     Args:
-        section: Section with `steps` (0: from `epochs`) and `eval_every` (0: once an epoch).
-        records: Size of the training part; the remainder of an epoch is dropped.
+        section: Section with `steps` (0: computed from `epochs`) and `eval_every` in steps (0: once
+            per epoch).
+        records: Number of records of the training part. Records that do not fill the last batch of
+            an epoch are dropped.
+
+    Returns:
+        A copy of the section with the three fields set.
     """
     epoch = max(records // section.batch_size, 1)
     resolved = config_dict.ConfigDict(section)

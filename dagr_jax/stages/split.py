@@ -1,4 +1,4 @@
-"""Which records of a prepared set train, validate and test."""
+"""The split of a prepared set into training, validation and test records."""
 
 import csv
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from dagr_jax.stages.artifacts import StageError
 
 
 def parts_of(data: Path, chosen: config_dict.ConfigDict) -> list[str]:
-    """The part of each record of a prepared set.
+    """Returns the part of each record of a prepared set: "train", "val" or "test".
 
     Args:
-        data: The prepared set.
+        data: Folder of the prepared set.
         chosen: Section `split` of a configuration.
 
     Raises:
@@ -35,18 +35,25 @@ def parts_of(data: Path, chosen: config_dict.ConfigDict) -> list[str]:
 
 
 def rows_of(parts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Part → numbers of its records."""
+    """Returns part → (N,) numbers of its records."""
     numbers = np.array(parts)
     return {part: np.flatnonzero(numbers == part) for part in PARTS}
 
 
 def of_gaze_set(data: Path, chosen: config_dict.ConfigDict) -> config_dict.ConfigDict:
-    """The split of a gaze set of its own: as its files say, or else at random."""
+    """Returns the split section for a separate gaze set.
+
+    The set is split as its files define, or at random if they define no split.
+
+    Args:
+        data: Folder of the prepared gaze set.
+        chosen: Section `split` of the configuration of the run.
+    """
     own = config_dict.ConfigDict(chosen)
     with own.unlocked():
         said = {row.part for row in read_list(data)}
         own.file, own.protocol = "", "random" if "" in said else "official"
-        own.fold = max(own.fold, 0)  # these protocols have no folds; -1 would be all of them
+        own.fold = max(own.fold, 0)  # these protocols have no folds, and -1 means all folds
     return own
 
 
@@ -58,15 +65,18 @@ def write_parts(path: Path, data: Path, parts: Sequence[str]) -> None:
 def unseen(
     checkpoint: Path, listed: Sequence[Listed], splits: Sequence[str] = ("split.csv",)
 ) -> np.ndarray:
-    """Numbers of the records whose contents a checkpoint was neither trained nor validated on.
+    """Selects the records whose contents a checkpoint was neither trained nor validated on.
 
-    The records are recognised by the digests of their files, whatever their names.
+    Records are recognised by the digests of their files, not by their names.
 
     Args:
         checkpoint: Working directory of a run, or the folder of a stage in it.
         listed: Records of a prepared set.
         splits: Names of the split files of the working directory. Files that are missing are
             ignored.
+
+    Returns:
+        (N,) numbers of the unseen records.
     """
     homes = [home for home in (checkpoint, checkpoint.parent) if (home / splits[0]).is_file()]
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""The weights that a stage begins with: fresh, published, of another run, or of earlier stages."""
+"""Initial weights of a stage: fresh, published, from another run, or from earlier stages."""
 
 from typing import Any
 
@@ -16,27 +16,41 @@ Tree = dict[str, Any]
 
 
 def initial(stage: TrainStage, seed: int) -> Tree:
-    """Fresh variables of the module of a stage.
+    """Makes fresh variables for the module of a stage.
 
-    They are compiled as one program: operation by operation it takes five times as long. The "rbg"
-    generator compiles five times as fast as the default one on CPUs; its numbers are the same from
-    run to run, but another kind of device draws others.
+    Initialisation is compiled as one program, because running it operation by operation takes five
+    times as long. The "rbg" generator compiles five times as fast as the default one on CPUs. Its
+    numbers are the same in every run, but differ between kinds of devices.
+
+    Args:
+        stage: The stage.
+        seed: Seed of the random numbers.
+
+    Returns:
+        {"params", "batch_stats", …} of the module.
     """
     example = {name: np.zeros(shape, np.float32) for name, shape in stage.example.items()}
-    given: Any = example.get("", example)  # the only input, or all by their names
+    given: Any = example.get("", example)  # the only input, or all inputs by name
     return jax.jit(stage.module.init)(jax.random.key(seed, impl="rbg"), given)
 
 
 def complete_start(run: Run, stage: TrainStage) -> Tree:
-    """The variables that a stage begins with.
+    """Returns the variables that a stage starts from, including the results of earlier stages.
+
+    Args:
+        run: The run.
+        stage: The stage.
+
+    Returns:
+        {"params", "batch_stats", …} of the module of the stage.
 
     Raises:
-        StageError: An earlier stage has not come to its end, or another run does not fit.
+        StageError: An earlier stage is not finished, or the weights of another run do not match.
     """
     variables = begin_with(run, stage, run.config[stage.name].init)
     for part, name in stage.begins_with.items():
         before = run.stages[name]
-        assert isinstance(before, TrainStage)  # the contract says so
+        assert isinstance(before, TrainStage)  # guaranteed by the contract
         own = trained(run, before)
         kinds = variables.keys() | own.keys()
         variables = {kind: dict(variables.get(kind, {})) for kind in kinds}
@@ -46,12 +60,15 @@ def complete_start(run: Run, stage: TrainStage) -> Tree:
 
 
 def begin_with(run: Run, stage: TrainStage, init: str) -> Tree:
-    """Fresh variables of a stage, with published weights or those of another run in their place.
+    """Makes fresh variables for a stage and inserts published weights, or those of another run.
 
     Args:
         run: The run.
         stage: The stage.
         init: Working directory of another run, or the folder of a stage in it; "" for none.
+
+    Returns:
+        {"params", "batch_stats", …} of the module of the stage.
 
     Raises:
         StageError: The checkpoint has another preset, or a name or shape differs.
@@ -72,11 +89,18 @@ def begin_with(run: Run, stage: TrainStage, init: str) -> Tree:
 
 
 def trained(run: Run, stage: TrainStage) -> Tree:
-    """The best variables of a training stage that has come to its end.
+    """Returns the best variables of a finished training stage.
+
+    Args:
+        run: The run.
+        stage: The stage.
+
+    Returns:
+        {"params", "batch_stats", …} of the module of the stage.
 
     Raises:
-        StageError: It has not.
-        CheckpointError: Its folder is of another run, or unreadable.
+        StageError: The stage is not finished.
+        CheckpointError: The folder of the stage belongs to another run, or cannot be read.
     """
     folder, steps = run.workdir / stage.name, run.section(stage).steps
     if not is_finished(folder, steps, run.meta(stage)):
@@ -89,13 +113,20 @@ def trained(run: Run, stage: TrainStage) -> Tree:
 
 
 def _start_from(path: str, part: str, fresh: Tree, preset: str) -> Tree:
-    """Variables of one network from the checkpoint of another run.
+    """Loads the variables of one network from the checkpoint of another run.
 
     Args:
-        path: Working directory, or the folder of a stage in it.
+        path: Working directory of another run, or the folder of a stage in it.
         part: Place of the network in a complete model; "" for the complete model.
-        fresh: Variables of the network as this run makes it.
-        preset: Preset of this run. Weights of one preset fit the other and mean something else.
+        fresh: Fresh variables of the network in this run, for comparison of names and shapes.
+        preset: Preset of this run. It must match, because weights of another preset have the same
+            shapes but a different meaning.
+
+    Returns:
+        {"params", "batch_stats", …} of the network.
+
+    Raises:
+        StageError: The preset, a name or a shape differs.
     """
     variables, meta = load_variables(path)
     if part and part in variables["params"]:
@@ -105,7 +136,7 @@ def _start_from(path: str, part: str, fresh: Tree, preset: str) -> Tree:
             f"{path}: its preset is {meta['preset']} and the preset of this run is {preset}; "
             "use the same preset, or another init"
         )
-    # A network without BatchNorm has no statistics: an empty tree, or none.
+    # A network without BatchNorm has no statistics: the tree is empty or missing.
     variables = {kind: tree for kind, tree in variables.items() if tree}
     there, here = tree_shapes(variables), tree_shapes(fresh)
     differing = [
@@ -116,13 +147,13 @@ def _start_from(path: str, part: str, fresh: Tree, preset: str) -> Tree:
     if differing:
         raise StageError(
             f"{path}: its {part or 'model'} network does not match ({len(differing)} differ: "
-            f"{'; '.join(differing[:5])}); use its model section, or another init"
+            f"{'; '.join(differing[:5])}); use the model section of that run, or another init"
         )
     return variables
 
 
 def _at(variables: Tree, path: tuple[str, ...]) -> Tree:
-    """The variables of a part, by kind; {} where the model has no such part."""
+    """Returns the variables of a part, kind → tree; {} if the model has no such part."""
     found = {}
     for kind, tree in variables.items():
         for name in path:
@@ -133,7 +164,7 @@ def _at(variables: Tree, path: tuple[str, ...]) -> Tree:
 
 
 def _put(variables: Tree, path: tuple[str, ...], own: Tree) -> None:
-    """Puts the variables of a part in their place."""
+    """Inserts the variables of a part at their place in the model; changes `variables`."""
     for kind, tree in own.items():
         node = variables[kind] = dict(variables[kind])
         for name in path[:-1]:

@@ -1,10 +1,10 @@
 """A sweep: many runs of one configuration, each with some fields changed, for several seeds.
 
-What they have in common is made once: the prepared sets, and each saliency network with its maps,
-which serves all runs that differ in the quality network alone. A run that is finished is not
-repeated. Any number of processes, on one machine or on many, work on one sweep when each is started
-with the same command and the same workdir: every run is taken by one of them, held by a file lock
-that ends with its process.
+Shared parts are made once: the prepared sets, and each saliency network with its maps, which all
+runs use that differ only in the quality network. A finished run is not repeated. Any number of
+processes, on one or several machines, can work on one sweep; start each with the same command and
+the same working directory. One process makes each run and holds a file lock on it, which is
+released when the process ends.
 """
 
 import contextlib
@@ -36,9 +36,13 @@ RunStages = Callable[[config_dict.ConfigDict, Path], None]
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One run of a sweep: its name in `config.runs`, its seed and its workdir.
+    """One run of a sweep.
 
-    `result` is the row that is written when all its stages have come to their end.
+    Attributes:
+        name: Name of the run in `config.runs`.
+        seed: Seed of the run.
+        home: Working directory of the run.
+        result: JSON file with the row of the run, written when all its stages are finished.
     """
 
     name: str
@@ -51,12 +55,12 @@ class Member:
 
 
 def is_sweep(config: config_dict.ConfigDict) -> bool:
-    """Whether a configuration is a sweep's, as `configs/ablation.py` gives it, or one run's."""
+    """Whether a configuration is that of a sweep (`configs/ablation.py`), not that of one run."""
     return "runs" in config
 
 
 def members(config: config_dict.ConfigDict, workdir: Path) -> list[Member]:
-    """All runs of a sweep, in the order they are made: all of the first seed, then of the next."""
+    """Returns all runs of a sweep in the order in which they are made: seed by seed."""
     return [
         Member(name, seed, workdir / "runs" / f"{name}-seed{seed}")
         for seed in config.seeds
@@ -70,37 +74,41 @@ def run_sweep(
     run_stages: RunStages,
     names: Sequence[str] = (),
 ) -> Path:
-    """Makes the runs of a sweep that nobody has made, and draws its figures from what is there.
+    """Makes the unfinished runs of a sweep, and draws the figures from all finished runs.
 
-    A sweep may grow: runs and seeds can be added to a workdir, figures changed.
+    A sweep may grow: later calls with the same working directory may add runs and seeds, and change
+    figures.
 
     Args:
-        config: `base`, the configuration of one run; `seeds`; `saliency_sets`, name → data set,
-            in `data_dir` or prepared into `data_NAME/`, which a run takes by `saliency.data_dir`
-            NAME; `runs`, name → the fields of `base` that it changes; `figures`
-            (`report.figures.draw`).
-        workdir: Of the sweep. Each run has its own in `runs/`.
-        run_stages: Runs the stages of one configuration in a workdir.
-        names: Of the runs to make; none named: all.
+        config: Configuration with `base`, the configuration of one run; `seeds`; `saliency_sets`,
+            name → data set, in `data_dir` or prepared into `data_NAME/`, which a run selects with
+            `saliency.data_dir` NAME; `runs`, name → the fields of `base` that the run changes; and
+            `figures` (`report.figures.draw`).
+        workdir: Working directory of the sweep. Each run has its own one in `runs/`.
+        run_stages: Function that runs the stages of one configuration: (configuration, working
+            directory) → None.
+        names: Names of the runs to make; empty: all.
 
     Returns:
-        `sweep.json`: a row for each finished run.
+        Path of `sweep.json`, which has a row for each finished run.
 
     Raises:
-        StageError: The workdir holds other runs of these names, a name is unknown, or runs failed:
-            they are named, and the others are made.
+        StageError: The working directory holds different runs with these names, a name is unknown,
+            or runs failed. The message names the failed runs; all other runs are made.
     """
-    workdir = workdir.resolve()  # the runs' configurations name its folders
+    workdir = workdir.resolve()  # the configurations of the runs contain its folders
     if distributed.several():
         raise StageError(
-            "the runs of a sweep are of one process each; start the same command several times "
-            "instead, without --coordinator and --distributed"
+            "each run of a sweep uses one process; start the same command several times instead, "
+            "without --coordinator and --distributed"
         )
     if unknown := [name for name in names if name not in config.runs]:
         known = ", ".join(config.runs)
         raise StageError(f"unknown run {', '.join(unknown)}; one of {known}")
     if config.base.split.fold == ALL:
-        raise StageError("config.base.split.fold: each run of a sweep is of one fold; name it")
+        raise StageError(
+            "config.base.split.fold: each run of a sweep uses one fold; set its number"
+        )
     try:
         figures.check(plain(config.figures), config.runs)
     except DagrError as error:
@@ -113,11 +121,13 @@ def run_sweep(
     while True:
         waiting = [m for m in chosen if m not in failed and not m.result.exists()]
         if not sum(_take(config, workdir, member, run_stages, failed) for member in waiting):
-            break  # what is left is being made by others; those that end early leave it to a call
+            # Other processes make the remaining runs. If one of them ends early, its run is left
+            # for a later call.
+            break
     path = summarise(workdir)
     if failed:
         names = ", ".join(member.home.name for member in chosen if member in failed)
-        raise StageError(f"{len(failed)} runs failed, see above: {names}")
+        raise StageError(f"{len(failed)} runs failed: {names}; see their errors above")
     if left := sum(not member.result.exists() for member in chosen):
         say(f"{left} runs are being made by other processes")
     return path
@@ -130,26 +140,30 @@ def _take(
     run_stages: RunStages,
     failed: set[Member],
 ) -> bool:
-    """Makes one run, unless another process does or has done so. Whether it was tried."""
+    """Makes one run, unless another process makes it or has made it.
+
+    Returns:
+        Whether this process made the run or failed to make it.
+    """
     with _lock(member.home, wait=False) as mine:
         if not mine or member.result.exists():
             return False
         done = sum(one.result.exists() for one in members(config, workdir))
         total = len(config.runs) * len(config.seeds)
-        say(f"[{done} of {total} are done] {member.name}, seed {member.seed}")
+        say(f"[{done} of {total} runs done] {member.name}, seed {member.seed}")
         try:
             _make(config, workdir, member, run_stages)
-        except Exception as error:  # of one run: the others are made all the same
+        except Exception as error:  # a run that fails does not stop the others
             known = isinstance(error, DagrError)
             say(f"{member.home}: {error if known else traceback.format_exc().rstrip()}")
             failed.add(member)
     summarise(workdir)
-    jax.clear_caches()  # nothing compiled for one run serves the next
+    jax.clear_caches()  # the next run reuses no program of this run
     return True
 
 
 def _begin(config: config_dict.ConfigDict, workdir: Path) -> None:
-    """Writes down the configuration and prepares the data sets, once for all processes."""
+    """Writes the configuration and prepares the data sets, once for all processes."""
     with environment(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     base, run = config.base, Run(config.base, workdir)
@@ -170,13 +184,13 @@ def _begin(config: config_dict.ConfigDict, workdir: Path) -> None:
 
 
 def _set_of(config: config_dict.ConfigDict, workdir: Path, name: str) -> Path:
-    """Folder of a saliency set."""
+    """Returns the folder of a saliency set."""
     given = config.saliency_sets[name].data_dir
     return Path(given) if given else workdir / f"data_{name}"
 
 
 def _check_made(config: config_dict.ConfigDict, workdir: Path) -> None:
-    """Raises StageError where a finished run is not what its name stands for now."""
+    """Raises StageError if a finished run differs from the configuration under its name."""
     for member in members(config, workdir):
         if member.result.exists():
             claim(
@@ -185,7 +199,7 @@ def _check_made(config: config_dict.ConfigDict, workdir: Path) -> None:
 
 
 def _wanted(config: config_dict.ConfigDict) -> list[str]:
-    """The saliency sets that some run takes."""
+    """Returns the names of the saliency sets that at least one run uses."""
     found = set()
     for name in [stage.name for stage in Run(config.base, Path()).gaze_stages]:
         found.add(config.base[name].data_dir)
@@ -196,10 +210,15 @@ def _wanted(config: config_dict.ConfigDict) -> list[str]:
 def member_config(
     config: config_dict.ConfigDict, workdir: Path, member: Member
 ) -> config_dict.ConfigDict:
-    """The configuration of one run: the base with its changes, its seed, and the shared sets.
+    """Makes the configuration of one run: the base with its changes, seed and shared sets.
+
+    Args:
+        config: Configuration of the sweep.
+        workdir: Working directory of the sweep.
+        member: The run.
 
     Raises:
-        StageError: A change names a field that the base has not.
+        StageError: A change names a field that the base does not have.
     """
     made = copy.deepcopy(config.base)
     try:
@@ -217,8 +236,12 @@ def member_config(
 def _resolved(
     config: config_dict.ConfigDict, workdir: Path, member: Member
 ) -> tuple[config_dict.ConfigDict, config_dict.ConfigDict | None, Path]:
-    """The configuration of one run, that of its saliency network's run (None: it has none of its
-    own to train), and that run's workdir."""
+    """Resolves the configuration of one run and of the shared run that it needs.
+
+    Returns:
+        (configuration of the run; configuration of the shared run that trains its saliency network,
+        None if there is nothing to train; working directory of the shared run).
+    """
     made = member_config(config, workdir, member)
     contract = registry.contract(made.model.name)
     shared = contract.shared_run(config.base, made)
@@ -232,7 +255,7 @@ def _resolved(
 def _make(
     config: config_dict.ConfigDict, workdir: Path, member: Member, run_stages: RunStages
 ) -> None:
-    """Makes one run, and the saliency network that it needs if no other run has."""
+    """Makes one run, and first its saliency network if no other run has made it."""
     made, shared, home = _resolved(config, workdir, member)
     if shared is not None:
         with _lock(home, wait=True):
@@ -247,15 +270,22 @@ def _make(
 
 
 def summarise(workdir: Path) -> Path:
-    """Writes `sweep.json`, a row for each finished run, and draws the figures into `figures/`.
+    """Writes `sweep.json`, with a row for each finished run, and draws figures into `figures/`.
+
+    Args:
+        workdir: Working directory of the sweep.
+
+    Returns:
+        Path of `sweep.json`.
 
     Raises:
-        StageError: The folder is no sweep's.
+        StageError: The folder holds no sweep.
     """
     path, home = workdir / "sweep.json", workdir / "config.json"
     if not home.is_file() or "runs" not in (held := read_json(home)):
-        raise StageError(f"{workdir}: holds no sweep; name the workdir of one")
-    # Of the last command that was started here: another process may know of fewer runs.
+        raise StageError(f"{workdir}: holds no sweep; name the workdir of a sweep")
+    # Use the configuration of the last command that was started in this folder: the configuration
+    # of this process may have fewer runs.
     config = config_dict.ConfigDict(held)
     with _lock(path, wait=True):
         results = [member.result for member in members(config, workdir)]
@@ -268,7 +298,15 @@ def summarise(workdir: Path) -> Path:
 
 @contextlib.contextmanager
 def _lock(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Whether this process has the lock that stands beside a path; with `wait` it will."""
+    """Takes the file lock next to a path.
+
+    Args:
+        path: Path that the lock protects.
+        wait: Whether to wait until the lock is free.
+
+    Yields:
+        Whether this process has the lock; always True with `wait`.
+    """
     lock = path.with_name(f".{path.name}.lock")
     with environment(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -279,4 +317,4 @@ def _lock(path: Path, *, wait: bool) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        yield True  # closing the file frees it, and so does the end of the process
+        yield True  # the lock is released when the file is closed or the process ends

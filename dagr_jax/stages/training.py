@@ -23,10 +23,17 @@ from dagr_jax.train.state import TrainState, create_state, make_optimizer
 
 
 def train_stage(run: Run, stage: TrainStage) -> Path:
-    """Trains a stage to its end: checkpoints and log in `<workdir>/<name>/`.
+    """Trains a stage to its end; writes checkpoints and a log to `<workdir>/<name>/`.
+
+    Args:
+        run: The run.
+        stage: The stage.
+
+    Returns:
+        Folder of the stage.
 
     Raises:
-        StageError: There is nothing to train on, or the stage before has not come to its end.
+        StageError: There is nothing to train on, or an earlier stage is not finished.
     """
     folder = run.workdir / stage.name
     section, meta = run.section(stage), run.meta(stage)
@@ -88,7 +95,12 @@ def _random_crops(run: Run) -> bool:
 
 
 def no_gaze(what: str, stage: TrainStage) -> StageError:
-    """The error of a stage that has no gaze maps to learn from."""
+    """Returns the error for a stage that has no gaze maps to learn from.
+
+    Args:
+        what: Data set that has no gaze maps.
+        stage: The stage.
+    """
     name = f"config.{stage.name}"
     others = f", or {stage.otherwise}" if stage.otherwise else ""
     return StageError(
@@ -98,7 +110,7 @@ def no_gaze(what: str, stage: TrainStage) -> StageError:
 
 
 def _adopt(run: Run, stage: TrainStage, section: Any, meta: dict[str, Any], folder: Path) -> Path:
-    """Takes over a network that another run trained, as it is."""
+    """Copies a network that another run trained, without changing it."""
     if section.steps or not section.init:
         raise no_gaze(str(run.data), stage)
     variables = begin_with(run, stage, section.init)

@@ -100,7 +100,10 @@ def test_what_is_no_event_file_is_in_the_report(tmp_path, capsys):
     dataset = {"name": "diem", "args": args}
     out = prepare_set(tmp_path / "set", dataset, stream_of(3, (24, 32)), [24, 32])
     assert [row.video for row in read_list(out)] == ["c_128x96"]
-    assert "DIEM: 1 of 3 videos used (not: 2 unreadable); published: 85" in capsys.readouterr().err
+    assert (
+        "DIEM: 1 of 3 videos used (left out: 2 unreadable); published: 85"
+        in capsys.readouterr().err
+    )
     with open(out / "report.csv", newline="") as stream:
         said = [row["reason"] for row in csv.DictReader(stream)]
     assert said == ["unreadable: is no event file of DIEM"] + [
