@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     A `DagrError` is printed as one line. Any other exception is a defect, and is raised.
 
     Args:
-        argv: Command line without the program name; None: that of the process.
+        argv: Command line without the program name; None: the command line of the process.
 
     Returns:
         Exit code: 0 success, 1 failure, 2 usage error.

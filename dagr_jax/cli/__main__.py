@@ -1,4 +1,4 @@
-"""`python -m dagr_jax.cli`, the same as `dagr`."""
+"""Makes `python -m dagr_jax.cli` the same as `dagr`."""
 
 import sys
 

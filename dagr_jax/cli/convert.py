@@ -63,13 +63,16 @@ def add(commands: Any) -> None:
 def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     pair = bool(arguments.vqa or arguments.saliency)
     if pair == bool(arguments.source):
-        parser.error("convert: give IN, or --vqa (and --saliency)")
+        parser.error("convert: give either IN, or --vqa (and --saliency)")
     if bool(arguments.out) == bool(arguments.to_torch) or (pair and arguments.to_torch):
-        parser.error("convert: give --out DIR, or one DIR and --to-torch FILE")
+        parser.error("convert: give either --out DIR, or one checkpoint DIR and --to-torch FILE")
     if pair and not arguments.vqa:
-        parser.error("convert: a checkpoint that scores needs --vqa too; one network alone is IN")
+        parser.error(
+            "convert: a checkpoint for scoring also needs --vqa; to convert one network, give it "
+            "as IN"
+        )
     if arguments.window < 0 or not arguments.mos_range[0] < arguments.mos_range[1]:
-        parser.error("convert: --window must be 0 or more, and --mos-range ascend")
+        parser.error("convert: --window must be at least 0, and --mos-range LOW below HIGH")
     from dagr_jax.convert import exchange
     from dagr_jax.convert.state_dict import torch_network
 

@@ -46,9 +46,11 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     options.check_output(arguments, parser)
     sets = [Path(path) for path in arguments.data]
     if len({path.resolve().name for path in sets}) < len(sets):
-        parser.error("evaluate: two DATA folders have one name; their results would too")
+        parser.error(
+            "evaluate: two DATA folders have the same name, and so would their results; rename one"
+        )
     if arguments.maps and len(sets) > 1:
-        parser.error("evaluate: --maps are of one set; give one DATA")
+        parser.error("evaluate: --maps holds the maps of one set; give only one DATA")
     if arguments.batch_size < 1:
         parser.error("evaluate: --batch-size must be at least 1")
     from dagr_jax.runtime.compile_cache import keep_compiled

@@ -9,7 +9,7 @@ from dagr_jax.report import tables
 
 
 def add(commands: Any) -> None:
-    """Adds the command."""
+    """Adds the command `dagr models`."""
     models = commands.add_parser(
         "models",
         help="list the models and their facts",
@@ -34,7 +34,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def facts() -> list[dict[str, Any]]:
-    """A row of facts for each model, that of other packages too."""
+    """Returns a row of facts for each model, including the models of other packages."""
     from dagr_jax import registry
 
     rows = []
@@ -57,7 +57,7 @@ def facts() -> list[dict[str, Any]]:
 
 
 def _paragraph(row: Mapping[str, Any]) -> str:
-    """One model for a terminal."""
+    """Formats the facts of one model for a terminal."""
     lines = [f"{row['name']}: {row['model']} ({row['year']})"]
     for field in ("paper", "parameters", "score", "maps", "public weights", "licence"):
         value = f"{row[field]:,}" if isinstance(row[field], int) else row[field]

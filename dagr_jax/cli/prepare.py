@@ -82,7 +82,9 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     stream = Stream(arguments.rule, arguments.frames, Resize((height, width)))
     try:
         if not hasattr(dataset_module(arguments.dataset), "DATASET"):
-            parser.error(f"prepare: {arguments.dataset} is made by the prepare stage of its config")
+            parser.error(
+                f"prepare: {arguments.dataset} is made by the prepare stage of its config; run that"
+            )
         dataset = {"name": arguments.dataset, "args": args}
         print(prepare_set(Path(arguments.out), dataset, stream, arguments.map_size))
     except KeyboardInterrupt:

@@ -73,4 +73,7 @@ def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
         except DagrError as error:
             parser.error(f"report: {error}")
         if form not in arguments.forms:
-            parser.error(f"report: {arguments.out}: {arguments.kind} has no such format")
+            parser.error(
+                f"report: {arguments.out}: {arguments.kind} cannot write this format; "
+                "see --format in its --help"
+            )

@@ -15,7 +15,7 @@ from dagr_jax.runtime.errors import DagrError, environment
 
 
 def add(kinds: Any) -> None:
-    """Adds the subcommands."""
+    """Adds the subcommands saliency, sweep, registers and strips of `dagr report`."""
     saliency = kinds.add_parser(
         "saliency",
         help="metrics of saliency networks on a prepared saliency set (Table 3)",
@@ -203,7 +203,9 @@ def _strips(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> i
     _check_picture(arguments, parser)
     named = [_named(given) for given in arguments.checkpoint]
     if len(dict(named)) < len(named):
-        parser.error("report: two checkpoints have one name; give each its own, NAME=DIR")
+        parser.error(
+            "report: two checkpoints have the same name; give each its own name with NAME=DIR"
+        )
     scorers = {name: Scorer.from_checkpoint(path) for name, path in named}
     draw(Path(arguments.out), [look(clip, scorers) for clip in arguments.clips])
     return 0
@@ -211,7 +213,7 @@ def _strips(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> i
 
 def _check_picture(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if Path(arguments.out).suffix.lower() != ".png":
-        parser.error(f"report: {arguments.out}: the picture is a .png file")
+        parser.error(f"report: {arguments.out}: the picture must be a .png file; use this suffix")
 
 
 def _sweep(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

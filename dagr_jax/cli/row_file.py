@@ -39,12 +39,13 @@ class RowFile:
             whole = _whole_lines(self.path)
         if whole and not resume:
             raise RowFileError(
-                f"{self.path}: holds rows of a call that was interrupted; go on with --resume, or "
-                "remove it to begin anew"
+                f"{self.path}: holds rows of an interrupted call; continue with --resume, or "
+                "delete it to start again"
             )
         if whole and whole[0] != head:
             raise RowFileError(
-                f"{self.path}: is of another checkpoint or other options; remove it to begin anew"
+                f"{self.path}: was written with another checkpoint or other options; delete it to "
+                "start again"
             )
         self._known = dict(json.loads(line) for line in whole[1:])
         self._kept = bool(self._known)

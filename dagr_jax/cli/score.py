@@ -170,13 +170,15 @@ def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> No
     if arguments.page and not arguments.page.lower().endswith((".html", ".htm")):
         parser.error(f"score: --page {arguments.page}: name an .html file")
     if arguments.page and not os.path.isdir(os.path.dirname(arguments.page) or "."):
-        parser.error(f"score: --page {arguments.page}: there is no folder of that name")
+        parser.error(f"score: --page {arguments.page}: its folder does not exist; create it")
     if arguments.resume and not arguments.out:
-        parser.error("score: --resume goes on with an --out FILE; name it")
+        parser.error("score: --resume continues a call with --out FILE; add --out FILE")
     if min(arguments.batch_size, arguments.workers, arguments.max_pixels) < 1:
         parser.error("score: --batch-size, --workers and --max-pixels must be at least 1")
     if arguments.segments < 0 or min(arguments.timeout, arguments.max_seconds) <= 0:
-        parser.error("score: --segments, --timeout and --max-seconds must be above 0")
+        parser.error(
+            "score: --segments must be at least 0, and --timeout and --max-seconds above 0"
+        )
 
 
 def _score(

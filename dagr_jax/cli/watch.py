@@ -68,7 +68,7 @@ def add(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if min(arguments.window, arguments.timeout) <= 0 or arguments.retries < 0:
-        parser.error("watch: --window and --timeout must be above 0, --retries not below")
+        parser.error("watch: --window and --timeout must be above 0, and --retries at least 0")
     if min(arguments.waiting, arguments.max_pixels) < 1:
         parser.error("watch: --waiting and --max-pixels must be at least 1")
     from dagr_jax.runtime.compile_cache import keep_compiled
@@ -109,6 +109,6 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if scored or not code:
         told = f"{scored} windows scored, {dropped} dropped"
         if feed.rest:
-            told += f"; the last {feed.rest:.2f} s, shorter than a window, were not scored"
+            told += f"; the last {feed.rest:.2f} s are shorter than a window and were not scored"
         print(f"dagr: {told}", file=sys.stderr)
     return code

@@ -151,7 +151,7 @@ def test_an_interrupted_call_goes_on(checkpoint, clips, tmp_path, capsys, stop):
         assert told.splitlines()[-1] == wanted and "Traceback" not in told
 
     code, _, err = run(capsys, *clips, "--checkpoint", checkpoint, "--out", out)
-    assert code == 2 and "go on with --resume, or remove it" in err[0]
+    assert code == 2 and "continue with --resume, or delete it" in err[0]
     other = ["--checkpoint", checkpoint, "--out", out, "--resume", "--segments", 1]
     code, _, err = run(capsys, *clips, *other)
     assert code == 2 and "another checkpoint or other options" in err[0]

@@ -109,7 +109,7 @@ def test_nothing_is_left_of_a_page_that_cannot_be_written(checkpoint, tmp_path, 
     call = ["score", str(clip), "--checkpoint", str(checkpoint), "--page"]
     with pytest.raises(SystemExit):
         cli.main([*call, str(tmp_path / "gone" / "page.html")])
-    assert "there is no folder" in capsys.readouterr().err
+    assert "its folder does not exist" in capsys.readouterr().err
     (tmp_path / "page.html").mkdir()
     assert cli.main([*call, str(tmp_path / "page.html")]) == 1
     told = capsys.readouterr()

@@ -129,12 +129,12 @@ def test_strips_show_frames_and_the_maps_of_each_model(tiny_run, tmp_path, capsy
     assert width > 900 and height > 150
     with pytest.raises(SystemExit):
         report(capsys, "strips", clip, *two[:2], *two[:2], "--out", out)
-    assert "two checkpoints have one name" in capsys.readouterr().err
+    assert "two checkpoints have the same name" in capsys.readouterr().err
     missing = report(capsys, "strips", tmp_path / "no.mp4", *two, "--out", out)
     assert missing[0] == 1 and "no.mp4" in missing[2]
     with pytest.raises(SystemExit):
         report(capsys, "strips", clip, *two, "--out", tmp_path / "a.jpg")
-    assert "the picture is a .png file" in capsys.readouterr().err
+    assert "the picture must be a .png file" in capsys.readouterr().err
 
 
 def test_strips_of_a_score_without_maps_show_its_frames(no_maps_checkpoint, clips):
