@@ -154,7 +154,19 @@ class Predictor:
     def cached(
         self, stream: CachedStream, clip: Clip, folder: str | os.PathLike[str] | None = None
     ) -> np.ndarray:
-        """Returns the entries of a cached stream for the frames of a clip, (n, …)."""
+        """Returns the entries of a cached stream for the frames of a clip.
+
+        Args:
+            stream: One of `streams`.
+            clip: Clip of a video. The pieces of its streams must have been passed to `take` before.
+            folder: Folder of maps of another model, for a model that was trained with such maps.
+
+        Returns:
+            (n, …), one entry for each frame that the stream samples from the clip.
+
+        Raises:
+            VideoError: A map cannot be read.
+        """
         source = self.inputs.streams[stream.of]
         if stream.outside:
             assert folder is not None  # `Scorer` requires it

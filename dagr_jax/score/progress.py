@@ -37,6 +37,11 @@ class PendingClip:
 
 
 def forget(one: PendingVideo, pending: list[PendingClip]) -> None:
-    """Drops the predictions and the pending clips of a video."""
+    """Drops the predictions and the pending clips of a video.
+
+    Args:
+        one: The video.
+        pending: Pending clips of all videos; changed in place.
+    """
     one.predictions.clear()
     pending[:] = [other for other in pending if other.video is not one]

@@ -53,7 +53,15 @@ def test_stage(run: Run) -> Path:
 
 
 def prepare_other(run: Run, name: str) -> Path:
-    """Returns the folder of another data set for testing; prepares the set if it is missing."""
+    """Prepares another data set for testing, if it is missing.
+
+    Args:
+        run: The run.
+        name: Name of the set in `config.test.others`.
+
+    Returns:
+        Folder of the prepared set.
+    """
     chosen = run.config.test.others[name]
     folder = Path(chosen.data_dir) if chosen.data_dir else run.workdir / "others" / name
 
@@ -329,6 +337,11 @@ def maps_of_items(
     run: Run, variables: Mapping[str, Any], items: Sequence[Mapping[str, np.ndarray]]
 ) -> list[dict[str, np.ndarray]]:
     """Computes the maps that the scores of some records use.
+
+    Args:
+        run: Run with the model.
+        variables: Variables of the complete model.
+        items: Records, name → array without the batch axis.
 
     Returns:
         For each record, name → (T, h, w) in [0, 1]; {} if the score uses no maps, or if the record

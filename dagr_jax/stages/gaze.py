@@ -60,7 +60,13 @@ def ratio(sums: np.ndarray, counts: np.ndarray) -> float:
 
 
 def gaze_source(run: Run, stage: TrainStage, part: str) -> loader.SaliencySource:
-    """Returns the gaze records of a part, "train", "val" or "test"."""
+    """Returns the gaze records of a part.
+
+    Args:
+        run: The run.
+        stage: Training stage that learns from the gaze set.
+        part: "train", "val" or "test".
+    """
     data = run.gaze_data(stage)
     assert data is not None  # checked by the callers
     return loader.SaliencySource(data, rows_of(run.gaze_parts(stage))[part])
@@ -69,7 +75,18 @@ def gaze_source(run: Run, stage: TrainStage, part: str) -> loader.SaliencySource
 def quick_scores(
     run: Run, predict: Callable[..., Any], variables: Any, source: Any, batch_size: int
 ) -> dict[str, float]:
-    """Returns mean CC and NSS of the predicted maps over all frames of a saliency set."""
+    """Computes mean CC and NSS of the predicted maps over all frames of a saliency set.
+
+    Args:
+        run: The run.
+        predict: Function of `mesh.jit_predict`.
+        variables: Variables of the saliency network.
+        source: Gaze records.
+        batch_size: Global batch size.
+
+    Returns:
+        {"cc", "nss"}; NaN if a metric is undefined for all frames.
+    """
     values: list[dict[str, float]] = []
     for index, maps in run.predict(predict, variables, source, batch_size):
         for i, video in zip(index.tolist(), maps, strict=True):
@@ -148,7 +165,16 @@ def maps_of_test(run: Run, stage: TrainStage, variables: Mapping[str, Any]) -> l
 def overlays(
     predict: Callable[..., Any], variables: Any, source: loader.SaliencySource
 ) -> dict[str, np.ndarray]:
-    """Draws the middle frame of three records with the true and the predicted map, side by side."""
+    """Draws the middle frame of three records with the true and the predicted map, side by side.
+
+    Args:
+        predict: Function: (variables, {"frames": (B, T, h, w, 3) uint8}) → maps (B, T, h, w).
+        variables: Variables of the saliency network.
+        source: Gaze records.
+
+    Returns:
+        Name → (h, 3w, 3) picture.
+    """
     chosen = np.linspace(0, len(source) - 1, 3).astype(int).tolist()
     items = [source[i] for i in chosen]
     predicted = predict(variables, {"frames": np.stack([x["frames"] for x in items])})

@@ -20,7 +20,7 @@ from dagr_jax.video.inputs import Stream
 # Version of the layout of a prepared set. A set with another version is refused.
 _FORMAT = 3
 
-# Arguments that say where a data set is and do not change its records.
+# Arguments that say where a data set is, not what it contains.
 _WHERE = ("source", "labels", "max_failures")
 
 

@@ -15,7 +15,13 @@ from dagr_jax.stages.run import Run
 
 
 def stage_source(run: Run, stage: TrainStage, part: str) -> loader.QualitySource:
-    """Returns the videos of a part, with the cached streams that a stage reads."""
+    """Returns the videos of a part, with the cached streams that a stage reads.
+
+    Args:
+        run: The run.
+        stage: Training stage.
+        part: "train" or "val"; the test part has no stored streams.
+    """
     records = {name: open_records(run.workdir / name, name, part) for name in stage.streams}
     return quality_source(run, part, records)
 
@@ -73,7 +79,15 @@ def labels(source: loader.QualitySource) -> np.ndarray:
 
 
 def to_mos(prediction: np.ndarray, mos_range: tuple[float, float]) -> np.ndarray:
-    """Maps predictions from [0, 1] to the MOS scale of the data set, float64, not clipped."""
+    """Maps predictions from [0, 1] to the MOS scale of the data set.
+
+    Args:
+        prediction: Predictions on the [0, 1] scale, of any shape.
+        mos_range: (lowest, highest) MOS of the data set.
+
+    Returns:
+        Predictions on the MOS scale, float64, not clipped.
+    """
     low, high = mos_range
     return low + np.asarray(prediction, np.float64) * (high - low)
 

@@ -42,10 +42,12 @@ class Run:
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
+        """The mesh of all devices."""
         return meshes.make_mesh()
 
     @functools.cached_property
     def contract(self) -> Contract:
+        """The contract of the model."""
         return registry.contract(self.config.model.name)
 
     @functools.cached_property
@@ -60,10 +62,12 @@ class Run:
 
     @functools.cached_property
     def model_args(self) -> dict[str, Any]:
+        """The fields of the complete model, as plain data."""
         return plain(self.contract.model_args(self.config))
 
     @functools.cached_property
     def model(self) -> Any:
+        """The Flax module of the complete model."""
         return self.contract.build(self.model_args)
 
     @functools.cached_property
@@ -135,6 +139,7 @@ class Run:
 
     @property
     def mos_range(self) -> tuple[float, float]:
+        """(lowest, highest) MOS of the prepared set."""
         low, high = self.facts["mos_range"]
         return float(low), float(high)
 
