@@ -293,7 +293,7 @@ def test_a_mistake_in_a_run_is_one_line(home, arguments, said):
         ),
         ({"vqa.optim.name": "sgd"}, "optim.name='sgd' is unknown; use adam or adamw"),
         ({"vqa.optim.schedule": "step"}, "optim.schedule='step' is unknown; use cosine"),
-        ({"vqa.optim.warmup_steps": 99}, "optim.warmup_steps=99 leaves nothing of the"),
+        ({"vqa.optim.warmup_steps": 99}, "optim.warmup_steps=99 is not below the"),
         ({"vqa.optim.accumulate": 0}, "optim.accumulate=0 must be at least 1"),
         ({"vqa.optim.groups": (("(", 1.0, 1.0),)}, "is not a valid regular expression"),
         ({"vqa.frames": 5}, "frames=5 exceeds the 4 frames of a record"),
