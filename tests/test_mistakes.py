@@ -307,7 +307,7 @@ def test_a_mistake_in_a_run_is_one_line(home, arguments, said):
         ({"split.protocol": "both"}, "protocol 'both' is unknown; one of random, repeated"),
         ({"vqa.init": "gone"}, "gone: no complete checkpoint in it"),
         ({"vqa.backbone": "gone.safetensors"}, "gone.safetensors: there is no such file"),
-        ({"sampling.num_frames": 0}, "a stream of 0 frames holds nothing; ask for at least 1"),
+        ({"sampling.num_frames": 0}, "a stream of 0 frames is empty; set at least 1"),
         ({"sampling.rule": "both"}, "sampling rule 'both' is unknown; use one of linspace"),
         ({"sampling.size": (0, 8)}, "to (0, 8); every side must be at least 1"),
     ],
