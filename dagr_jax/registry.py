@@ -1,7 +1,7 @@
 """The tables of models and data sets: name → module path, imported on use.
 
-A new model or data set of this package is one line here. Other packages add theirs by the
-entry-point groups `dagr_jax.models` and `dagr_jax.datasets`. The keys are the names that
+A new model or data set of this package is one line here. Other packages add models and data sets
+with the entry-point groups `dagr_jax.models` and `dagr_jax.datasets`. The keys are the names that
 configurations and the command line use.
 """
 
@@ -33,21 +33,24 @@ DATASETS: dict[str, str] = {
 
 
 class UnknownName(DagrError):
-    """A name that is not in a table; the message lists those that are."""
+    """A name is not in a table. The message lists the names in the table."""
 
 
 def models() -> dict[str, str]:
-    """Name → module of all models, those of other packages too."""
+    """Returns {name: module} of all models, including those of other packages."""
     return _all(MODELS, "dagr_jax.models")
 
 
 def datasets() -> dict[str, str]:
-    """Name → module of all data sets, those of other packages too."""
+    """Returns {name: module} of all data sets, including those of other packages."""
     return _all(DATASETS, "dagr_jax.datasets")
 
 
 def contract(name: str) -> Any:
-    """The `models.contract.Contract` of a model.
+    """Returns the `models.contract.Contract` of a model.
+
+    Args:
+        name: Name of the model.
 
     Raises:
         UnknownName: No model has that name.
@@ -56,10 +59,13 @@ def contract(name: str) -> Any:
 
 
 def contract_of(name: str) -> Any:
-    """The contract of a model, or of the model that a network belongs to.
+    """Returns the contract of a model, or of the model that a network belongs to.
+
+    Args:
+        name: Name of the model or of the network.
 
     Raises:
-        UnknownName: Neither has that name.
+        UnknownName: No model and no network has that name.
     """
     if name not in models():
         for model in models():
@@ -69,7 +75,10 @@ def contract_of(name: str) -> Any:
 
 
 def dataset_module(name: str) -> ModuleType:
-    """The module of a data set.
+    """Returns the module of a data set.
+
+    Args:
+        name: Name of the data set.
 
     Raises:
         UnknownName: No data set has that name.
@@ -78,7 +87,10 @@ def dataset_module(name: str) -> ModuleType:
 
 
 def _all(own: dict[str, str], group: str) -> dict[str, str]:
-    """The own table and the entry points of a group; an own name cannot be taken."""
+    """Returns the own table and the entry points of a group.
+
+    An entry point cannot replace a name of the own table.
+    """
     return {point.name: point.value for point in metadata.entry_points(group=group)} | own
 
 

@@ -1,1 +1,1 @@
-"""The models, in Flax Linen, channels last: a folder each, `Model` in the registry's modules."""
+"""The models, in Flax Linen, channels last. Each model is one folder with a `CONTRACT`."""

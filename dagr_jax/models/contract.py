@@ -1,8 +1,8 @@
-"""What the program asks of a model, and all that it may ask.
+"""The interface of a model. The rest of the program uses nothing else of a model.
 
 A model is one folder under `models/` and one line in `registry.MODELS`. Other packages add models
-by the entry-point group `dagr_jax.models`. The `CONTRACT` of the folder is a `Contract`. Training,
-scoring, evaluation, pages and conversion ask it and know no model by name.
+with the entry-point group `dagr_jax.models`. The `CONTRACT` of the folder is a `Contract`.
+Training, scoring, evaluation, pages and conversion use it and refer to no model by name.
 docs/adding_a_model.md is the checklist.
 """
 
@@ -26,15 +26,15 @@ Config = Any  # ml_collections.ConfigDict, read by attribute
 
 
 class Outputs(struct.PyTreeNode):
-    """What a model gives for a batch of videos.
+    """Outputs of a model for a batch of videos.
 
     Attributes:
-        score: (B,) float32, on the [0, 1] scale of the training targets, not clipped.
-        maps: Name → (B, T, h, w) in [0, 1]: the maps that the score used. {} where it used none.
-        frame_scores: (B, T) score of each frame; None where the model has none.
+        score: (B,) float32 scores, on the [0, 1] scale of the training targets, not clipped.
+        maps: Name → (B, T, h, w) maps in [0, 1] that the score used; {} if it used none.
+        frame_scores: (B, T) score of each frame; None if the model has no frame scores.
     """
 
-    # Without types: under `jax.tree.map` the leaves may be anything.
+    # The fields have no array types: under `jax.tree.map`, the leaves may be anything.
     score: Any
     maps: dict[str, Any] = struct.field(default_factory=dict)
     frame_scores: Any = None
@@ -42,7 +42,7 @@ class Outputs(struct.PyTreeNode):
 
 @runtime_checkable
 class Task(Protocol):
-    """What a training stage computes; pure functions, jitted by `train.mesh`."""
+    """Loss and prediction of a training stage. They are pure functions; `train.mesh` jits them."""
 
     @property
     def trained(self) -> tuple[str, ...] | None:
@@ -52,11 +52,22 @@ class Task(Protocol):
     def loss(
         self, variables: dict[str, Tree], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
-        """Loss of a batch in training mode → (loss, (new batch_stats, metrics))."""
+        """Returns (loss, (new batch_stats, metrics)) of a batch in training mode.
+
+        Args:
+            variables: {'params', 'batch_stats'} of the module.
+            batch: Name → array; axis 0 is the global batch.
+            key: Random key of the step.
+        """
         ...
 
     def predict(self, variables: Mapping[str, Tree], batch: Batch) -> jax.Array:
-        """Of quality records scores (B,) in [0, 1]; of gaze records maps (B, T, h, w)."""
+        """Returns scores (B,) in [0, 1] of quality records, or maps (B, T, h, w) of gaze records.
+
+        Args:
+            variables: {'params', 'batch_stats'} of the module.
+            batch: Name → array; axis 0 is the global batch.
+        """
         ...
 
 
@@ -64,24 +75,27 @@ class Task(Protocol):
 class CachedStream:
     """Output of a frozen network for the frames of a video, computed once and stored.
 
-    It has one entry for each frame that the model sees. In a batch it stands under its name.
+    It has one entry for each frame that the model sees. In a batch, its key is its name.
 
     Attributes:
-        name: Of the stream, of its folder in the workdir and of the stage that computes it.
-        of: Stream of the InputSpec that it is computed from. Of a stream with the rule "windows"
+        name: Name of the stream, of its folder in the workdir and of the stage that computes it.
+        of: Stream of the InputSpec from which it is computed. For a stream with the rule "windows",
             the entries of the chosen frames are taken.
-        compute: (variables, {stream: (B, t, …) frames}) → (B, t, …), one entry for each frame.
+        compute: Function (variables, {stream: (B, t, …) frames}) → (B, t, …), one entry for each
+            frame.
         parts: Top-level modules whose variables `compute` needs.
-        quantized: Values are in [0, 1] and are stored as uint8, 255 · value; else as float32.
-        choice: Which entries go with the frames (`video.sampling.map_indices`).
-        inline: Whether the model computes the stream itself where a batch lacks it, with the same
-            result as stored values before they are rounded.
-        outside: Another model made the entries: pictures in a folder for each video
-            (`data.map_folder`); `compute` is not called.
-        folder: Where these folders are, for training; a score is given them.
-        size: (height, width) that such pictures are resized to.
-        release: Whether such pictures are rounded as the PyTorch release rounds them.
-        batch_size: Videos that are computed at once, for training.
+        quantized: Whether the values are in [0, 1] and are stored as uint8, 255 · value; otherwise
+            they are stored as float32.
+        choice: Rule that matches entries with frames (`video.sampling.map_indices`).
+        inline: Whether the model computes the stream itself if a batch lacks it. The result equals
+            the stored values before rounding.
+        outside: Whether another model made the entries. They are pictures in one folder per video
+            (`data.map_folder`), and `compute` is not called.
+        folder: Parent folder of these folders, for training. For scoring, the folders are passed
+            separately.
+        size: (height, width) in pixels to which such pictures are resized.
+        release: Whether such pictures are rounded like in the PyTorch release.
+        batch_size: Number of videos that are computed at once, for training.
     """
 
     name: str
@@ -100,12 +114,13 @@ class CachedStream:
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """Weights of a known architecture that a part of the model starts from.
+    """Published weights from which a part of the model starts.
 
     Attributes:
-        source: File or Hugging Face id; "" for none.
-        path: Place of the part in the variables of the stage's module.
-        reader: "resnet": torchvision's and timm's names (`convert.load_resnet`).
+        source: File or Hugging Face id of the weights; "": none.
+        path: Path of the part in the variables of the stage's module.
+        reader: Format of the weights. "resnet": torchvision's and timm's names
+            (`convert.load_resnet`).
     """
 
     source: str
@@ -118,21 +133,23 @@ class TrainStage:
     """One training stage. `stages.training` runs the stages of all models.
 
     Attributes:
-        name: Of the stage, of its folder in the workdir and of its section in the config.
-        records: "quality": videos with a MOS; "gaze": frames with gaze maps.
-        task: Loss and prediction.
-        module: What is trained and kept: the complete model, or one network of it.
-        model: Name that a checkpoint of `module` has as its model (`Contract.networks`).
-        args: Fields that build `module` again.
-        example: Shapes of the inputs of `module`, by their name, for `init`.
-        part: Place of `module` in the complete model; "" where it is the complete model.
-        begins_with: Part of the complete model → earlier stage whose result it starts with.
-        streams: Names of the cached streams that a batch holds.
-        frames: How many of the stored frames a training item has; 0: all.
-        best: Validation metric that chooses the checkpoint; higher is better.
+        name: Name of the stage, of its folder in the workdir and of its section in the config.
+        records: Records of the training data. "quality": videos with a MOS; "gaze": frames with
+            gaze maps.
+        task: Loss and prediction of the stage.
+        module: Module that is trained and kept: the complete model, or one network of it.
+        model: Model name in a checkpoint of `module` (`Contract.networks`).
+        args: Fields from which `module` is built again.
+        example: Name → shape of the inputs of `module`, for `init`.
+        part: Name of `module` in the complete model; "" if it is the complete model.
+        begins_with: Part of the complete model → earlier stage whose result the part starts from.
+        streams: Names of the cached streams that a batch contains.
+        frames: Number of the stored frames that a training item contains; 0: all.
+        best: Validation metric that selects the checkpoint; higher is better.
         sections: Sections of the config that the weights depend on.
         pretrained: Parts that start from published weights.
-        otherwise: What else the user can set where there is nothing to train on, for the error.
+        otherwise: Other settings that the user can change if there are no records to train on. The
+            error message contains them.
     """
 
     name: str
@@ -154,11 +171,11 @@ class TrainStage:
 
 @dataclasses.dataclass(frozen=True)
 class MapFacts:
-    """A map that a model shows.
+    """Description of a map that a model can output.
 
     Attributes:
         meaning: One line for the reader of a page.
-        colours: Name of a matplotlib colour map.
+        colours: Name of the matplotlib colour map.
     """
 
     meaning: str
@@ -167,17 +184,17 @@ class MapFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What `dagr models` says of a model.
+    """Description of a model, which `dagr models` prints.
 
     Attributes:
-        title: Name as its paper writes it.
-        paper: Authors, title and venue.
-        year: Of the paper.
-        parameters: Of the complete model at the paper's size.
-        score: What the score means.
-        weights: Where published weights are, and how to get them; "" where there are none.
-        licence: Of the published weights; "" where there are none.
-        maps: Name → what the map shows, of all maps that the model can give.
+        title: Name of the model in its paper.
+        paper: Authors, title and venue of the paper.
+        year: Year of the paper.
+        parameters: Number of parameters of the complete model at the size of the paper.
+        score: Meaning of the score.
+        weights: Location of the published weights, and how to get them; "" if there are none.
+        licence: Licence of the published weights; "" if there are none.
+        maps: Name → description of each map that the model can output.
     """
 
     title: str
@@ -192,15 +209,16 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class TorchNetwork:
-    """A network whose PyTorch weights can be converted, both ways.
+    """A network whose PyTorch weights can be converted in both directions.
 
     Attributes:
-        name: Of the network, in checkpoints of it alone.
-        keys: Beginnings of keys that a state_dict of it has.
-        model: (arrays) → the Flax module of the sizes of a state_dict.
-        layers: (module) → PyTorch's name of every layer, its path in Flax and its type.
-        describe: (module) → the network in words.
-        part: Place of the network in the complete model; "" where it is the complete model.
+        name: Name of the network in checkpoints of the network alone.
+        keys: Prefixes of keys in its state_dict.
+        model: Function (arrays of a state_dict) → Flax module of the same sizes.
+        layers: Function (module) → for every layer, its name in PyTorch, its path in Flax and its
+            type.
+        describe: Function (module) → description of the network in words.
+        part: Name of the network in the complete model; "" if it is the complete model.
     """
 
     name: str
@@ -211,116 +229,133 @@ class TorchNetwork:
     part: str = ""
 
     def torch_layers(self, module: nn.Module) -> list[Layer]:
-        """PyTorch's layers of a module."""
+        """Returns the PyTorch layers of a module."""
         return list(self.layers(module))
 
 
 class Contract(abc.ABC):
-    """A complete model, as the rest of the program sees it."""
+    """Interface of a complete model to the rest of the program."""
 
     name: str
     facts: Facts
-    # Networks that checkpoints can hold alone: name → (module class of plain-data fields, place in
-    # the complete model).
+    # Networks that a checkpoint can hold alone: name → (module class with plain-data fields, name
+    # of the part in the complete model).
     networks: Mapping[str, tuple[type[nn.Module], str]] = {}
     torch: Sequence[TorchNetwork] = ()
 
     @abc.abstractmethod
     def build(self, args: Mapping[str, Any]) -> nn.Module:
-        """The model of plain-data fields, as a checkpoint holds them.
+        """Builds the model.
 
-        `model.apply(variables, inputs)` takes name → array of the streams and cached streams, or
-        the array of the only stream, and gives `Outputs`.
+        `model.apply(variables, inputs)` takes {name: array} of the streams and cached streams, or
+        the array of the only stream, and returns `Outputs`.
+
+        Args:
+            args: Fields of the model as plain data, as in a checkpoint.
 
         Raises:
-            DagrError: A field has a value that it cannot have.
+            DagrError: The value of a field is not allowed.
         """
 
     @abc.abstractmethod
     def default_config(self, dataset: str, recipe: str = "") -> Config:
-        """The configuration of a run on a data set; recipe "" is the data set's default."""
+        """Returns the configuration of a run on a data set.
+
+        Args:
+            dataset: Name of the data set.
+            recipe: Name of the recipe; "": the default of the data set.
+        """
 
     @abc.abstractmethod
     def tiny_config(self) -> Config:
-        """A configuration that trains in seconds, for the tests that run over all models."""
+        """Returns a configuration that trains in seconds, for the tests that run on all models."""
 
     @abc.abstractmethod
     def inputs(self, config: Config) -> InputSpec:
-        """Which pictures of a video the model of a configuration sees."""
+        """Returns which frames of a video the model of a configuration sees."""
 
     @abc.abstractmethod
     def model_args(self, config: Config) -> dict[str, Any]:
-        """Fields of the complete model of a configuration, as JSON holds them."""
+        """Returns the fields of the complete model of a configuration, as JSON data."""
 
     @abc.abstractmethod
     def settings(self, config: Config) -> dict[str, Any]:
-        """Plain data, besides fields and inputs, that a score depends on; `streams` reads it."""
+        """Returns the plain data, besides fields and inputs, that a score depends on.
+
+        `streams` reads it.
+        """
 
     @abc.abstractmethod
     def stages(self, config: Config) -> Sequence[TrainStage | CachedStream]:
-        """Training stages and the cached streams between them, in the order in which they run.
+        """Returns the training stages and the cached streams between them, in order of execution.
 
         Raises:
-            DagrError: The configuration contradicts itself; one line.
+            DagrError: Settings of the configuration contradict each other.
         """
 
     def streams(
         self, model: nn.Module, inputs: InputSpec, settings: Mapping[str, Any]
     ) -> Sequence[CachedStream]:
-        """The cached streams that a score of a checkpoint needs.
+        """Returns the cached streams that are needed to score with a checkpoint.
 
         Args:
-            model: Of `build`.
-            inputs, settings: As the checkpoint holds them.
+            model: Model that `build` returned.
+            inputs: Inputs of the model, from the checkpoint.
+            settings: Settings of the model, from the checkpoint.
         """
         return ()
 
     def shared_run(self, base: Config, made: Config) -> Config | None:
-        """The run that makes what several runs of a sweep have in common.
+        """Returns the run that makes the results that several runs of a sweep share.
 
         Args:
-            base: The configuration of a run of the sweep before its changes.
-            made: The configuration of one run.
+            base: Configuration of the runs of the sweep, before the changes of each run.
+            made: Configuration of one run of the sweep.
 
         Returns:
-            The configuration of a run of its own, whose stages `adopt` takes over; members that
-            differ in nothing that it depends on give the same one. None: nothing is shared.
+            The configuration of a separate run, whose results `adopt` uses. It is the same for all
+            runs with the same settings that the shared results depend on. None: nothing is shared.
         """
         return None
 
     def adopt(self, made: Config, home: str) -> None:
-        """Has a configuration take over what a `shared_run` in the folder `home` has made."""
-        raise NotImplementedError(f"{self.name} shares no run")
+        """Changes a configuration to use the results of a `shared_run`.
+
+        Args:
+            made: Configuration of one run of the sweep, which is changed in place.
+            home: Working directory of the shared run.
+        """
+        raise NotImplementedError(f"{self.name} has no shared run")
 
     def map_size(self, config: Config) -> tuple[int, int] | None:
-        """(height, width) of gaze maps and of their frames; None for a model without gaze."""
+        """Returns (height, width) of gaze maps and their frames; None for a model without gaze."""
         return None
 
     def assemble(
         self, parts: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Fields of the complete model of converted networks.
+        """Returns the fields of the complete model of converted networks.
 
         Args:
             parts: Part of the model → fields of its network.
-            options: What no file of weights says.
+            options: Fields and options that the files of weights do not contain.
 
         Raises:
-            DagrError: A part that the options need is missing, or the model has no parts.
+            DagrError: A part that the options require is missing, or the model has no parts.
         """
-        raise DagrError(f"{self.name} is not converted from several networks")
+        raise DagrError(f"{self.name} cannot be converted from several networks")
 
     def converted(self, options: Mapping[str, Any]) -> tuple[InputSpec, dict[str, Any]]:
-        """Inputs and settings of a checkpoint of converted weights.
+        """Returns the inputs and settings of a checkpoint of converted weights.
 
         Args:
             options: Fields of the complete model and other options; {} for one network alone.
 
         Raises:
-            DagrError: No weights of the model can be converted.
+            DagrError: Weights of the model cannot be converted.
         """
-        raise DagrError(f"{self.name} has no converted weights")
+        raise DagrError(f"weights of {self.name} cannot be converted")
 
     def upgrade(self, meta: Mapping[str, Any]) -> dict[str, Any]:
-        """The metadata of a checkpoint of an earlier version, as this version writes it."""
+        """Returns the metadata of a checkpoint of an earlier version in the current format."""
         return dict(meta)

@@ -1,1 +1,1 @@
-"""Training: state and optimizer, pure steps, the device mesh, checkpoints, and the one loop."""
+"""Training: state and optimizer, pure steps, the device mesh, checkpoints, and the loop."""

@@ -1,12 +1,12 @@
-"""Checkpoints: one folder a step, written by Orbax, complete or absent.
+"""Checkpoints: one folder per step, written by Orbax, either complete or absent.
 
-    DIR/<step>/variables   params and batch_stats of the complete model: all that scoring reads
-              /state       step, optimizer state, and where the above is an average the weights
+    DIR/<step>/variables   params and batch_stats of the complete model; scoring reads only these
+              /state       step and optimizer state; with weight averaging, the raw weights too
               /data        JSON: position of the Grain iterator, the same on every host
-              /meta        JSON: how to use it and what must not change on resume
+              /meta        JSON: how to use the checkpoint and what must not change on resume
               /metrics     JSON: validation metrics at that step
 
-Kept are the latest step, to go on from, and the best by one validation metric, to use.
+Two steps are kept: the latest, to resume from, and the best by one validation metric, to use.
 """
 
 import contextlib
@@ -39,12 +39,15 @@ from dagr_jax.train.meta import (
 )
 from dagr_jax.train.state import TrainState, Tree
 
-if TYPE_CHECKING:  # Grain takes half a second to load, which reading weights does not need.
+if TYPE_CHECKING:  # Grain takes half a second to import, and reading weights does not need it.
     import grain
 
 
 class _NotOrbax(logging.Filter):
-    """Drops records of Orbax and Grain below ERROR, and of exceptions, which are raised as well."""
+    """Drops log records of Orbax and Grain below ERROR, and those of exceptions.
+
+    The exceptions are raised as well.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         loud = record.levelno >= logging.ERROR and not record.exc_info
@@ -58,8 +61,9 @@ class Checkpoints:
     """The checkpoints of one training stage. A context manager, for one process group.
 
     Args:
-      directory: made if missing; leftovers of interrupted writes are removed.
-      best: the metric to keep the best by; None keeps the latest only.
+        directory: Folder of the checkpoints. It is created if it is missing, and leftovers of
+            interrupted writes are removed.
+        best: Metric that selects the best step; None: only the latest step is kept.
     """
 
     def __init__(self, directory: str | Path, best: Best | None = BY_SRCC) -> None:
@@ -70,15 +74,15 @@ class Checkpoints:
             keep.append(
                 policies.BestN(get_metric_fn=best.rank, n=1, keep_checkpoints_without_metrics=False)
             )
-        # Writes are synchronous: once `save` returns the step is on disk, and no background
-        # thread reads buffers that the next, donating, train step gives away.
+        # Writes are synchronous: when `save` returns, the step is on disk, and no background
+        # thread reads buffers that the next train step donates.
         _silence_orbax()
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(keep),
-                # The policy decides what is kept; without best_fn no metrics are written, and a
-                # resumed run would not know which step was the best.
+                # The policy decides what is kept. Without best_fn Orbax writes no metrics, and a
+                # resumed run would not know which step is the best.
                 best_fn=None if best is None else best.rank,
                 enable_async_checkpointing=False,
                 cleanup_tmp_directories=True,
@@ -97,19 +101,22 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits for unfinished writes and closes the folder."""
         with environment(self.directory):
             self._manager.wait_until_finished()
             self._manager.close()
 
     @property
     def latest_step(self) -> int | None:
-        """The last complete step, or None."""
+        """The latest complete step; None if there is no step."""
         return self._manager.latest_step()
 
     @property
     def best_step(self) -> int | None:
-        """The step with the best metric; the latest where none has one; None without any."""
+        """The step with the best metric.
+
+        It is the latest step if no step has the metric, and None if there is no step.
+        """
         return best_step(self.directory)
 
     def save(
@@ -120,23 +127,25 @@ class Checkpoints:
         metrics: Mapping[str, float] | None,
         meta: Mapping[str, Any],
     ) -> None:
-        """Writes one step, then deletes what is neither the latest nor the best.
+        """Writes one step, then deletes the steps that are neither the latest nor the best.
 
         Args:
-          step: train steps done; must exceed the latest saved step.
-          state: its variables to use are written whole, frozen parts included.
-          data_iter: its position after the last batch of `step`.
-          metrics: validation metrics, or None where nothing was measured.
-          meta: see `make_meta`.
+            step: Number of train steps done, larger than the latest saved step.
+            state: State after `step`. Its complete variables to use are written, including the
+                frozen parts.
+            data_iter: Data iterator, after the last batch of `step`; None: no data position is
+                written.
+            metrics: Validation metrics by name; None if nothing was measured.
+            meta: Checkpoint metadata (see `make_meta`).
 
         Raises:
-          CheckpointError: `metrics` lacks the metric that chooses the best.
-          DagrError: the disk is full.
+            CheckpointError: `metrics` lacks the metric that selects the best step.
+            DagrError: The disk is full.
         """
         if metrics is not None and self.best is not None and self.best.metric not in metrics:
             raise CheckpointError(
                 f"{self.directory}: best={self.best.metric!r} is not among the validation "
-                f"metrics {sorted(metrics)}; name one of them"
+                f"metrics {sorted(metrics)}; use one of them"
             )
         clean = None if metrics is None else finite_or_none(metrics)
         written = {
@@ -151,7 +160,8 @@ class Checkpoints:
             "meta": ocp.args.JsonSave(written),
         }
         if data_iter is not None:
-            # Grain's own handler writes one file a process, and refuses another number of them.
+            # Grain's own handler writes one file per process and cannot read the files with
+            # another number of processes.
             items["data"] = ocp.args.JsonSave(data_iter.get_state())
         with environment(self.directory):
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=clean, force=True)
@@ -162,16 +172,20 @@ class Checkpoints:
         data_iter: "grain.DatasetIterator | None",
         meta: Mapping[str, Any],
     ) -> TrainState | None:
-        """The latest state, and `data_iter` moved to its position; None where there is no step.
+        """Restores the latest state, and moves `data_iter` to its position.
 
         Args:
-          template: a state of the same run with the shapes, types and shardings to restore to; the
-            numbers of devices and of processes may differ from those of the run which wrote.
-          data_iter: moved in place.
-          meta: this run's; must agree with the checkpoint's in every field of MUST_MATCH.
+            template: A state of the same run with the shapes, types and shardings to restore. The
+                numbers of devices and processes may differ from those of the run that wrote it.
+            data_iter: Data iterator, which is moved in place; None: no position is restored.
+            meta: Metadata of this run. Every field of MUST_MATCH must equal the checkpoint's.
+
+        Returns:
+            The state; None if there is no step.
 
         Raises:
-          CheckpointError: another run, model or data pipeline, with what differs; or unreadable.
+            CheckpointError: The checkpoint belongs to another run, model or data pipeline (the
+                message lists the differences), or it is unreadable.
         """
         step = self.latest_step
         if step is None:
@@ -185,7 +199,7 @@ class Checkpoints:
         }
         if data_iter is not None:
             if not (where / "data").exists():
-                raise CheckpointError(f"{where}: holds no data position; start in a new workdir")
+                raise CheckpointError(f"{where}: has no data position; start in a new workdir")
             items["data"] = ocp.args.JsonRestore()
         try:
             _refuse_shapes(where, whole)
@@ -193,10 +207,10 @@ class Checkpoints:
             if data_iter is not None:
                 data_iter.set_state(restored["data"])
         except (CheckpointError, jax.errors.JaxRuntimeError):
-            raise  # the latter: the device is at fault (its memory), not the file
+            raise  # A JaxRuntimeError is caused by the device (such as its memory), not the file.
         except READ_ERRORS as error:
             raise unreadable(where, error) from error
-        # A restored buffer may be shared with the reader; the train step donates its input.
+        # A restored buffer may be shared with the reader, and the train step donates its input.
         variables, progress = fresh_copy((restored["variables"], restored["state"]))
         used = {
             "params": {k: variables["params"][k] for k in template.params},
@@ -211,7 +225,7 @@ class Checkpoints:
 
 
 def _progress(state: TrainState) -> dict[str, Tree]:
-    """What going on needs beside the variables to use, by the fields of the state."""
+    """Returns what resuming needs besides the variables to use, by field of the state."""
     progress = {"step": state.step, "opt_state": state.opt_state}
     if state.average is not None:
         progress |= {"params": state.params, "batch_stats": state.batch_stats}
@@ -221,21 +235,21 @@ def _progress(state: TrainState) -> dict[str, Tree]:
 def write_variables(
     directory: str | Path, variables: Mapping[str, Tree], meta: Mapping[str, Any]
 ) -> None:
-    """Writes weights that no run here trained as step 0 of a new folder, whole or not at all.
+    """Writes weights that were not trained here as step 0 of a new folder, atomically.
 
-    For one process, which need not be the only one.
+    Only one process calls this function; other processes may exist.
 
     Args:
-      directory: `load_variables` reads it again.
-      variables: {'params', 'batch_stats'}; 'batch_stats' may lack.
-      meta: see `make_meta`.
+        directory: New folder, which `load_variables` can read.
+        variables: {'params', 'batch_stats'}; 'batch_stats' may be missing.
+        meta: Checkpoint metadata (see `make_meta`).
 
     Raises:
-      CheckpointError: the folder exists.
+        CheckpointError: The folder already exists.
     """
     directory = Path(directory).resolve()
     if directory.exists():
-        raise CheckpointError(f"{directory}: exists; delete it, or take another folder")
+        raise CheckpointError(f"{directory}: already exists; delete it, or use another folder")
     _silence_orbax()
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -245,7 +259,7 @@ def write_variables(
         options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=_alone())
         with ocp.CheckpointManager(partial, options=options) as manager:
             items = {
-                # Orbax takes no array of one host where there are several.
+                # With several hosts, Orbax rejects JAX arrays that belong to one host.
                 "variables": ocp.args.StandardSave(
                     jax.device_get({"batch_stats": {}, **variables})
                 ),
@@ -256,33 +270,33 @@ def write_variables(
 
 
 def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
-    """The best variables of a run, to use or to start another stage from.
+    """Loads the best variables of a run, to use them or to start another stage from them.
 
-    Reads no optimizer state and needs no config: parameters and running statistics alone.
+    It reads only parameters and running statistics, not the optimizer state, and needs no config.
 
     Args:
-      path: a stage folder, or a workdir: of its stages the one that made the complete model is
-        taken, or else the last one that has a checkpoint.
+        path: A stage folder or a workdir. In a workdir, the stage that made the complete model is
+            used; otherwise the last stage that has a checkpoint.
 
     Returns:
-      ({'params', 'batch_stats'} on the default device, meta); meta as `make_meta` gives it, and
-      'step' and 'metrics'. The best step by the metric that the run chose by; the latest where
-      it had none.
+        ({'params', 'batch_stats'} on the default device, meta). `meta` holds the fields of
+        `make_meta`, 'step' and 'metrics'. The step is the best one by the metric of the run; if
+        the run had no metric, it is the latest.
 
     Raises:
-      CheckpointError: no complete checkpoint there, or one that cannot be read.
+        CheckpointError: There is no complete checkpoint, or it cannot be read.
     """
     _silence_orbax()
     where = _checkpoint_of(Path(path).resolve())
     if where is None:
         raise CheckpointError(
-            f"{path}: no complete checkpoint in it or in the folder of a stage in it; name the "
-            "workdir of a finished run, or the folder of a stage"
+            f"{path}: no complete checkpoint in it or in its stage folders; give the workdir of a "
+            "finished run, or a stage folder"
         )
     meta = read_meta(where)
     meta = registry.contract_of(meta["model"]).upgrade(meta)
     try:
-        # The shardings on disk name the devices of the run that wrote; here is this host's.
+        # The shardings on disk name the devices of the run that wrote them. This is a local one.
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         template = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
@@ -297,7 +311,10 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
 
 
 def _checkpoint_of(given: Path) -> Path | None:
-    """The best step of a stage folder, or of the stage of a workdir that is worth the most."""
+    """Returns the best step of a stage folder, or of the preferred stage of a workdir.
+
+    The preferred stage made the complete model; if there is none, it is the last one.
+    """
     if (step := best_step(given)) is not None:
         return given / str(step)
     found = []
@@ -316,7 +333,7 @@ def _silence_orbax() -> None:
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-    """This process reads or writes without waiting for others."""
+    """Returns options with which this process reads or writes without waiting for others."""
     this = jax.process_index()
     return ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
 
@@ -326,29 +343,29 @@ def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def _stored(item: Path) -> Tree:
-    """Names, shapes and types of a stored tree, without its values."""
+    """Returns names, shapes and types of a stored tree, without its values."""
     with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
         found = reader.metadata(item).item_metadata
     if found is None:
-        raise FileNotFoundError(f"{item.name} is lost or cut")
+        raise FileNotFoundError(f"{item.name} is missing or truncated")
     return found.tree
 
 
 def _refuse_shapes(where: Path, wanted: Mapping[str, Tree]) -> None:
-    """Two-sided check of names and shapes, before anything is read."""
+    """Raises CheckpointError if a name or shape differs, on either side, before reading values."""
     for item, tree in wanted.items():
         there, here = tree_shapes(_stored(where / item)), tree_shapes(tree)
         for name in sorted(there.keys() | here.keys()):
             if there.get(name) != here.get(name):
                 raise CheckpointError(
-                    f"{where}: does not fit this model ({item}/{name} is "
-                    f"{there.get(name, 'absent')} there, {here.get(name, 'absent')} here); "
-                    "restore its config or use a new workdir"
+                    f"{where}: does not match this model ({item}/{name} is "
+                    f"{there.get(name, 'absent')} in the checkpoint, {here.get(name, 'absent')} "
+                    "in this run); restore its config or use a new workdir"
                 )
 
 
 def tree_shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-    """Shape of each leaf by its path, such as 'params/vqa/resnet/conv1/kernel'."""
+    """Returns {path, such as 'params/vqa/resnet/conv1/kernel': shape} of all leaves of a tree."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path): (

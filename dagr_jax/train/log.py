@@ -1,4 +1,4 @@
-"""What a training run tells: log.jsonl, TensorBoard, and progress on stderr."""
+"""Output of a training run: log.jsonl, TensorBoard, and progress on stderr."""
 
 import json
 import os
@@ -17,22 +17,23 @@ from dagr_jax.runtime.errors import environment
 
 
 class Finished(Protocol):
-    """A step whose numbers can be waited for."""
+    """A step whose metrics can be read once it has finished."""
 
     def read(self) -> dict[str, float]: ...
 
 
 class RunLog:
-    """log.jsonl and TensorBoard, and progress on stderr: a bar on a terminal, else plain lines.
+    """log.jsonl, TensorBoard, and progress on stderr: a bar on a terminal, otherwise plain lines.
 
-    A context manager. The first process alone writes and shows.
+    A context manager. Only the first process writes files and shows progress.
 
     Args:
-      folder: of the stage; what an interrupted run logged after `first` is dropped.
-      name: stage.
-      first: step that the run starts or goes on from.
-      steps: of the whole run.
-      batch_size: global, for the rate.
+        folder: Folder of the stage. Log entries of an interrupted run after step `first` are
+            removed.
+        name: Name of the stage.
+        first: Step that the run starts or resumes from.
+        steps: Number of train steps of the whole run.
+        batch_size: Global batch size, for the rate in clips per second.
     """
 
     def __init__(self, folder: Path, name: str, first: int, steps: int, batch_size: int) -> None:
@@ -47,7 +48,7 @@ class RunLog:
         self.board: SummaryWriter | None = None
         if self.writes:
             self.before = _drop_lines_after(self.path, first)
-            # TensorBoard, too, forgets what an interrupted run wrote after this step.
+            # TensorBoard also drops what an interrupted run wrote after this step.
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
         self.bar = tqdm(
             total=steps,
@@ -70,7 +71,7 @@ class RunLog:
             self.board.close()
 
     def add(self, finished: Finished | None) -> None:
-        """Takes a finished step into the running averages."""
+        """Adds the metrics of a finished step to the running averages."""
         if finished is None:
             return
         for key, value in finished.read().items():
@@ -78,11 +79,11 @@ class RunLog:
         self.steps += 1
         self.timed += 1
         self.bar.update()
-        if not self.warm:  # the first step compiles: it would spoil rate and ETA
+        if not self.warm:  # The first step compiles, which would distort rate and ETA.
             self.warm, self.timed, self.mark = True, 0, time.perf_counter()
 
     def averages(self, step: int, learning_rate: float) -> dict[str, float | None]:
-        """Means since the last line; the rate leaves out compilation and evaluation."""
+        """Returns the means since the last line. The rate excludes compilation and evaluation."""
         now = time.perf_counter()
         line: dict[str, float | None] = {"step": step}
         line |= {key: total / self.steps for key, total in self.sums.items()}
@@ -94,7 +95,7 @@ class RunLog:
         return line
 
     def write(self, line: dict[str, float | None], pictures: Mapping[str, np.ndarray]) -> None:
-        """Appends the line, shows it, and starts the next interval."""
+        """Appends a line to log.jsonl and TensorBoard, shows it, and starts the next interval."""
         if self.writes:
             with environment(self.path), self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -123,10 +124,10 @@ class RunLog:
 
 
 def _drop_lines_after(path: Path, step: int) -> float:
-    """Removes what an interrupted run logged after the step it resumes from.
+    """Removes the lines that an interrupted run logged after the step that it resumes from.
 
     Returns:
-      Seconds trained up to there.
+        Training time up to that step, in seconds.
     """
     with environment(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +135,7 @@ def _drop_lines_after(path: Path, step: int) -> float:
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:  # the last line of a killed run may be torn
+        except json.JSONDecodeError:  # The last line of a killed run may be incomplete.
             break
         if line["step"] > step:
             break

@@ -1,4 +1,4 @@
-"""The one training loop: resume, step, log, evaluate, save."""
+"""The training loop: resume, step, log, evaluate, save."""
 
 import dataclasses
 import math
@@ -32,13 +32,14 @@ class StageConfig(Protocol):
     """The section of a config that one training stage reads (plain data, no defaults).
 
     Attributes:
-      steps: train steps of the whole run; 0 keeps the variables as they come.
-      epoch_steps: train steps of an epoch.
-      eval_every: evaluate and save every so many steps, and after the last.
-      log_every: one line of log.jsonl every so many steps.
-      batch_size: global batch, over all devices and hosts.
-      seed: of augmentation and dropout.
-      optim: see state.OptimConfig.
+        steps: Number of train steps of the whole run; 0: the initial variables stay unchanged.
+        epoch_steps: Number of train steps of an epoch.
+        eval_every: Interval of evaluation and saving, in steps. The last step is always evaluated
+            and saved.
+        log_every: Interval of the lines of log.jsonl, in steps.
+        batch_size: Global batch size, over all devices and hosts.
+        seed: Seed of augmentation and dropout.
+        optim: Optimizer settings (see `state.OptimConfig`).
     """
 
     steps: int
@@ -51,11 +52,11 @@ class StageConfig(Protocol):
 
 
 class TrainingError(DagrError):
-    """Training cannot go on. One line: step, cause, remedy."""
+    """Training cannot continue. The message is one line: step, cause, remedy."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended a run; its last step is saved."""
+    """Ctrl-C or SIGTERM ended a run. Its last step is saved."""
 
 
 def fit(
@@ -74,35 +75,38 @@ def fit(
 ) -> TrainState:
     """Trains one stage to its last step, from its latest checkpoint if there is one.
 
-    A stage that was finished returns at once. On CPU an interrupted and resumed run gives the
-    bits of an uninterrupted one: draws depend on (seed, step, record) alone, and state and data
-    position are saved together.
+    If the stage is already finished, the function returns at once. On CPU, an interrupted and
+    resumed run is bit-identical to an uninterrupted run: random draws depend only on (seed, step,
+    record), and state and data position are saved together.
 
-    Ctrl-C and SIGTERM save the step that is done and leave; a second Ctrl-C leaves at once.
+    Ctrl-C and SIGTERM finish and save the current step and end the run. A second Ctrl-C ends it at
+    once.
 
     Args:
-      name: stage; its checkpoints and log.jsonl lie in `workdir/name`.
-      task: loss and what is trained.
-      config: see StageConfig.
-      state: at step 0, from `create_state(variables, make_optimizer(config.optim, config.steps,
-        config.epoch_steps), task.trained)`; not consumed.
-      train_iter: an endless Grain iterator of host batches (dicts with 'index'). Moved to the
-        checkpoint's position on resume.
-      evaluate: state → validation metrics, which must hold the one that `best` names; None: none.
-      workdir: of the run.
-      meta: see meta.make_meta.
-      mesh: devices, see mesh.make_mesh.
-      best: which checkpoint to keep beside the latest.
-      pictures: state → name and RGB picture (H, W, 3) uint8, for TensorBoard at each evaluation.
+        name: Name of the stage. Its checkpoints and log.jsonl are in `workdir/name`.
+        task: Task of the stage: its loss, and which modules are trained.
+        config: Settings of the stage (see `StageConfig`).
+        state: State at step 0, from `create_state(variables, make_optimizer(config.optim,
+            config.steps, config.epoch_steps), task.trained)`. It is not donated.
+        train_iter: Endless Grain iterator of host batches (dicts with 'index'). On resume, it is
+            moved to the position of the checkpoint.
+        evaluate: Function state → validation metrics, which must include the metric that `best`
+            names; None: no evaluation.
+        workdir: Working directory of the run.
+        meta: Checkpoint metadata (see `meta.make_meta`).
+        mesh: Mesh of devices (see `mesh.make_mesh`).
+        best: Metric that selects the checkpoint to keep besides the latest.
+        pictures: Function state → {name: RGB picture (H, W, 3) uint8}, for TensorBoard at each
+            evaluation; None: no pictures.
 
     Returns:
-      The state after the last step, replicated over the mesh.
+        The state after the last step, replicated over the mesh.
 
     Raises:
-      DagrError: the batch does not divide over the devices.
-      CheckpointError: the checkpoint is of another run, or unreadable.
-      TrainingError: a loss that is not finite, or data that ends.
-      Interrupted: Ctrl-C or SIGTERM, once what is done is saved.
+        DagrError: The batch cannot be split evenly over the devices.
+        CheckpointError: The checkpoint belongs to another run or is unreadable.
+        TrainingError: The loss is not finite, or the training data ended.
+        Interrupted: Ctrl-C or SIGTERM; the last step is saved.
     """
     mesh_lib.check_divides(config.batch_size, mesh)
     folder = Path(workdir) / name
@@ -117,7 +121,7 @@ def fit(
         state = checkpoints.restore_latest(state, train_iter, meta) or state
         first = int(state.step)
         if first >= config.steps:
-            if checkpoints.latest_step is None:  # of no steps: the start is the result
+            if checkpoints.latest_step is None:  # A stage of 0 steps: its start is its result.
                 checkpoints.save(first, state, train_iter, None, meta)
             return state
         pending: _Pending | None = None
@@ -125,8 +129,8 @@ def fit(
             for step in range(first + 1, config.steps + 1):
                 batch = _next_batch(train_iter, config.batch_size, step)
                 state, metrics = step_fn(state, mesh_lib.put_batch(batch, mesh), key)
-                # The step before this one is checked while this one runs: a bad loss stops the
-                # run within a step, and the device never waits for the host.
+                # The previous step is checked while this one runs: a bad loss stops the run within
+                # one step, and the device never waits for the host.
                 log.add(pending)
                 pending = _Pending(step, metrics, batch)
                 due = step % config.eval_every == 0 or step == config.steps
@@ -143,24 +147,24 @@ def fit(
                     measured = None if evaluate is None else dict(evaluate(state))
                     for metric, value in finite_or_none(measured or {}).items():
                         line[f"val_{metric}"] = value
-                # The line first: a run killed before its save comes back and drops the line.
+                # Log before saving: if the run is killed in between, its resume drops the line.
                 if logged:
                     log.write(line, pictures(state) if due and pictures is not None else {})
                 if due or leave:
                     checkpoints.save(step, state, train_iter, measured, meta)
-                # Evaluating and saving take a while: who asked meanwhile is heard as well.
+                # Evaluating and saving take time, so check for a signal that came meanwhile.
                 if leave or (due and stop.asked(step, everywhere=True)):
                     raise Interrupted(f"{name}: interrupted, saved at step {step}/{config.steps}")
     return state
 
 
 class _Stop:
-    """Remembers Ctrl-C and SIGTERM until the step is done. A context manager."""
+    """Defers Ctrl-C and SIGTERM until the step is done. A context manager."""
 
     def __enter__(self) -> "_Stop":
         self._asked = False
         self._before: dict[int, Any] = {}
-        # Python delivers signals to the main thread alone.
+        # Python delivers signals only to the main thread.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._remember)
@@ -176,11 +180,14 @@ class _Stop:
         self._asked = True
 
     def asked(self, step: int, *, everywhere: bool) -> bool:
-        """Whether to save and leave after this step; with several hosts all leave at one step.
+        """Returns whether to save and end the run after this step.
+
+        With several hosts, all of them end at the same step.
 
         Args:
-          step: the step that is done, the same on all hosts.
-          everywhere: with several hosts, whether to ask them all now; else nobody leaves.
+            step: Step that is done, the same on all hosts.
+            everywhere: With several hosts, whether to ask all of them now. If False, the answer is
+                False.
         """
         if jax.process_count() == 1:
             return self._asked
@@ -191,14 +198,18 @@ class _Stop:
 
 @dataclasses.dataclass
 class _Pending:
-    """A step that was handed to the device and not looked at yet."""
+    """A step that was dispatched to the device and not checked yet."""
 
     step: int
     metrics: Mapping[str, jax.Array]
     batch: Mapping[str, np.ndarray]
 
     def read(self) -> dict[str, float]:
-        """Waits for the step; raises TrainingError when its loss or gradient is not finite."""
+        """Waits for the step and returns its metrics.
+
+        Raises:
+            TrainingError: The loss or the norm of the gradient is not finite.
+        """
         values = {k: float(v) for k, v in jax.device_get(dict(self.metrics)).items()}
         bad = [k for k in ("loss", "grad_norm") if not math.isfinite(values[k])]
         if bad:
@@ -208,9 +219,11 @@ class _Pending:
 
 
 def _suspects(batch: Mapping[str, np.ndarray]) -> str:
-    """Names the records whose own values are not finite; all of the batch if none is.
+    """Returns the cause and remedy of a loss that is not finite.
 
-    With several hosts those of all of them, which must call this together.
+    The text names the records with values that are not finite; if there are none, all records of
+    the batch. With several hosts, it covers the records of all hosts, and all hosts must call this
+    function together.
     """
     batch = {k: v for k, v in batch.items() if k == "index" or np.issubdtype(v.dtype, np.floating)}
     if jax.process_count() > 1:
@@ -222,7 +235,7 @@ def _suspects(batch: Mapping[str, np.ndarray]) -> str:
             if rows.any():
                 return f"{name} is not finite in record {_list(index[rows])}; correct its label"
     return (
-        f"the data of its records {_list(index)} is finite, so training diverged; "
+        f"all values in its records {_list(index)} are finite, so training diverged; "
         "lower optim.learning_rate or set optim.clip_norm"
     )
 
@@ -243,7 +256,7 @@ def _next_batch(
     got = len(batch["index"]) * jax.process_count()
     if got != batch_size:
         raise TrainingError(
-            f"step {step}: the loader gives batches of {got}, batch_size={batch_size}; "
+            f"step {step}: the loader gives batches of {got}, but batch_size={batch_size}; "
             "build the loader with the same batch_size"
         )
     return batch
@@ -258,16 +271,17 @@ def predict_all(
     """Runs a prediction over an evaluation set, each record once.
 
     Args:
-      predict: `jit_predict(task.predict, mesh)`.
-      variables: replicated over the mesh.
-      batches: padded host batches with 'index' (B,) and 'mask' (B,), true for real records.
-      mesh: devices.
+        predict: Compiled function (variables, batch) → predictions (B, …):
+            `jit_predict(task.predict, mesh)`.
+        variables: Variables, replicated over the mesh.
+        batches: Padded host batches with 'index' (B,) and 'mask' (B,), True for real records.
+        mesh: Mesh of devices.
 
     Yields:
-      (index, prediction) of the real records of each batch, over all hosts.
+        (index, prediction) of the real records of each batch, from all hosts.
 
     Raises:
-      DagrError: the batch does not divide over the devices.
+        DagrError: The batch cannot be split evenly over the devices.
     """
     for batch in batches:
         size = len(batch["index"]) * jax.process_count()

@@ -1,7 +1,7 @@
 """One mesh axis, `data`: the batch is split over it, everything else is replicated.
 
-The same code serves one device, many devices and many hosts. A loss or a BatchNorm written over
-the whole batch axis is over the *global* batch: the compiler inserts the reductions.
+The same code runs on one device, many devices and many hosts. A loss or a BatchNorm over the whole
+batch axis is computed over the *global* batch: the compiler inserts the reductions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +19,13 @@ AXIS = "data"
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A one-dimensional mesh over `devices` (default: all devices of all hosts).
+    """Makes a one-dimensional mesh.
 
-    Those of a host stand in a row, so that its share of a batch is one slice of it.
+    By default, the devices of one host are consecutive, so that the host's share of a batch is one
+    slice of the batch.
+
+    Args:
+        devices: Devices of the mesh; None: all devices of all hosts.
     """
     if devices is None:
         devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
@@ -29,30 +33,33 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Returns the sharding with the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Axis 0 is split over the devices, the other axes are whole."""
+    """Returns the sharding with axis 0 split over the devices; the other axes are not split."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def check_divides(batch_size: int, mesh: Mesh) -> None:
-    """Raises DagrError unless the global batch splits evenly over the devices."""
+    """Raises DagrError if the global batch cannot be split evenly over the devices."""
     if batch_size < 1 or batch_size % mesh.size:
         raise DagrError(
-            f"batch_size={batch_size} does not divide over {mesh.size} devices; "
+            f"batch_size={batch_size} cannot be split evenly over {mesh.size} devices; "
             f"use a multiple of {mesh.size}"
         )
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This host's slice of the batch → global arrays split over the mesh.
+    """Makes global arrays, split over the mesh, from this host's slice of the batch.
 
     Args:
-      batch: host arrays whose axis 0 is this host's share of the global batch.
-      mesh: where they go.
+        batch: Name → host array. Axis 0 is this host's share of the global batch.
+        mesh: Mesh of devices.
+
+    Returns:
+        Name → global array, with axis 0 of the length of the global batch.
     """
     sharding = batch_sharding(mesh)
     return {
@@ -62,12 +69,20 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 
 def put_whole(tree: Any, mesh: Mesh) -> Any:
-    """A tree of arrays → the same on every device; with several hosts those of process 0.
+    """Puts a tree of arrays on every device; with several hosts, the arrays of process 0.
 
-    Hosts compute the same values up to rounding, and replicas must not differ by that.
+    Values that hosts compute can differ by rounding, and replicas must not differ.
+
+    Args:
+        tree: Tree of arrays.
+        mesh: Mesh of devices.
+
+    Returns:
+        The replicated tree. It may share buffers with `tree`.
     """
     sharding = replicated(mesh)
-    # What spans hosts already is moved as it is; a host's own arrays cannot be put elsewhere.
+    # Arrays that already span hosts can be moved directly. Arrays of one host cannot be put on the
+    # devices of other hosts.
     if sharding.is_fully_addressable or any(
         isinstance(x, jax.Array) and not x.is_fully_addressable for x in jax.tree.leaves(tree)
     ):
@@ -79,22 +94,22 @@ def put_whole(tree: Any, mesh: Mesh) -> Any:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Copies a tree of arrays to every device; shares no buffer with its input."""
+    """Copies a tree of arrays to every device. The copy shares no buffer with the input."""
     return fresh_copy(put_whole(tree, mesh))
 
 
 @jax.jit
 def fresh_copy(tree: Any) -> Any:
-    """The same arrays in buffers of their own.
+    """Returns copies of the arrays in new buffers.
 
-    `device_put` keeps the buffer where the array already is, even with may_alias=False; the
-    first donating train step would then delete it under the array's other owner.
+    `device_put` reuses the buffer of an array that is already in place, even with may_alias=False.
+    The first train step donates its state, and would delete that buffer for the other owner.
     """
     return jax.tree.map(jnp.copy, tree)
 
 
 def jit_train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Compiles `step(state, batch, key) -> (state, metrics)`; the state is donated."""
+    """Compiles `step(state, batch, key) -> (state, metrics)`. The state is donated."""
     whole, split = replicated(mesh), batch_sharding(mesh)
     return jax.jit(
         step,
@@ -105,6 +120,6 @@ def jit_train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 def jit_predict(predict: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Compiles `predict(variables, batch) -> array (B, …)`; the result is whole on each device."""
+    """Compiles `predict(variables, batch) -> array (B, …)`. Each device holds the whole result."""
     whole, split = replicated(mesh), batch_sharding(mesh)
     return jax.jit(predict, in_shardings=(whole, split), out_shardings=whole)

@@ -1,6 +1,6 @@
-"""What a checkpoint says of itself: how to use it, which run it is of, and how good it is.
+"""Checkpoint metadata: how to use a checkpoint, which run it belongs to, and its metrics.
 
-Plain JSON beside the weights, so that it can be asked without reading them.
+The metadata is plain JSON next to the weights, so that it can be read without them.
 """
 
 import dataclasses
@@ -13,17 +13,17 @@ from typing import Any
 from dagr_jax import __version__
 from dagr_jax.runtime.errors import DagrError
 
-# A run goes on only from a checkpoint that agrees with it in all of these.
+# A run resumes only from a checkpoint that has the same values in all of these fields.
 MUST_MATCH = ("model", "version", "config_digest", "worker_count")
 
 
-# What Orbax and TensorStore raise on files that are cut, lost or of another format: whatever there
-# is, and for the bytes of an array a bare Exception.
+# Orbax and TensorStore raise many types on files that are truncated, missing or of another format;
+# for the bytes of an array, they raise a bare Exception.
 READ_ERRORS = (Exception,)
 
 
 class CheckpointError(DagrError):
-    """A checkpoint is missing, incomplete, or of another run. One line."""
+    """A checkpoint is missing or incomplete, or belongs to another run. The message is one line."""
 
 
 def make_meta(
@@ -38,18 +38,22 @@ def make_meta(
     config_digest: str,
     worker_count: int,
 ) -> dict[str, Any]:
-    """What a checkpoint says of itself, as JSON.
+    """Makes the metadata of a checkpoint.
 
     Args:
-      model: name in registry.models(), or of one network of such a model (`Contract.networks`).
-      model_args: fields that build it again.
-      preset: 'paper' or 'release'.
-      dataset: name in registry.DATASETS.
-      mos_range: (lowest, highest) MOS, the ends of the [0, 1] scale; None for a saliency stage.
-      inputs: which pictures of a video the model sees (`InputSpec.to_json`).
-      settings: plain data besides these that a score depends on (`Contract.settings`).
-      config_digest: digest of the stage's config; another digest is refused on resume.
-      worker_count: Grain worker processes; the iterator's state depends on it.
+        model: Name of the model in registry.models(), or name of one network of such a model
+            (`Contract.networks`).
+        model_args: Fields from which the model is built again.
+        preset: 'paper' or 'release'.
+        dataset: Name of the data set in registry.DATASETS.
+        mos_range: (lowest, highest) MOS, the ends of the [0, 1] scale; None for a saliency stage.
+        inputs: Frames of a video that the model sees (`InputSpec.to_json`).
+        settings: Other plain data that a score depends on (`Contract.settings`).
+        config_digest: Digest of the stage's config. A run with another digest cannot resume.
+        worker_count: Number of Grain worker processes. The state of the iterator depends on it.
+
+    Returns:
+        The metadata as JSON data.
     """
     return {
         "model": model,
@@ -67,7 +71,12 @@ def make_meta(
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """Which validation metric chooses the checkpoint to use. Ties go to the later step."""
+    """The validation metric that selects the checkpoint to use. Ties go to the later step.
+
+    Attributes:
+        metric: Name of the metric.
+        mode: 'max' if higher is better, 'min' if lower is better.
+    """
 
     metric: str = "srcc"
     mode: str = "max"
@@ -77,7 +86,10 @@ class Best:
             raise ValueError(f"best.mode={self.mode!r} must be max or min")
 
     def rank(self, metrics: Mapping[str, Any] | None) -> float:
-        """Larger is better; −inf where the metric is missing or undefined (NaN)."""
+        """Returns the rank of a checkpoint with these metrics; larger is better.
+
+        The rank is −inf if the metric is missing or undefined (NaN).
+        """
         value = (metrics or {}).get(self.metric)
         if value is None or math.isnan(value):
             return -math.inf
@@ -88,14 +100,18 @@ BY_SRCC = Best("srcc", "max")
 
 
 def finite_or_none(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Metrics for JSON, which has no NaN: an undefined one (SRCC of constants) becomes null."""
+    """Returns metrics for JSON, which has no NaN: an undefined one becomes null.
+
+    For example, the SRCC of constants is undefined.
+    """
     return {k: float(v) if math.isfinite(v) else None for k, v in metrics.items()}
 
 
 def complete_steps(directory: Path) -> Iterator[int]:
-    """Steps whose write was finished, and whose deletion was not begun.
+    """Yields the steps that are completely written and not partly deleted.
 
-    Orbax renames a folder into place as its last act; what a kill left of deleting one lacks parts.
+    Orbax writes a step into a temporary folder and renames it at the end. If a process is killed
+    while it deletes a step, parts of the folder are missing.
     """
     if directory.is_dir():
         for child in directory.iterdir():
@@ -105,7 +121,10 @@ def complete_steps(directory: Path) -> Iterator[int]:
 
 
 def best_step(directory: Path) -> int | None:
-    """The best step by the metric that the latest names; the latest where none has it."""
+    """Returns the best step by the metric that the latest step names.
+
+    It is the latest step if no step has the metric, and None if there is no step.
+    """
     metas = {step: read_meta(directory / str(step)) for step in complete_steps(directory)}
     if not metas:
         return None
@@ -117,10 +136,16 @@ def best_step(directory: Path) -> int | None:
 
 
 def is_finished(directory: Path, steps: int, meta: Mapping[str, Any]) -> bool:
-    """Whether a stage's folder holds the last step of this very run.
+    """Returns whether the folder of a stage holds the last step of this run.
+
+    Args:
+        directory: Folder of the stage.
+        steps: Number of train steps of the whole run.
+        meta: Metadata of this run. Every field of MUST_MATCH must equal the checkpoint's.
 
     Raises:
-      CheckpointError: it holds steps of another run, with what differs; or is unreadable.
+        CheckpointError: The folder holds steps of another run (the message lists the differences),
+            or it is unreadable.
     """
     step = max(complete_steps(directory), default=None)
     if step is None:
@@ -139,17 +164,19 @@ def read_meta(where: Path) -> dict[str, Any]:
 
 def unreadable(where: Path, error: Exception) -> CheckpointError:
     first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return CheckpointError(f"{where}: cannot be read ({first}); delete this folder to fall back")
+    return CheckpointError(
+        f"{where}: cannot be read ({first}); delete this folder to use an earlier step"
+    )
 
 
 def refuse_differences(where: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     differs = [
-        f"{key} {stored.get(key)!r} there, {wanted[key]!r} here"
+        f"{key} is {stored.get(key)!r} in the checkpoint, {wanted[key]!r} in this run"
         for key in MUST_MATCH
         if key in wanted and stored.get(key) != wanted[key]
     ]
     if differs:
         raise CheckpointError(
-            f"{where}: is of another run ({'; '.join(differs)}); "
+            f"{where}: belongs to another run ({'; '.join(differs)}); "
             "restore these settings or use a new workdir"
         )

@@ -1,7 +1,7 @@
-"""What training carries from step to step, and the optimizer that changes it.
+"""The training state and the optimizer that updates it.
 
-Imports jax, flax and optax alone, so that a train step can be built where nothing else is
-installed.
+This module imports only jax, flax and optax, so that a train step can be built where nothing else
+is installed.
 """
 
 import functools
@@ -23,25 +23,25 @@ class OptimConfig(Protocol):
     """The `optim` section of a config: plain data, read by attribute, without defaults.
 
     Attributes:
-      name: 'adam' (weight decay is added to the gradient, as torch's Adam does) or 'adamw'
-        (decoupled weight decay).
-      learning_rate: the peak rate.
-      weight_decay: 0 switches it off.
-      schedule: 'cosine' (from the peak to `end_value`, over the whole run), 'torch_cosine'
-        (PyTorch's CosineAnnealingLR: it changes once an epoch and rises again after `period`
-        epochs) or 'constant'.
-      period: T_max of 'torch_cosine', in epochs; 0 elsewhere.
-      warmup_steps: optimizer updates over which the rate rises linearly to the peak.
-      end_value: the lowest rate of a cosine.
-      b2: decay of Adam's second moments; its memory is about 1 / (1 − b2) updates.
-      clip_norm: gradients are scaled down to this global L2 norm; 0 switches it off.
-      accumulate: train steps whose gradients are averaged into one optimizer update.
-      ema: decay of the average of the weights, which is then what is evaluated, kept and used;
-        0 switches it off. It warms up: min(ema, (1 + t) / (10 + t)) at step t.
-      groups: rules (regular expression, rate, decay); the first that matches the whole of a
-        parameter's name, such as 'vqa/resnet/conv1/kernel', multiplies its learning rate and
-        its weight decay. A rate of 0 freezes parameters; the running statistics of a BatchNorm
-        among them still follow the data. Empty: everything as it is.
+        name: 'adam' (weight decay is added to the gradient, as in PyTorch's Adam) or 'adamw'
+            (decoupled weight decay).
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay; 0: none.
+        schedule: 'cosine' (from the peak to `end_value` over the whole run), 'torch_cosine'
+            (PyTorch's CosineAnnealingLR: the rate changes once per epoch and rises again after
+            `period` epochs) or 'constant'.
+        period: T_max of 'torch_cosine', in epochs; 0 for other schedules.
+        warmup_steps: Number of optimizer updates over which the rate rises linearly to the peak.
+        end_value: Lowest learning rate of a cosine schedule.
+        b2: Decay of Adam's second moments. Adam averages over about 1 / (1 − b2) updates.
+        clip_norm: Maximum global L2 norm, to which larger gradients are scaled down; 0: none.
+        accumulate: Number of train steps whose gradients are averaged into one optimizer update.
+        ema: Decay of the exponential moving average of the weights; 0: none. The averaged weights
+            are then evaluated, kept and used. The decay at step t is min(ema, (1 + t) / (10 + t)).
+        groups: Rules (regular expression, rate, decay). The first rule that matches the whole name
+            of a parameter, such as 'vqa/resnet/conv1/kernel', multiplies its learning rate by
+            `rate` and its weight decay by `decay`. A rate of 0 freezes parameters, but the running
+            statistics of BatchNorm layers still follow the data. Empty: no multipliers.
     """
 
     name: str
@@ -59,20 +59,21 @@ class OptimConfig(Protocol):
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that a checkpoint must hold to go on: replicated over the mesh, donated each step.
+    """Training state. It is replicated over the mesh and donated at each step.
 
-    `params` and `batch_stats` hold what is trained. `frozen` holds the top-level parts of the
-    variables that are not (the saliency network under the quality model), so that the state
-    always contains a complete model.
+    A checkpoint holds all of it, so that a run can resume. `params` and `batch_stats` hold the
+    trained parts. `frozen` holds the top-level parts of the variables that are not trained (such as
+    the saliency network of the quality model), so that the state always contains a complete model.
 
     Attributes:
-      step: train steps done, int32 scalar (with accumulation: micro-batches, not updates).
-      params: trained parameters.
-      batch_stats: running statistics of the trained part.
-      opt_state: Optax state.
-      frozen: {'params': …, 'batch_stats': …} of the untrained parts; both may be empty.
-      average: {'params': …, 'batch_stats': …}, the running average of the trained part; None
-        where none is kept.
+        step: Number of train steps done, int32 scalar. With gradient accumulation, it counts
+            micro-batches, not updates.
+        params: Trained parameters.
+        batch_stats: Running statistics of the trained parts.
+        opt_state: Optax state.
+        frozen: {'params': …, 'batch_stats': …} of the untrained parts; both may be empty.
+        average: {'params': …, 'batch_stats': …}, the running average of the trained parts; None if
+            no average is kept.
     """
 
     step: jax.Array
@@ -83,12 +84,19 @@ class TrainState(struct.PyTreeNode):
     average: Tree | None = None
 
     def variables(self, params: Tree | None = None) -> dict[str, Tree]:
-        """The complete variables for a train step, with `params` in place of the state's own."""
+        """Returns the complete variables for a train step.
+
+        Args:
+            params: Trained parameters that replace those of the state; None: those of the state.
+        """
         own = self.params if params is None else params
         return self._complete(own, self.batch_stats)
 
     def variables_to_use(self) -> dict[str, Tree]:
-        """The complete variables to evaluate, keep and score with: the average where one is."""
+        """Returns the complete variables to evaluate, keep and score with.
+
+        These are the averaged variables if the state keeps an average.
+        """
         if self.average is None:
             return self.variables()
         return self._complete(self.average["params"], self.average["batch_stats"])
@@ -100,11 +108,15 @@ class TrainState(struct.PyTreeNode):
         }
 
     def with_average(self) -> "TrainState":
-        """The same state, which also averages its weights from here on."""
+        """Returns the state with a weight average that starts at the current weights."""
         return self.replace(average={"params": self.params, "batch_stats": self.batch_stats})
 
     def averaged(self, decay: float) -> "TrainState":
-        """The state after its weights have entered their average."""
+        """Returns the state with its average updated by the current weights.
+
+        Args:
+            decay: Decay of the average, before its warm-up.
+        """
         t = self.step.astype(jnp.result_type(float))
         keep = jnp.minimum(decay, (1 + t) / (10 + t))
         now = {"params": self.params, "batch_stats": self.batch_stats}
@@ -120,15 +132,16 @@ def create_state(
     tx: optax.GradientTransformation,
     train_only: Collection[str] | None = None,
 ) -> TrainState:
-    """A state at step 0 from a model's variables (pretrained weights already in place).
+    """Makes a state at step 0 from the variables of a model.
 
     Args:
-      variables: {'params', 'batch_stats'} as `Model.init` gives them ('batch_stats' may lack).
-      tx: the optimizer; it sees the trained parameters only.
-      train_only: names of the top-level modules to train; None trains all of them.
+        variables: {'params', 'batch_stats'} as `Model.init` returns them, with pretrained weights
+            already in place. 'batch_stats' may be missing.
+        tx: Optimizer. It sees only the trained parameters.
+        train_only: Names of the top-level modules to train; None: all modules.
 
     Raises:
-      ValueError: `train_only` names a module that the parameters do not have.
+        ValueError: `train_only` names a module that the parameters do not have.
     """
     params = dict(variables["params"])
     stats = dict(variables.get("batch_stats", {}))
@@ -151,23 +164,26 @@ def create_state(
 
 
 def make_schedule(optim: OptimConfig, total_steps: int, epoch_steps: int = 1) -> optax.Schedule:
-    """The learning rate as a function of optimizer updates done (REFERENCE.md §2, §3: cosine).
+    """Makes the learning rate as a function of the optimizer updates done.
+
+    Source of the cosine: docs/reference.md, sections 2 and 3.
 
     Args:
-      optim: see `OptimConfig`.
-      total_steps: train steps of the whole run (micro-batches when accumulating; those at the end
-        that fill no update change nothing); the cosine ends with the last update.
-      epoch_steps: train steps of an epoch, which 'torch_cosine' counts in.
+        optim: Optimizer settings (see `OptimConfig`).
+        total_steps: Number of train steps of the whole run. With gradient accumulation, these are
+            micro-batches, and micro-batches at the end that do not fill an update have no effect.
+            The cosine ends with the last update.
+        epoch_steps: Number of train steps of an epoch, for 'torch_cosine'.
 
     Raises:
-      DagrError: unknown schedule, a warm-up that fills the whole run, or 'torch_cosine' without
-        a period.
+        DagrError: The schedule is unknown, the warm-up fills the whole run, or 'torch_cosine' has
+            no period.
     """
     updates = total_steps // optim.accumulate
     peak, warmup = optim.learning_rate, optim.warmup_steps
     if warmup >= updates > 0 and warmup > 0:
         raise DagrError(
-            f"optim.warmup_steps={warmup} leaves nothing of the {updates} updates of this run; "
+            f"optim.warmup_steps={warmup} is not below the {updates} updates of this run; "
             "lower it or raise steps"
         )
     if optim.schedule == "cosine":
@@ -183,7 +199,7 @@ def make_schedule(optim: OptimConfig, total_steps: int, epoch_steps: int = 1) ->
         )
     if not warmup:
         return main
-    # Starts one notch above zero: a first update at rate 0 would be a wasted batch.
+    # The rise starts above zero: a first update at rate 0 would waste a batch.
     rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
     return optax.join_schedules([rise, main], [warmup])
 
@@ -191,11 +207,11 @@ def make_schedule(optim: OptimConfig, total_steps: int, epoch_steps: int = 1) ->
 def _torch_cosine(optim: OptimConfig, epoch_steps: int) -> optax.Schedule:
     if optim.period < 1:
         raise DagrError(
-            f"optim.period={optim.period}: torch_cosine wants its T_max, in epochs; set it"
+            f"optim.period={optim.period}: torch_cosine needs T_max in epochs; set it to at least 1"
         )
 
     def rate(update: jax.typing.ArrayLike) -> jax.Array:
-        # PyTorch sets the rate at the end of an epoch: an update has that of its last batch.
+        # PyTorch sets the rate at the end of an epoch: an update has the rate of its last batch.
         last = (jnp.asarray(update) + 1) * optim.accumulate - 1
         epoch = last // epoch_steps
         swing = (1 + jnp.cos(jnp.pi * epoch / optim.period)) / 2
@@ -207,11 +223,16 @@ def _torch_cosine(optim: OptimConfig, epoch_steps: int) -> optax.Schedule:
 def make_optimizer(
     optim: OptimConfig, total_steps: int, epoch_steps: int = 1
 ) -> optax.GradientTransformation:
-    """Clip, Adam or AdamW, schedule, groups of parameters and accumulation, from the config.
+    """Makes the optimizer: clipping, Adam or AdamW, schedule, parameter groups, accumulation.
+
+    Args:
+        optim: Optimizer settings (see `OptimConfig`).
+        total_steps: Number of train steps of the whole run.
+        epoch_steps: Number of train steps of an epoch, for 'torch_cosine'.
 
     Raises:
-      DagrError: an unknown optimizer or schedule, or accumulate < 1; from `init`: a parameter
-        that no group covers, or a group that covers none.
+        DagrError: The optimizer or the schedule is unknown, or accumulate is below 1. `init` of the
+            optimizer raises it if no group covers a parameter, or if a group covers no parameter.
     """
     if optim.accumulate < 1:
         raise DagrError(f"optim.accumulate={optim.accumulate} must be at least 1")
@@ -238,7 +259,7 @@ def make_optimizer(
     parts = []
     if optim.clip_norm:
         if any(not rate for _, rate, _ in optim.groups):
-            # What is frozen has no part in the norm.
+            # Frozen parameters do not count in the norm.
             parts.append(_by_group(optim, lambda rate, _: _pass_or_stop(rate)))
         parts.append(_clip(optim.clip_norm))
     parts.append(_by_group(optim, adam) if optim.groups else adam(1.0, 1.0))
@@ -251,7 +272,11 @@ def make_optimizer(
 
 
 def _clip(max_norm: float) -> optax.GradientTransformation:
-    """Scales gradients down to a global L2 norm, with the 1e-6 of PyTorch's clip_grad_norm_."""
+    """Scales gradients down to a global L2 norm, with the 1e-6 of PyTorch's clip_grad_norm_.
+
+    Args:
+        max_norm: Largest global L2 norm.
+    """
 
     def update(updates: Tree, state: Tree, params: Tree | None = None) -> tuple[Tree, Tree]:
         scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + 1e-6))
@@ -267,7 +292,12 @@ def _pass_or_stop(rate: float) -> optax.GradientTransformation:
 def _by_group(
     optim: OptimConfig, make: Callable[[float, float], optax.GradientTransformation]
 ) -> optax.GradientTransformation:
-    """One transformation for each group, made from its rate and decay."""
+    """Applies one transformation per group.
+
+    Args:
+        optim: Optimizer settings, with `groups`.
+        make: Function (rate, decay) of a group → transformation.
+    """
     return optax.multi_transform(
         {str(i): make(rate, decay) for i, (_, rate, decay) in enumerate(optim.groups)},
         functools.partial(_labels, [pattern for pattern, _, _ in optim.groups]),
@@ -275,7 +305,19 @@ def _by_group(
 
 
 def _labels(patterns: Sequence[str], params: Tree) -> Tree:
-    """The number of the first pattern that matches each parameter's whole name, as a string."""
+    """Returns, for each parameter, the number of the first pattern that matches its whole name.
+
+    Args:
+        patterns: Regular expressions.
+        params: Tree of parameters.
+
+    Returns:
+        A tree like `params` of numbers as strings.
+
+    Raises:
+        DagrError: A pattern is invalid, no pattern matches a parameter, or a pattern is not the
+            first match of any parameter.
+    """
     uncovered, used = [], set()
     try:
         compiled = [re.compile(pattern) for pattern in patterns]
@@ -297,11 +339,12 @@ def _labels(patterns: Sequence[str], params: Tree) -> Tree:
     labels = jax.tree_util.tree_map_with_path(label, params)
     if uncovered:
         raise DagrError(
-            f"optim.groups covers no {', '.join(uncovered)}; end it with ('.*', 1.0, 1.0)"
+            f"optim.groups: no rule matches {', '.join(uncovered)}; "
+            "add ('.*', 1.0, 1.0) as the last rule"
         )
     if idle := [p for number, p in enumerate(patterns) if number not in used]:
         raise DagrError(
-            f"optim.groups: {', '.join(map(repr, idle))} matches no parameter that an earlier "
-            "rule has not; correct or drop it"
+            f"optim.groups: {', '.join(map(repr, idle))} is not the first match of any parameter; "
+            "correct or remove it"
         )
     return labels

@@ -2,7 +2,7 @@
 
 A step is a pure function of (state, batch, key); `mesh.jit_train_step` compiles it.
 
-Imports jax, flax, optax and the layers below alone.
+This module imports only jax, flax, optax and the layers below it.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,18 @@ def make_train_step(
     """Builds `step(state, batch, key) -> (state, metrics)`.
 
     Args:
-      loss_fn: (variables, batch, key) → (loss, (new batch_stats, metrics)); only `state.params`
-        is differentiated, and of the new statistics only those of the trained part are kept.
-      tx: the optimizer that made `state.opt_state`.
-      ema: decay of the weights' average; the state must have one then (`with_average`).
+        loss_fn: Function (variables, batch, key) → (loss, (new batch_stats, metrics)). Only
+            `state.params` is differentiated, and only the new statistics of the trained parts are
+            kept.
+        tx: Optimizer that made `state.opt_state`.
+        ema: Decay of the weight average; 0: none. If it is not 0, the state must have an average
+            (`with_average`).
 
     Returns:
-      A pure function. `key` is the run's base key, the same at every step: the step number is
-      folded in here, so that a resumed run draws what the uninterrupted one would have drawn.
-      Metrics: 'loss', 'grad_norm' (before clipping) and those of the task, float scalars.
+        A pure function. `key` is the base key of the run, the same at every step. The function
+        folds the step number in, so that a resumed run makes the same random draws as an
+        uninterrupted one. The metrics are 'loss', 'grad_norm' (before clipping) and the metrics of
+        the task, all float scalars.
     """
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:

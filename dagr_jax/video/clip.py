@@ -1,4 +1,4 @@
-"""What a model sees of a video: the frames of its streams, of the whole and of each segment."""
+"""The frames that a model sees of a video, for the whole video and for each segment."""
 
 import dataclasses
 import os
@@ -15,12 +15,13 @@ from dagr_jax.video.stream import Limits, VideoError, picture
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Some frames of a stream that comes in pieces.
+    """Some frames of a stream that is read in pieces.
 
     Attributes:
-        start, length: The frames of the video that the clip of the stream stands for.
+        start: First frame of the clip in the video.
+        length: Number of frames of the video that the clip covers.
         stream: Name of the stream.
-        places: (k,) int64: which entries of `InputSpec.indices` these are, flattened.
+        places: (k,) int64 positions of these frames in the flattened `InputSpec.indices`.
         frames: (k, height, width, 3) uint8 RGB; with crops (count, k, height, width, 3).
     """
 
@@ -33,12 +34,14 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """The pictures of a video, or of a segment of it, that a model sees.
+    """The frames of a video, or of a segment of it, that a model sees.
 
     Attributes:
-        start, length: The frames of the video that it stands for.
-        inputs: Name → (n, height, width, 3) uint8 RGB of each stream that does not come in pieces;
-            with crops (count, n, height, width, 3). The pieces of the others came before.
+        start: First frame of the clip in the video.
+        length: Number of frames of the video that the clip covers.
+        inputs: Name → (n, height, width, 3) uint8 RGB of each stream that is not read in pieces;
+            with crops (count, n, height, width, 3). The pieces of the other streams come before the
+            clip.
     """
 
     start: int
@@ -48,14 +51,14 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class ClipPlan:
-    """What clips will come of a video; clips that came before it do not count.
+    """The clips that will follow. A plan invalidates the clips that came before it.
 
     Attributes:
-        bounds: (start, length) of each: of the whole video, and then of its segments.
-        fps: Frames per second, 0 where unknown.
-        shown: (begin, end) in seconds of each, from the first frame on; 0 where unknown.
+        bounds: (start, length) in frames of each clip: first the whole video, then its segments.
+        fps: Frames per second; 0: unknown.
+        shown: (begin, end) of each clip in seconds after the first frame; 0: unknown.
         path: Name of the video, for errors.
-        different: The bounds, those that are alike once.
+        different: The bounds without duplicates.
     """
 
     bounds: tuple[tuple[int, int], ...]
@@ -75,17 +78,22 @@ def plan_clips(
     seconds: float,
     times: Sequence[float] = (),
 ) -> ClipPlan:
-    """A video, and its segments of so many seconds, or rather of as many frames each as that is.
+    """Plans the clips of a video: the whole video, and its segments.
+
+    The segments have equal numbers of frames (up to rounding), so their durations differ if the
+    frame rate varies.
 
     Args:
-        path: Its name, for the error.
-        length: Frames.
-        fps: Frames per second, 0 where unknown.
-        seconds: Of a segment; 0 for none. A rest of less than half of that belongs to the last.
-        times: When each frame is shown; where this is not known of all, the rate tells.
+        path: Name of the video, for the error.
+        length: Number of frames.
+        fps: Frames per second; 0: unknown.
+        seconds: Duration of a segment in seconds; 0: no segments. A remainder that is shorter than
+            half a segment is added to the last segment.
+        times: Presentation time of each frame in seconds. If the times of some frames are missing,
+            the frame rate is used instead.
 
     Raises:
-        VideoError: Segments are asked for, and nothing tells the frame rate.
+        VideoError: Segments are requested, and the frame rate is unknown.
     """
     bounds = [(0, length)]
     if seconds and not fps:
@@ -97,7 +105,7 @@ def plan_clips(
     begins = [time - times[0] for time in times]
     if len(begins) != length:
         begins = [number / fps if fps else 0.0 for number in range(length)]
-    begins.append(begins[-1] + (1 / fps if fps else 0.0))  # when the last frame ends
+    begins.append(begins[-1] + (1 / fps if fps else 0.0))  # end of the last frame
     shown = tuple((begins[start], begins[start + count]) for start, count in bounds)
     return ClipPlan(tuple(bounds), fps, shown, os.fspath(path))
 
@@ -108,23 +116,25 @@ def read_clips(
     seconds: float = 0.0,
     limits: Limits | None = None,
 ) -> Iterator[ClipPlan | Piece | Clip | VideoInfo]:
-    """Reads a file once, or twice where its packets do not tell its frames apart.
+    """Reads the clips of a video file.
 
-    Memory is bounded by two clips, of streams in pieces by two pieces, whatever the length of the
-    video.
+    The file is read once, or twice if its packets do not identify its frames. Memory use is bounded
+    by two clips (for streams in pieces, by two pieces), for any length of the video.
 
     Args:
         path: Video file.
-        spec: Which frames, how large.
-        seconds: Of a segment; 0 for none.
-        limits: Beyond which nothing is read.
+        spec: Frames that the model sees, and their sizes.
+        seconds: Duration of a segment in seconds; 0: no segments.
+        limits: Limits on the video; None: no limits.
 
     Yields:
-        A ClipPlan; pieces and clips as they are complete; the file's VideoInfo. A second plan
-        begins again: decoding gave other frames than the file had promised.
+        A ClipPlan; then pieces and clips as soon as they are complete; last the VideoInfo of the
+        file. If the decoded frames differ from what the packets announce, a second ClipPlan follows
+        and the clips start again.
 
     Raises:
-        VideoError: The file cannot be decoded, or segments are asked for and it has no times.
+        VideoError: The file cannot be decoded or exceeds the limits, or segments are requested and
+            the frame rate is unknown.
     """
     packets = read_packets(path, limits)
     if limits is not None and packets.fps:
@@ -143,7 +153,7 @@ def read_clips(
     except PacketMismatch:
         as_told = False
     if not as_told:
-        # Only the end of the file tells how many frames there are, and which is which.
+        # The number and the order of the frames are known only at the end of the file.
         if packets.tell:
             reading = Reading(path)
             for _ in in_full(reading, limits):
@@ -160,27 +170,33 @@ def read_clips(
 def clips_of(
     frames: Sequence[np.ndarray] | np.ndarray, spec: InputSpec, plan: ClipPlan
 ) -> Iterator[Piece | Clip]:
-    """The pieces and clips of frames in memory, (T, H, W, 3) uint8 RGB."""
+    """Yields the pieces and clips of frames in memory.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB frames.
+        spec: Frames that the model sees, and their sizes.
+        plan: Clips of the video.
+    """
     assembler = ClipAssembler(plan, spec)
     yield from assembler.assemble((rank, frames[rank]) for rank in sorted(assembler.ranks))
 
 
 def _in_order(reading: Reading, count: int) -> bool:
-    """Whether the frames that came out are so many, in the order of their presentation."""
+    """Returns whether `count` frames were decoded, in the order of their presentation."""
     return len(reading.times) == count and bool((np.diff(reading.order()) == 1).all())
 
 
 @dataclasses.dataclass
 class _Unit:
-    """Entries of a stream that are given out together.
+    """Entries of a stream that are output together.
 
     Attributes:
-        number: Of the clip in the plan.
+        number: Index of the clip in the plan.
         stream: Name of the stream.
-        first: Number of the first entry.
-        ranks: Frame of each entry.
-        missing: Frames that have not come.
-        kept: Rank → the prepared frame.
+        first: Index of the first entry.
+        ranks: Rank of the frame of each entry.
+        missing: Number of frames that have not been decoded yet.
+        kept: Rank → prepared frame.
     """
 
     number: int
@@ -192,16 +208,20 @@ class _Unit:
 
 
 class ClipAssembler:
-    """The frames that the clips of a plan want, and the clips as they become complete.
+    """Collects the frames that the clips of a plan need, and outputs clips when they are complete.
+
+    Args:
+        plan: Clips of the video.
+        spec: Frames that the model sees, and their sizes.
 
     Attributes:
-        ranks: All of these frames.
+        ranks: Ranks of all frames that are needed.
     """
 
     def __init__(self, plan: ClipPlan, spec: InputSpec):
         self._plan, self._spec = plan, spec
-        self._takers: dict[int, list[_Unit]] = {}  # rank → what wants it
-        self._open = [0] * len(plan.different)  # of each clip, units that are not complete
+        self._takers: dict[int, list[_Unit]] = {}  # rank → units that need the frame
+        self._open = [0] * len(plan.different)  # number of incomplete units of each clip
         for number, (start, length) in enumerate(plan.different):
             for name, stream in spec.streams.items():
                 ranks = (start + spec.indices(name, length)).reshape(-1).tolist()
@@ -215,13 +235,21 @@ class ClipAssembler:
         self.ranks = self._takers.keys()
 
     def clips(self, found: Iterable[tuple[int, VideoFrame]]) -> Iterator[Piece | Clip]:
-        """Pieces and clips of decoded (rank, frame); those that lack a frame are left out."""
+        """Yields the pieces and clips of decoded frames. Clips that lack a frame are left out.
+
+        Args:
+            found: (rank, decoded frame) pairs.
+        """
         wanted = ((rank, frame) for rank, frame in found if rank in self._takers)
-        # Converted here, so that a frame that nobody wants is not.
+        # The conversion to RGB is here, so that only needed frames are converted.
         yield from self.assemble((rank, picture(frame, None, False)) for rank, frame in wanted)
 
     def assemble(self, found: Iterable[tuple[int, np.ndarray]]) -> Iterator[Piece | Clip]:
-        """Pieces and clips of (rank, (height, width, 3) uint8 RGB)."""
+        """Yields the pieces and clips of RGB frames. Clips that lack a frame are left out.
+
+        Args:
+            found: (rank, frame) pairs; a frame is (height, width, 3) uint8 RGB.
+        """
         inputs: list[dict[str, np.ndarray]] = [{} for _ in self._open]
         for rank, frame in found:
             resized: dict[Resize, np.ndarray] = {}
@@ -238,7 +266,15 @@ class ClipAssembler:
                     yield from self._complete(unit, inputs[unit.number])
 
     def _complete(self, unit: _Unit, inputs: dict[str, np.ndarray]) -> Iterator[Piece | Clip]:
-        """What a unit gives once all of its frames are there."""
+        """Yields the outputs of a unit whose frames are all present.
+
+        Args:
+            unit: Complete unit.
+            inputs: Stream name → frames of the clip so far, which is changed in place.
+
+        Raises:
+            VideoError: The frames of the unit have different sizes.
+        """
         stream, bound = self._spec.streams[unit.stream], self._plan.different[unit.number]
         shots = [unit.kept[rank] for rank in unit.ranks]
         unit.kept = {}

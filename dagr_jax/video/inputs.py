@@ -1,8 +1,8 @@
-"""Which pictures of a video a model sees: plain data that a checkpoint holds and `video/` executes.
+"""The frames of a video that a model sees, as plain data that checkpoints store.
 
-An `InputSpec` names the streams of a model. A stream says which frames of a clip it takes, how they
-are resized and cropped, and whether a short clip is masked. Nothing else in the program decides
-which frames are looked at.
+An `InputSpec` names the streams of a model. A stream defines which frames of a clip it takes, how
+they are resized and cropped, and whether a short clip is masked. Nothing else in the program
+selects frames.
 """
 
 import dataclasses
@@ -31,13 +31,17 @@ PLACES = ("center", "corners", "random")
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """How a frame is resized; without `size` and `short_side` it keeps its own size.
+    """How a frame is resized. Without `size` and `short_side`, the frame keeps its own size.
 
     Attributes:
-        size: (height, width).
-        short_side: Length that the shorter side gets; the aspect ratio stays.
-        kernel: Of `resize.FILTERS`.
-        antialias: See `resize.resize`.
+        size: (height, width) of the result in pixels; None: see `short_side`.
+        short_side: Length of the shorter side of the result in pixels, with the same aspect ratio;
+            0: none.
+        kernel: Name of the kernel, one of `resize.FILTERS`.
+        antialias: Whether to resize with antialiasing (see `resize.resize`).
+
+    Raises:
+        DagrError: Both `size` and `short_side` are set, or the kernel is unknown.
     """
 
     size: Size | None = None
@@ -47,19 +51,24 @@ class Resize:
 
     def __post_init__(self) -> None:
         if self.size is not None and self.short_side:
-            raise DagrError("a resize has a size or a short_side, not both")
+            raise DagrError("a resize has both size and short_side; set only one, not both")
         if self.kernel not in FILTERS:
             known = ", ".join(FILTERS)
             raise DagrError(f"resize kernel {self.kernel!r} is unknown; use one of {known}")
 
     def target(self, height: int, width: int) -> Size:
-        """(height, width) that a frame gets."""
+        """Returns the (height, width) of a resized frame.
+
+        Args:
+            height: Height of the frame in pixels.
+            width: Width of the frame in pixels.
+        """
         if self.size is not None:
             return self.size
         return short_side(height, width, self.short_side) if self.short_side else (height, width)
 
     def apply(self, frames: np.ndarray) -> np.ndarray:
-        """Frames (..., h, w, 3) uint8 → (..., height, width, 3) uint8."""
+        """Resizes frames: (..., h, w, 3) uint8 → (..., height, width, 3) uint8."""
         size = self.target(*frames.shape[-3:-1])
         if size == frames.shape[-3:-1]:
             return frames
@@ -68,13 +77,18 @@ class Resize:
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
-    """Windows that are cut out of a resized frame, the same for all frames of a clip.
+    """Windows that are cut out of a resized frame, at the same places for all frames of a clip.
 
     Attributes:
-        size: (height, width) of a window; a side that is longer than the frame's is cut to it.
-        places: In evaluation: "center", one window; or "corners", four. A frame that is not larger
-            than the window gives one.
-        training: In training: "random", as many windows at random places; or as `places`.
+        size: (height, width) of a window in pixels. A side that is longer than the side of the
+            frame is reduced to it.
+        places: Places in evaluation: "center" (one window) or "corners" (four windows). A frame
+            that is not larger than the window gives one window.
+        training: Places in training: "random" (the same number of windows, at random places),
+            "center" or "corners".
+
+    Raises:
+        DagrError: Places are unknown, or the places in evaluation are random.
     """
 
     size: Size
@@ -86,20 +100,29 @@ class Crops:
             if place not in PLACES:
                 raise DagrError(f"crop places {place!r} are unknown; use one of {PLACES}")
         if self.places == "random":
-            raise DagrError("crops of an evaluation are not random: the score must not change")
+            raise DagrError(
+                "crop places in evaluation must not be random, because scores would vary; "
+                "use center or corners"
+            )
 
     def window(self, height: int, width: int) -> Size:
-        """(height, width) of a window in a frame of that size."""
+        """Returns the (height, width) of a window.
+
+        Args:
+            height: Height of the frame in pixels.
+            width: Width of the frame in pixels.
+        """
         return min(self.size[0], height), min(self.size[1], width)
 
     def corners(
         self, height: int, width: int, rng: np.random.Generator | None = None
     ) -> list[Size]:
-        """(top, left) of each window.
+        """Returns the (top, left) corner of each window in pixels.
 
         Args:
-            height, width: Of the frame.
-            rng: For training; None: the places of the evaluation.
+            height: Height of the frame in pixels.
+            width: Width of the frame in pixels.
+            rng: Random generator, for training; None: the places in evaluation.
         """
         h, w = self.window(height, width)
         down, right = height - h, width - w
@@ -115,7 +138,12 @@ class Crops:
         return [(int(rng.integers(down + 1)), int(rng.integers(right + 1))) for _ in range(count)]
 
     def apply(self, frames: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Frames (t, h, w, 3) → windows (count, t, height, width, 3)."""
+        """Cuts out the windows: (t, h, w, 3) → (count, t, height, width, 3).
+
+        Args:
+            frames: (t, h, w, 3) resized frames.
+            rng: Random generator, for training; None: the places in evaluation.
+        """
         height, width = frames.shape[-3:-1]
         h, w = self.window(height, width)
         return np.stack(
@@ -131,19 +159,27 @@ class Stream:
     """The frames of a clip that one input of a model takes.
 
     Attributes:
-        rule: "linspace", "segments" or "even": `frames` of them (`video.sampling`); "fragments":
-            `frames` in `fragments` runs with a `stride` between frames; "all": every frame, evenly
-            `frames` of them where there are more; "windows": the consecutive windows of `window`
-            frames that hold the frames chosen by `choice` for the stream `of`.
-        frames: Frames of a clip; with "all" the most, 0 without a limit.
-        resize: Of each frame.
-        crops: Cut out of the resized frame; None for the whole frame.
-        mask: Where a clip has fewer frames, take each once and mask the rest; otherwise frames are
-            repeated. Of the rules "even" and "all".
-        fragments, stride: Of the rule "fragments".
-        of, window, choice: Of the rule "windows".
-        chunk: The frames come in pieces of so many, so that memory does not grow with the clip; 0:
-            together. With "windows" a piece is a window.
+        rule: Sampling rule. "linspace", "segments" or "even": `frames` frames (`video.sampling`).
+            "fragments": `frames` frames in `fragments` runs, with a `stride` between frames. "all":
+            every frame; if there are more than `frames`, `frames` of them, evenly. "windows": the
+            consecutive windows of `window` frames that contain the frames that `choice` selects for
+            the stream `of`.
+        frames: Number of frames of a clip. With "all", the maximum; 0: no maximum.
+        resize: How each frame is resized.
+        crops: Windows that are cut out of the resized frame; None: the whole frame.
+        mask: What to do if a clip has fewer than `frames` frames. True: take each frame once and
+            mask the rest; False: repeat frames. Only for the rules "even" and "all".
+        fragments: Number of runs, for the rule "fragments".
+        stride: Distance between the frames of a run, in frames, for the rule "fragments".
+        of: Name of the stream whose frames the windows contain, for the rule "windows".
+        window: Number of frames of a window, for the rule "windows".
+        choice: Choice of the frames in the windows (`sampling.map_indices`), for the rule
+            "windows".
+        chunk: Number of frames of a piece. Reading in pieces keeps memory use independent of the
+            length of the clip. 0: all frames together. With "windows", a piece is a window.
+
+    Raises:
+        DagrError: The rule is unknown, or the fields do not fit the rule.
     """
 
     rule: str
@@ -163,20 +199,33 @@ class Stream:
             known = ", ".join(RULES)
             raise DagrError(f"sampling rule {self.rule!r} is unknown; use one of {known}")
         if self.frames < (0 if self.rule == "all" else 1) and self.rule != "windows":
-            raise DagrError(f"a stream of {self.frames} frames holds nothing; ask for at least 1")
+            raise DagrError(f"a stream of {self.frames} frames is empty; set at least 1")
         if self.mask and self.rule not in ("even", "all"):
-            raise DagrError(f"the rule {self.rule!r} repeats frames, so nothing is masked")
+            raise DagrError(
+                f"the rule {self.rule!r} repeats frames, so mask has no effect; "
+                "use the rule even or all, or set mask to False"
+            )
         if self.rule == "fragments" and (self.fragments < 1 or self.frames % self.fragments):
-            raise DagrError(f"{self.frames} frames do not divide over {self.fragments} fragments")
+            raise DagrError(
+                f"{self.frames} frames cannot be split evenly over {self.fragments} fragments; "
+                "use a multiple of fragments"
+            )
         if self.rule == "windows" and (self.window < 1 or not self.of):
-            raise DagrError("the rule 'windows' needs a window of frames and the stream it is of")
+            raise DagrError("the rule 'windows' needs a window and a stream; set window and of")
 
     def indices(self, length: int, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Frames of a clip of `length` frames, (n,) int64, as ranks in presentation order.
+        """Returns the frames that the stream takes of a clip.
 
         Args:
-            length: Frames of the clip, at least 1.
-            rng: Draws what is random in training; None gives the frames of the evaluation.
+            length: Number of frames of the clip, at least 1.
+            rng: Random generator, for training; None: the frames in evaluation.
+
+        Returns:
+            (n,) int64 ranks in presentation order.
+
+        Raises:
+            DagrError: The length is below 1.
+            ValueError: The rule is "windows" (see `InputSpec.indices`).
         """
         match self.rule:
             case "linspace":
@@ -190,11 +239,13 @@ class Stream:
                 return fragment_indices(length, self.fragments, self.frames, self.stride, rng)
             case "all":
                 return all_indices(length, self.frames)
-        raise ValueError("the frames of windows follow from another stream; ask the InputSpec")
+        raise ValueError(
+            "the frames of windows depend on another stream; use the indices of the InputSpec"
+        )
 
     @property
     def fixed(self) -> bool:
-        """Whether every clip gives an array of the same shape."""
+        """Whether the arrays of all clips have the same shape."""
         sized = self.resize.size is not None and self.rule not in ("all", "windows")
         return sized and not self.mask
 
@@ -205,6 +256,9 @@ class InputSpec:
 
     Attributes:
         streams: Name → stream, in the order in which the model takes them.
+
+    Raises:
+        DagrError: Windows refer to a stream that does not exist.
     """
 
     streams: Mapping[str, Stream]
@@ -212,33 +266,51 @@ class InputSpec:
     def __post_init__(self) -> None:
         for name, stream in self.streams.items():
             if stream.rule == "windows" and stream.of not in self.streams:
-                raise DagrError(f"the windows {name!r} are of {stream.of!r}, which is no stream")
+                raise DagrError(
+                    f"stream {name!r}: {stream.of!r} is not the name of a stream; correct of"
+                )
 
     def indices(self, name: str, length: int) -> np.ndarray:
-        """Frames of a clip that a stream takes, (n,), or of windows (k, window)."""
+        """Returns the frames of a clip that a stream takes.
+
+        Args:
+            name: Name of the stream.
+            length: Number of frames of the clip, at least 1.
+
+        Returns:
+            (n,) int64 ranks in presentation order; for windows (k, window).
+        """
         stream = self.streams[name]
         return self.windows(name, length)[0] if stream.window else stream.indices(length)
 
     def windows(self, name: str, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Frames of the windows of a stream, and where the chosen frames are among them.
+        """Returns the frames of the windows of a stream, and the positions of the chosen frames.
+
+        Args:
+            name: Name of the stream, which has the rule "windows".
+            length: Number of frames of the clip, at least 1.
 
         Returns:
-            (k, window) int64 frames, and (n,) int64 places in the k · window frames.
+            (k, window) int64 frames; and (n,) int64 positions of the chosen frames in the
+            k · window frames.
         """
         stream = self.streams[name]
         frames = self.streams[stream.of].indices(length)
         return windows_of(map_indices(frames, length, stream.choice), length, stream.window)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, for a checkpoint."""
+        """Returns the specification as plain data, for a checkpoint."""
         return {name: dataclasses.asdict(stream) for name, stream in self.streams.items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "InputSpec":
-        """What `to_json` gave.
+        """Makes a specification from the data of `to_json`.
+
+        Args:
+            data: Name → fields of each stream.
 
         Raises:
-            DagrError: A field is unknown or does not fit.
+            DagrError: A field is unknown or has a wrong value.
         """
         streams = {}
         for name, fields in data.items():

@@ -1,4 +1,4 @@
-"""Videos that have no end yet: files that grow, pipes, network streams, taken window by window."""
+"""Live video (growing files, pipes, network streams), read window by window."""
 
 import contextlib
 import dataclasses
@@ -22,13 +22,13 @@ from dagr_jax.video.clip import Clip, ClipAssembler, ClipPlan, Piece
 from dagr_jax.video.inputs import InputSpec
 from dagr_jax.video.stream import Limits, VideoError, video_stream
 
-# Of the network alone: a playlist from there must not read files of this machine.
+# Network protocols only: a playlist from the network must not read files of this machine.
 _PROTOCOLS = "http,https,tcp,tls,crypto,data,hls,rtp,rtsp,rtsps,rtmp,rtmps,rtmpt,srt,udp,httpproxy"
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-# Another attempt does not help with these.
+# With these errors, another attempt does not help.
 _FOR_GOOD = (av.error.ProtocolNotFoundError, av.error.ArgumentError)
-_LONGEST_PAUSE = 30.0  # seconds, between two attempts to connect
-_POLL = 0.05  # seconds, between two looks at a file that may have grown
+_LONGEST_PAUSE = 30.0  # seconds between two attempts to connect
+_POLL = 0.05  # seconds between two checks of whether a file has grown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +36,15 @@ class Window:
     """A part of a live video.
 
     Attributes:
-        number: Counts the windows that were read, those that were dropped among them, from 0.
-        connection: Counts the connections, from 1.
-        start, end: Seconds from the first frame of the connection.
-        arrived: When its last frame had been decoded, seconds since the epoch.
-        damaged: Packets that did not decode, packets and frames marked as corrupt.
-        dropped: Windows that were dropped until now.
-        pictures: What the model sees: pieces of streams, and the clip last.
+        number: Number of the window, from 0. Dropped windows are counted too.
+        connection: Number of the connection, from 1.
+        start: Start of the window, in seconds after the first frame of the connection.
+        end: End of the window, in seconds after the first frame of the connection.
+        arrived: Time at which the last frame of the window was decoded, in seconds since the epoch.
+        damaged: Number of packets that could not be decoded, plus packets and frames that are
+            marked as corrupt.
+        dropped: Number of windows that were dropped until now.
+        pictures: Frames that the model sees: pieces of streams, then the clip.
     """
 
     number: int
@@ -56,15 +58,15 @@ class Window:
 
 
 class _LeftError(Exception):
-    """Nobody takes windows any more."""
+    """The consumer has stopped taking windows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Again:
-    """A connection was lost, or not made.
+    """A connection was lost or could not be made. Another attempt follows.
 
     Attributes:
-        reason: Why, as FFmpeg says it.
+        reason: Reason, as reported by FFmpeg.
         pause: Seconds until the next attempt.
     """
 
@@ -73,29 +75,32 @@ class Again:
 
 
 def is_url(source: str) -> bool:
-    """Whether a source is opened by FFmpeg's network protocols."""
+    """Returns whether a source is opened with FFmpeg's network protocols."""
     return bool(_URL.match(source)) and not os.path.exists(source)
 
 
 class Feed:
-    """Reads a live video in a thread, so that it is taken as it comes.
+    """Reads a live video in a thread, as fast as it arrives.
 
-    Where windows come faster than they are taken, the oldest that waits is dropped: memory and lag
-    are bounded.
+    If windows arrive faster than they are consumed, the oldest waiting window is dropped. Memory
+    use and delay are therefore bounded.
 
     Args:
-        source: A file, which may grow; a named pipe; "-" for stdin; or a URL that FFmpeg opens.
-        spec: What the model sees of each window.
-        seconds: Of a window.
-        waiting: Windows that may wait.
-        every: Drop none; the source waits instead.
-        patience: Seconds without data: a file is at its end, a URL is connected to anew. Pipes may
-            take their time.
-        retries: Attempts to connect in a row, after which a URL is given up.
-        limits: Of pixels; frames beyond are damaged.
+        source: A file, which may grow; a named pipe; "-" for stdin; or a URL that FFmpeg can open.
+        spec: Frames that the model sees of each window, and their sizes.
+        seconds: Duration of a window in seconds.
+        waiting: Maximum number of waiting windows.
+        every: Whether to keep every window. If True, no window is dropped, and reading pauses
+            instead.
+        patience: Seconds without data after which a file has ended, or a URL is connected again.
+            Pipes have no such limit.
+        retries: Number of failed attempts to connect in a row before a URL is given up.
+        limits: Limits on the video; None: no limits. If frames exceed the limit on pixels later in
+            the stream, they count as damaged.
 
     Attributes:
-        rest: Seconds at the end that were less than a window, which are known then.
+        source: The source.
+        rest: Seconds at the end of the video that did not fill a window. Known after the end.
     """
 
     def __init__(
@@ -119,14 +124,14 @@ class Feed:
         self._error: Exception | None = None
         self._left = False
         self._count = self._dropped = 0
-        self._beginning = 0  # of the connection, as a number that stands for its first window
+        self._beginning = 0  # hash of the first window of the connection
         self.rest = 0.0
 
     def __iter__(self) -> Iterator[Window | Again]:
-        """Windows as they come; ends with the video.
+        """Yields windows as they arrive, and `Again` for each lost connection, until the end.
 
         Raises:
-            VideoError: The source cannot be read (any more).
+            VideoError: The source cannot be read, or can no longer be read.
         """
         threading.Thread(target=self._run, name="feed", daemon=True).start()
         try:
@@ -140,7 +145,7 @@ class Feed:
                     if isinstance(item, Window):
                         item = dataclasses.replace(item, dropped=self._dropped)
                 yield item
-        finally:  # who leaves early ends the thread with it, at its next window
+        finally:  # If the consumer stops early, the thread ends at its next window.
             with self._changed:
                 self._left = True
                 self._changed.notify_all()
@@ -152,14 +157,18 @@ class Feed:
             self._connect()
         except _LeftError:
             pass
-        except Exception as error:  # whatever it is, who iterates hears of it
+        except Exception as error:  # Every error is raised again in the consumer.
             self._error = error
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def _connect(self) -> None:
-        """Reads to the end of the source, over as many connections as that takes."""
+        """Reads to the end of the source, and connects again when a connection is lost.
+
+        Raises:
+            VideoError: The source cannot be read, or can no longer be read.
+        """
         failed, connection = 0, 0
         while True:
             connection += 1
@@ -170,15 +179,15 @@ class Feed:
                 return
             except av.FFmpegError as error:
                 reason = error.strerror or str(error)
-                # A server that sends the same from its beginning each time gets nowhere.
+                # A server that sends the same beginning on each connection makes no progress.
                 further = self._count > before and self._beginning != beginning
                 failed = 1 if further else failed + 1
                 problem = f"FFmpeg cannot read it ({reason})"
                 if isinstance(error, _FOR_GOOD) and not self._count:
-                    remedy = "give a URL that FFmpeg opens, as http, rtsp, rtmp or srt"
+                    remedy = "give a URL that FFmpeg can open, such as http, rtsp, rtmp or srt"
                     raise VideoError(self.source, problem, remedy) from error
                 if not is_url(self.source):
-                    remedy = "give a video that can be read without its end, as MPEG-TS"
+                    remedy = "use a format that is readable without its end, such as MPEG-TS"
                     raise VideoError(self.source, problem, remedy) from error
                 if failed > self._retries:
                     remedy = "check the address, or allow more attempts (--retries)"
@@ -188,7 +197,13 @@ class Feed:
             time.sleep(pause)
 
     def _read(self, container: InputContainer, stream: VideoStream, connection: int) -> None:
-        """Cuts a connection's frames into windows of one length."""
+        """Cuts the frames of a connection into windows with equal numbers of frames.
+
+        Args:
+            container: Open container.
+            stream: Video stream of the container.
+            connection: Number of the connection, from 1.
+        """
         fps = float(stream.average_rate or stream.guessed_rate or 25)
         length = max(round(self._seconds * fps), 1)
         plan = ClipPlan(((0, length),), fps)
@@ -196,7 +211,7 @@ class Feed:
         while True:
             begin, damaged = frames.seconds, frames.damaged
             found = list(ClipAssembler(plan, self._spec).clips(frames.take(length)))
-            if frames.ended:  # before all were there of which some are looked at
+            if frames.ended:  # before the window was complete
                 self.rest = frames.seconds - begin
                 return
             if begin == 0:
@@ -230,12 +245,18 @@ class Feed:
 
 
 class _Frames:
-    """The frames of a connection, in the order in which they are shown.
+    """The frames of a connection, in presentation order.
+
+    Args:
+        container: Open container.
+        stream: Video stream of the container.
+        fps: Frames per second, for frames without a time.
 
     Attributes:
-        seconds: Until when the frames that were taken are shown, from the first one on.
-        damaged: Packets that did not decode and frames marked as corrupt.
-        ended: Whether there were fewer frames than were to be taken.
+        seconds: End of the last frame that was taken, in seconds after the first frame.
+        damaged: Number of packets that could not be decoded, plus packets and frames that are
+            marked as corrupt.
+        ended: Whether the source ended before all requested frames were taken.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream, fps: float):
@@ -246,7 +267,7 @@ class _Frames:
         self._all = self._decoded(container, stream)
 
     def take(self, count: int) -> Iterator[tuple[int, VideoFrame]]:
-        """The next frames, numbered from 0."""
+        """Yields (number from 0, frame) of the next `count` frames."""
         number = -1
         for number, frame in enumerate(islice(self._all, count)):
             if frame.pts is None:
@@ -260,7 +281,7 @@ class _Frames:
 
     def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         for packet in container.demux(stream):
-            if packet.size:  # an empty one would flush the decoder
+            if packet.size:  # An empty packet would flush the decoder.
                 self.damaged += packet.is_corrupt
                 try:
                     yield from stream.codec_context.decode(packet)
@@ -270,7 +291,7 @@ class _Frames:
 
 
 def _bytes_of(pictures: Iterable[Piece | Clip]) -> bytes:
-    """The pixels of a window."""
+    """Returns the pixels of a window as bytes."""
     arrays: list[np.ndarray] = []
     for one in pictures:
         arrays += [one.frames] if isinstance(one, Piece) else one.inputs.values()
@@ -281,18 +302,26 @@ def _bytes_of(pictures: Iterable[Piece | Clip]) -> bytes:
 def _opened(
     source: str, patience: float, limits: Limits | None
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container of a source, and its video stream.
+    """Opens a source and selects its video stream.
+
+    Args:
+        source: A file, a named pipe, "-" for stdin, or a URL.
+        patience: Seconds without data after which a file has ended, or a URL fails.
+        limits: Limits on the video; None: no limits.
+
+    Yields:
+        The container and its video stream.
 
     Raises:
-        VideoError: It is no video, or may not be read.
-        av.FFmpegError: FFmpeg cannot open it.
+        VideoError: The source is not a video, or it cannot be read.
+        av.FFmpegError: FFmpeg cannot open the source.
     """
     with contextlib.ExitStack() as stack:
         container: InputContainer
         if is_url(source):
             options = {"protocol_whitelist": _PROTOCOLS}
             if source.lower().startswith("rtsp"):
-                options["rtsp_transport"] = "tcp"  # over UDP, packets are lost on a busy machine
+                options["rtsp_transport"] = "tcp"  # With UDP, a busy machine loses packets.
             container = av.open(
                 source,
                 timeout=(patience, patience),
@@ -301,14 +330,22 @@ def _opened(
             )
         else:
             coming = stack.enter_context(contextlib.closing(_Coming(source, patience)))
-            options = {"protocol_whitelist": "none"}  # for what a playlist names
+            options = {"protocol_whitelist": "none"}  # A playlist must not open other files.
             container = av.open(coming, "r", options=options, metadata_errors="replace")
         stack.enter_context(container)
         yield container, video_stream(container, source, limits)
 
 
 class _Coming:
-    """The bytes of a file or a pipe, as they come."""
+    """File object for the bytes of a file or pipe, as they arrive.
+
+    Args:
+        source: A file, a named pipe, or "-" for stdin.
+        patience: Seconds without data after which a file has ended.
+
+    Raises:
+        VideoError: The source cannot be opened, or it is a folder.
+    """
 
     def __init__(self, source: str, patience: float):
         self.name, self._patience = source, patience
@@ -326,7 +363,7 @@ class _Coming:
         self._grows = stat.S_ISREG(mode)
 
     def read(self, size: int) -> bytes:
-        """What is there, as soon as there is something; b"" at the end."""
+        """Waits for data and returns up to `size` bytes; b"" at the end."""
         until = time.monotonic() + self._patience
         while True:
             data = os.read(self._file, size)

@@ -1,9 +1,9 @@
-"""Processes that read videos ahead of who scores them, and that a bad file may take with it.
+"""Processes that read videos ahead of scoring. A bad file can crash only its reading process.
 
-Each process is a fresh interpreter (`python -m dagr_jax.video.readers`), so that nothing of the
-caller's program runs twice. Tasks go there and clips come back over a socket, as JSON lines and
-bare pixels. A socket holds little: a process that is ahead waits with one clip in its hands, so
-memory is bounded by one clip a process.
+Each process is a new interpreter (`python -m dagr_jax.video.readers`), so that no code of the
+caller's program runs twice. A socket transports tasks to the process and clips back, as JSON lines
+and raw pixels. The buffer of a socket is small: a process that is ahead waits while it holds one
+clip. Memory use is therefore bounded by one clip per process.
 """
 
 import contextlib
@@ -32,11 +32,11 @@ Message = ClipPlan | Piece | Clip | VideoInfo
 
 
 class Readers:
-    """Reads videos in several processes; a context manager that ends them.
+    """Reads videos in several processes. A context manager, which ends the processes.
 
     Args:
-        count: Processes, which are started at once.
-        patience: Seconds that a process may be silent before it is given up, and the file with it.
+        count: Number of processes. They are started at once.
+        patience: Seconds without data after which a process is killed and its file fails.
     """
 
     def __init__(self, count: int, patience: float = 600.0):
@@ -57,16 +57,19 @@ class Readers:
         seconds: float = 0.0,
         limits: Limits | None = None,
     ) -> Iterator[tuple[str, Iterator[Message]]]:
-        """Reads videos one after the other, those to come meanwhile.
+        """Reads videos in order. Meanwhile, the processes read the next videos.
 
         Args:
-            paths: Files; taken as they are needed, one a process ahead.
-            spec, seconds, limits: Of `video.clip.read_clips`.
+            paths: Video files. They are taken when they are needed, one per process ahead.
+            spec: Frames that the model sees, and their sizes.
+            seconds: Duration of a segment in seconds; 0: no segments.
+            limits: Limits on the videos; None: no limits.
 
         Yields:
-            Each path, and what `read_clips` yields of it; that iterator raises VideoError for a
-            file that cannot be decoded, that kills the process or that keeps it too long. It must
-            be taken to its end, or is when the next path is asked for.
+            Each path, and an iterator over the messages of `video.clip.read_clips`. The iterator
+            raises VideoError if the file cannot be decoded, crashes the process, or takes too long.
+            The next path is yielded after the iterator is exhausted: messages that the caller has
+            not taken are discarded.
         """
         task = {
             "spec": spec.to_json(),
@@ -91,7 +94,7 @@ class Readers:
 
 
 class _Process:
-    """One reading process, which is started again after it was lost."""
+    """One reading process, which is started again after a crash or timeout."""
 
     def __init__(self) -> None:
         self._start()
@@ -113,7 +116,7 @@ class _Process:
     def ask(self, task: dict) -> None:
         try:
             self._socket.send_bytes(json.dumps(task).encode())
-        except OSError:  # it died between two files
+        except OSError:  # The process died between two files.
             self.end()
             self._start()
             self._socket.send_bytes(json.dumps(task).encode())
@@ -123,12 +126,12 @@ class _Process:
             while (message := self._receive(patience)) is not None:
                 yield message
         except TimeoutError:
-            problem = f"decoding it gave nothing for {patience:g} s"
+            problem = f"decoding returned nothing for {patience:g} s"
             remedy = "re-encode it, or give it more time (--timeout)"
         except (EOFError, OSError):
             code = self._program.wait()
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            problem, remedy = f"decoding it ended the decoder ({name})", "re-encode it"
+            problem, remedy = f"it crashed the decoder process ({name})", "re-encode it"
         else:
             return
         self.end()
@@ -136,7 +139,17 @@ class _Process:
         raise VideoError(path, problem, remedy)
 
     def _receive(self, patience: float) -> Message | None:
-        """The next message; None at the end of a file."""
+        """Returns the next message; None at the end of a file.
+
+        Args:
+            patience: Seconds to wait for the message.
+
+        Raises:
+            TimeoutError: No message came in time.
+            EOFError: The process has ended.
+            OSError: The process has ended.
+            VideoError: The file cannot be read.
+        """
         kind, fields = json.loads(self._bytes(patience))
         if kind == "end":
             return None
@@ -166,7 +179,11 @@ class _Process:
 
 
 def serve(socket: Connection) -> None:
-    """What a reading process does: files as they are asked for, until the socket closes."""
+    """Runs a reading process: reads the requested files until the socket closes.
+
+    Args:
+        socket: Connection to the process that sends the tasks.
+    """
 
     def send(kind: str, fields: object = None) -> None:
         socket.send_bytes(json.dumps([kind, fields]).encode())
@@ -203,19 +220,19 @@ def serve(socket: Connection) -> None:
         except (av.FFmpegError, OSError, MemoryError) as error:
             remedy = "re-encode it, or score a smaller version"
             send("error", [task["path"], _failed(error), remedy])
-        except Exception as error:  # a defect: its traceback is shown, and the next file is read
+        except Exception as error:  # A defect: print its traceback and read the next file.
             traceback.print_exc()
             remedy = "report this defect with the traceback above"
             send("error", [task["path"], _failed(error), remedy])
 
 
 def _failed(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """Returns a description of an error in one line."""
     told = str(error).splitlines()[0] if str(error) else "no reason given"
     return f"reading it failed ({type(error).__name__}: {told})"
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent process ends this process.
     with contextlib.suppress(BrokenPipeError), Connection(int(sys.argv[1])) as opened:
         serve(opened)

@@ -1,7 +1,7 @@
-"""Frame resizing on uint8, by the filters that models ask for.
+"""Resizing of uint8 frames, with the kernels that models use.
 
-All are separable sums over a few taps per axis with half-pixel centres: output pixel i looks at
-input coordinate (i + 1/2) * in/out - 1/2, and the border pixel is repeated outwards.
+All kernels are separable sums over a few taps per axis with half-pixel centres: output pixel i is
+centred at input coordinate (i + 1/2) * in/out - 1/2, and border pixels are repeated outwards.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from dagr_jax.runtime.errors import DagrError
 
 FILTERS = ("bilinear", "bicubic", "area")
 
-# PyTorch's cubic where it does not antialias; with antialias it takes PIL's.
+# Parameter a of the cubic kernel: PyTorch's value without antialiasing, and PIL's with it.
 _CUBIC, _CUBIC_ANTIALIASED = -0.75, -0.5
 
 
@@ -24,22 +24,23 @@ def resize(
     """Resizes frames.
 
     Args:
-        frames: (..., h, w, c) uint8.
-        size: (height, width) of the result.
-        kernel: "bilinear"; "bicubic" with a = -0.75 as PyTorch's interpolate, with antialias
-            a = -0.5 as PIL's; or "area", the mean over the input pixels that an output pixel
-            covers, which needs no antialias.
-        antialias: False reads the two (bicubic: four) nearest pixels of each axis, also when
-            shrinking, as cv2.INTER_LINEAR and PyTorch's interpolate do. True widens the kernel to
-            the shrink factor, as PIL and torchvision do.
+        frames: (..., h, w, c) uint8 frames.
+        size: (height, width) of the result in pixels.
+        kernel: "bilinear"; "bicubic" with a = -0.75 as in PyTorch's interpolate, or a = -0.5 as in
+            PIL with antialiasing; or "area", the mean over the input pixels that an output pixel
+            covers, which needs no antialiasing.
+        antialias: False: reads the two (bicubic: four) nearest pixels of each axis, also when
+            shrinking, like cv2.INTER_LINEAR and PyTorch's interpolate. True: widens the kernel by
+            the shrink factor, like PIL and torchvision.
 
     Returns:
-        (..., height, width, c) uint8, rounded to nearest, halves up, clipped to 0 to 255. Within
-        one grey level of OpenCV and PIL, which round inside as well.
+        (..., height, width, c) uint8, rounded to nearest (halves up) and clipped to 0…255. The
+        values are within one grey level of OpenCV and PIL, which also round intermediate values.
 
     Raises:
-        DagrError: A size is below 1.
-        ValueError: Frames are not uint8 of at least three axes, or the kernel is unknown.
+        DagrError: A side is below 1.
+        ValueError: The frames are not uint8 or have fewer than three axes, or the kernel is
+            unknown.
     """
     if frames.dtype != np.uint8 or frames.ndim < 3:
         raise ValueError(
@@ -58,10 +59,10 @@ def resize(
     rows, columns = (
         _taps(n_in, n_out, kernel, antialias) for n_in, n_out in ((h, height), (w, width))
     )
-    # One frame at a time: the float32 working set stays at a few times one frame.
+    # One frame at a time, so that the float32 working set is a few times the size of one frame.
     for source, target in zip(flat, out, strict=True):
         mixed = _mix(_mix(source, rows, axis=0), columns, axis=1)
-        # Weights sum to one only to rounding: the clip keeps 255.0000x from wrapping to 0.
+        # Weights sum to 1 up to rounding. The clip prevents 255.0000x from wrapping to 0.
         target[...] = np.clip(np.floor(mixed + 0.5), 0, 255)
     return out.reshape(*leading, height, width, c)
 
@@ -69,14 +70,35 @@ def resize(
 def resize_bilinear(
     frames: np.ndarray, size: tuple[int, int], *, antialias: bool = False
 ) -> np.ndarray:
-    """`resize` with the bilinear kernel."""
+    """Resizes frames with the bilinear kernel (see `resize`).
+
+    Args:
+        frames: (..., h, w, c) uint8 frames.
+        size: (height, width) of the result in pixels.
+        antialias: Whether to resize with antialiasing.
+
+    Returns:
+        (..., height, width, c) uint8.
+
+    Raises:
+        DagrError: A side is below 1.
+        ValueError: The frames are not uint8 or have fewer than three axes.
+    """
     return resize(frames, size, "bilinear", antialias=antialias)
 
 
 def short_side(height: int, width: int, side: int) -> tuple[int, int]:
-    """(height, width) of a frame whose shorter side becomes `side`; the aspect stays.
+    """Returns the size of a frame whose shorter side becomes `side`, with the same aspect ratio.
 
-    The longer side is cut to an integer, as torchvision's `Resize` does.
+    The longer side is rounded down, like in torchvision's `Resize`.
+
+    Args:
+        height: Height of the frame in pixels.
+        width: Width of the frame in pixels.
+        side: New length of the shorter side in pixels.
+
+    Returns:
+        (height, width) in pixels.
     """
     if height <= width:
         return side, max(1, side * width // height)
@@ -84,10 +106,16 @@ def short_side(height: int, width: int, side: int) -> tuple[int, int]:
 
 
 def _taps(n_in: int, n_out: int, kernel: str, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Input indices and weights of every output pixel along one axis.
+    """Computes the input indices and weights of every output pixel along one axis.
+
+    Args:
+        n_in: Number of input pixels.
+        n_out: Number of output pixels.
+        kernel: Name of the kernel, one of `FILTERS`.
+        antialias: Whether to widen the kernel by the shrink factor.
 
     Returns:
-        indices (n_out, k) int64 and weights (n_out, k) float32, each row of weights summing to 1.
+        (n_out, k) int64 indices and (n_out, k) float32 weights. Each row of weights sums to 1.
     """
     scale = n_in / n_out
     centre = (np.arange(n_out) + 0.5) * scale - 0.5
@@ -109,14 +137,15 @@ def _taps(n_in: int, n_out: int, kernel: str, antialias: bool) -> tuple[np.ndarr
         else:
             weights = _cubic(distance, _CUBIC_ANTIALIASED if antialias else _CUBIC)
     if antialias or kernel == "area":
-        # PIL drops what lies outside and renormalises; without antialias the border is repeated.
+        # PIL drops taps outside the frame and renormalises. Without antialiasing, border pixels are
+        # repeated.
         weights = weights * ((indices >= 0) & (indices < n_in))
     weights = weights / weights.sum(axis=1, keepdims=True)
     return np.clip(indices, 0, n_in - 1), weights.astype(np.float32)
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic convolution kernel at distances of at least 0."""
+    """Computes Keys' cubic convolution kernel, with parameter a, at distances of at least 0."""
     d = np.minimum(distance, 2.0)
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
@@ -124,10 +153,19 @@ def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
 
 
 def _mix(x: np.ndarray, taps: tuple[np.ndarray, np.ndarray], axis: int) -> np.ndarray:
-    """Weighted sum of the taps along one axis of (h, w, c); float32."""
+    """Computes the weighted sum of the taps along one axis of (h, w, c).
+
+    Args:
+        x: (h, w, c) frame.
+        taps: (n_out, k) indices and (n_out, k) weights.
+        axis: 0 for the height, 1 for the width.
+
+    Returns:
+        (h, w, c) float32, with length n_out along the axis.
+    """
     indices, weights = taps
     if np.array_equal(indices[:, 0], np.arange(x.shape[axis])) and np.all(weights[:, 0] == 1):
-        return x.astype(np.float32)  # this side keeps its length
+        return x.astype(np.float32)  # This side keeps its length.
     shape = [1, 1, 1]
     shape[axis] = -1
     total = np.float32(0)

@@ -1,7 +1,7 @@
-"""Which frames of a video are looked at: index arithmetic alone, in exact integers.
+"""Selection of the frames of a video: only index arithmetic, in exact integers.
 
-An index is a rank in presentation order (0 is the first frame shown), not a time, also when the
-frame rate varies (REFERENCE section 6, "frame choice").
+An index is a rank in presentation order (0 is the first frame shown), not a time, also if the frame
+rate varies (docs/reference.md, section 6, "frame choice").
 """
 
 import numpy as np
@@ -13,15 +13,17 @@ MAP_CHOICES = ("matched", "linspace", "first", "static")
 
 
 def linspace_indices(length: int, n: int) -> np.ndarray:
-    """The release's rule: ``floor(linspace(0, length - 1, n))`` (REFERENCE section 1).
+    """Selects frames by the rule of the release: ``floor(linspace(0, length - 1, n))``.
+
+    Source: docs/reference.md, section 1.
 
     Args:
-        length: number of frames of the video, at least 1.
-        n: number of frames to choose, at least 1.
+        length: Number of frames of the video, at least 1.
+        n: Number of frames to choose, at least 1.
 
     Returns:
-        (n,) int64, non-decreasing, from 0 to length - 1. A video shorter than n repeats frames;
-        the last index is always the last frame, except that n = 1 gives the first one.
+        (n,) int64, non-decreasing, from 0 to length - 1. If the video is shorter than n, frames are
+        repeated. The last index is the last frame; with n = 1, it is the first frame.
 
     Raises:
         DagrError: length or n is below 1.
@@ -29,16 +31,18 @@ def linspace_indices(length: int, n: int) -> np.ndarray:
     _check(length, n)
     if n == 1:
         return np.zeros(1, np.int64)
-    # Integers, so that an exact quotient can never fall to the frame below by rounding.
+    # Integers, so that rounding cannot move an exact quotient to the frame before.
     return np.arange(n, dtype=np.int64) * (length - 1) // (n - 1)
 
 
 def segments_indices(length: int, n: int) -> np.ndarray:
-    """The paper's text: the middle frame of each of n equal segments (REFERENCE section 6).
+    """Selects the middle frame of each of n equal segments, as the text of the paper states.
+
+    Source: docs/reference.md, section 6.
 
     Args:
-        length: number of frames of the video, at least 1.
-        n: number of segments, at least 1.
+        length: Number of frames of the video, at least 1.
+        n: Number of segments, at least 1.
 
     Returns:
         (n,) int64, non-decreasing, each ``floor((i + 1/2) * length / n)``, always below length.
@@ -51,10 +55,14 @@ def segments_indices(length: int, n: int) -> np.ndarray:
 
 
 def even_indices(length: int, n: int) -> np.ndarray:
-    """n frames at the same interval from the first one on, ``floor(i * length / n)`` (A²INet).
+    """Selects n frames at equal intervals from the first frame: ``floor(i * length / n)`` (A²INet).
+
+    Args:
+        length: Number of frames of the video, at least 1.
+        n: Number of frames to choose, at least 1.
 
     Returns:
-        (n,) int64, non-decreasing; a video shorter than n repeats frames.
+        (n,) int64, non-decreasing. If the video is shorter than n, frames are repeated.
 
     Raises:
         DagrError: length or n is below 1.
@@ -64,7 +72,15 @@ def even_indices(length: int, n: int) -> np.ndarray:
 
 
 def all_indices(length: int, most: int = 0) -> np.ndarray:
-    """Every frame; of a video of more than `most` frames, `most` by `even_indices`.
+    """Selects every frame, up to a maximum.
+
+    Args:
+        length: Number of frames of the video, at least 1.
+        most: Maximum number of frames; 0: no maximum. If the video has more frames, `even_indices`
+            selects `most` of them.
+
+    Returns:
+        (n,) int64, increasing.
 
     Raises:
         DagrError: length is below 1.
@@ -80,27 +96,27 @@ def fragment_indices(
     stride: int,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """n frames in runs, one run in each of equal segments of the video (KVQ, FAST-VQA).
+    """Selects n frames in runs, one run in each of equal segments of the video (KVQ, FAST-VQA).
 
     Args:
-        length: number of frames of the video, at least 1.
-        fragments: number of segments.
-        n: number of frames, a multiple of `fragments`.
-        stride: frames from one frame of a run to the next.
-        rng: draws the offset of each run within its segment; None puts each run in the middle of
-            the room it has, so that a video always gives the same frames.
+        length: Number of frames of the video, at least 1.
+        fragments: Number of segments.
+        n: Number of frames to choose, a multiple of `fragments`.
+        stride: Distance between the frames of a run, in frames.
+        rng: Random generator of the offset of each run in its segment; None: each run is in the
+            middle of its segment, so that a video always gives the same frames.
 
     Returns:
-        (n,) int64. A run is `stride * n / fragments` frames long; where a segment is not longer,
-        its offset is 0. Frames beyond the end wrap around to the beginning.
+        (n,) int64. A run is `stride * n / fragments` frames long. If its segment is not longer than
+        that, its offset is 0. Indices after the last frame continue at the first frame.
 
     Raises:
         DagrError: length or n is below 1.
-        ValueError: n does not divide over the fragments.
+        ValueError: n cannot be split evenly over the fragments.
     """
     _check(length, n)
     if fragments < 1 or n % fragments:
-        raise ValueError(f"{n} frames do not divide over {fragments} fragments")
+        raise ValueError(f"{n} frames cannot be split evenly over {fragments} fragments")
     each, segment = n // fragments, length // fragments
     room = max(segment - each * stride, 0)
     if rng is None or not room:
@@ -112,13 +128,18 @@ def fragment_indices(
 
 
 def sample_indices(length: int, n: int, rule: str = "linspace") -> np.ndarray:
-    """Indices of n frames out of ``length`` by the named rule, one of ``RULES``.
+    """Selects frames by the rule of a name.
+
+    Args:
+        length: Number of frames of the video, at least 1.
+        n: Number of frames to choose, at least 1.
+        rule: Name of the rule, one of ``RULES``.
 
     Returns:
-        (n,) int64; see the function of the rule.
+        (n,) int64 (see `linspace_indices` and `segments_indices`).
 
     Raises:
-        DagrError: unknown rule, or length or n is below 1.
+        DagrError: The rule is unknown, or length or n is below 1.
     """
     if rule == "linspace":
         return linspace_indices(length, n)
@@ -128,21 +149,24 @@ def sample_indices(length: int, n: int, rule: str = "linspace") -> np.ndarray:
 
 
 def map_indices(frames: np.ndarray, num_maps: int, choice: str) -> np.ndarray:
-    """Which of a video's saliency maps go with its sampled frames (REFERENCE section 1).
+    """Selects the saliency maps of a video that are used with its sampled frames.
+
+    Source: docs/reference.md, section 1.
 
     Args:
-        frames: (n,) indices of the sampled frames, as `sample_indices` gives them.
-        num_maps: maps of the video, one for each of its frames where none was lost.
-        choice: "matched", each frame's own map; "linspace", the release's rule for KoNViD-1k,
-            LIVE-VQC and YouTube-UGC, evenly over the maps whatever the frames; "first", its rule
-            for LSVQ, the first n maps (a defect: they do not belong to the frames); "static", the
-            first map for all frames. Beyond the last map the last one is repeated.
+        frames: (n,) indices of the sampled frames, as `sample_indices` returns them.
+        num_maps: Number of maps of the video: one per frame, if no map is missing.
+        choice: "matched": the map of each frame. "linspace": evenly spaced maps, independent of the
+            frames (the rule of the release for KoNViD-1k, LIVE-VQC and YouTube-UGC). "first": the
+            first n maps (the rule of the release for LSVQ; a defect, because these maps do not
+            belong to the frames). "static": the first map for all frames. An index after the last
+            map is replaced by the last map.
 
     Returns:
-        (n,) int64 from 0 to num_maps - 1.
+        (n,) int64, from 0 to num_maps - 1.
 
     Raises:
-        DagrError: unknown choice, or num_maps is below 1.
+        DagrError: The choice is unknown, or num_maps is below 1.
     """
     n = len(frames)
     if choice not in MAP_CHOICES:
@@ -157,16 +181,19 @@ def map_indices(frames: np.ndarray, num_maps: int, choice: str) -> np.ndarray:
 
 
 def windows_of(chosen: np.ndarray, length: int, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """The windows that hold chosen frames, of a video cut into consecutive windows.
+    """Selects the windows that contain chosen frames. The video is cut into consecutive windows.
 
     Args:
-        chosen: (n,) frame indices.
-        length: number of frames of the video.
-        window: frames in a window; the last one is filled up with the last frame.
+        chosen: (n,) indices of the chosen frames.
+        length: Number of frames of the video, at least 1.
+        window: Number of frames of a window. The last window is padded with the last frame.
 
     Returns:
-        frames: (k, window) int64, the frames of each window that holds a chosen one, in order.
-        place: (n,) where each chosen frame stands in the k · window frames.
+        (k, window) int64 frames of the windows that contain a chosen frame, in order; and (n,)
+        positions of the chosen frames in the k · window frames.
+
+    Raises:
+        DagrError: length or window is below 1.
     """
     _check(length, window)
     numbers, which = np.unique(np.asarray(chosen, np.int64) // window, return_inverse=True)
@@ -178,4 +205,4 @@ def _check(length: int, n: int) -> None:
     if length < 1:
         raise DagrError(f"a video of {length} frames cannot be sampled; it needs at least 1")
     if n < 1:
-        raise DagrError(f"{n} frames cannot be chosen; ask for at least 1")
+        raise DagrError(f"{n} frames cannot be chosen; set at least 1")

@@ -109,7 +109,7 @@ def test_errors_are_one_line_and_leave_nothing_behind(tmp_path, files, capsys):
     cases = [
         ([str(tmp_path / "no.safetensors"), "--out", out], "there is no such file"),
         ([str(tmp_path / "broken.safetensors"), "--out", out], "missing: final_conv.bias"),
-        ([saliency, "--out", str(tmp_path / "there")], "there: exists; delete it, or take another"),
+        ([saliency, "--out", str(tmp_path / "there")], "there: already exists; delete it, or use"),
         (["--vqa", quality, "--out", out], "alpha 0.5 needs a saliency network"),
         (["--vqa", saliency, "--alpha", "0", "--out", out], "it holds the saliency net with 4"),
         (

@@ -93,10 +93,13 @@ def test_eight_devices_write_and_one_reads_and_the_reverse(tmp_path, eight_devic
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"worker_count": 2}, "worker_count 0 there, 2 here"),
-        ({"config_digest": "xyz"}, "config_digest 'abc' there, 'xyz' here"),
-        ({"version": "9.9.9"}, f"version '{__version__}' there, '9.9.9' here"),
-        ({"model": "vqa"}, "model 'dagr' there, 'vqa' here"),
+        ({"worker_count": 2}, "worker_count is 0 in the checkpoint, 2 in this run"),
+        ({"config_digest": "xyz"}, "config_digest is 'abc' in the checkpoint, 'xyz' in this run"),
+        (
+            {"version": "9.9.9"},
+            f"version is '{__version__}' in the checkpoint, '9.9.9' in this run",
+        ),
+        ({"model": "vqa"}, "model is 'dagr' in the checkpoint, 'vqa' in this run"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_in_one_line(saved, changes, says):
@@ -108,7 +111,7 @@ def test_a_checkpoint_of_another_run_is_refused_in_one_line(saved, changes, says
 def test_a_checkpoint_of_another_shape_is_refused(saved):
     state = state_at(0)
     wide = state.replace(params={**state.params, "Dense_0": {"bias": jnp.zeros(9)}})
-    says = r"variables/params/Dense_0/bias is \(8,\) there, \(9,\) here"
+    says = r"variables/params/Dense_0/bias is \(8,\) in the checkpoint, \(9,\) in this run"
     with Checkpoints(saved) as checkpoints, pytest.raises(CheckpointError, match=says):
         checkpoints.restore_latest(wide, batches(), meta())
 

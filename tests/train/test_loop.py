@@ -159,7 +159,10 @@ def test_a_run_goes_on_on_another_number_of_devices(tmp_path, whole, eight_devic
 
 
 def test_another_config_or_worker_count_is_refused(whole):
-    says = "config_digest 'abc' there, 'new' here; worker_count 0 there, 4 here"
+    says = (
+        "config_digest is 'abc' in the checkpoint, 'new' in this run; "
+        "worker_count is 0 in the checkpoint, 4 in this run"
+    )
     with pytest.raises(CheckpointError, match=says):
         train(whole[0], SHORT, config_digest="new", worker_count=4)
 
@@ -185,7 +188,7 @@ def test_a_bad_label_stops_within_a_step_and_names_its_record(tmp_path):
 
 def test_divergence_names_all_records_of_the_batch(tmp_path):
     config = stage(optim=optim(learning_rate=1e38, warmup_steps=0))
-    with pytest.raises(TrainingError, match=r"^step \d+: .*its records (\d+, ){7}\d+ is finite"):
+    with pytest.raises(TrainingError, match=r"^step \d+: .*its records (\d+, ){7}\d+ are finite"):
         train(tmp_path, config)
     with pytest.raises(CheckpointError):  # non-finite parameters were not saved
         load_variables(tmp_path)
@@ -195,12 +198,12 @@ def test_data_that_ends_or_has_another_batch_size_is_refused(tmp_path):
     short = iter(grain.MapDataset.source(records()).batch(8).to_iter_dataset())
     with pytest.raises(TrainingError, match="step 4: the training data ended"):
         train(tmp_path / "a", stage(), data=short)
-    with pytest.raises(TrainingError, match="the loader gives batches of 4, batch_size=8"):
+    with pytest.raises(TrainingError, match="the loader gives batches of 4, but batch_size=8"):
         train(tmp_path / "b", stage(), data=batches(4))
 
 
 def test_indivisible_batch_is_refused_before_anything_is_written(tmp_path, eight_devices):
-    with pytest.raises(DagrError, match="batch_size=12 does not divide over 8 devices"):
+    with pytest.raises(DagrError, match="batch_size=12 cannot be split evenly over 8 devices"):
         train(tmp_path, stage(batch_size=12), devices=8)
     assert not (tmp_path / "vqa").exists()
 

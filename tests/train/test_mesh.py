@@ -13,7 +13,7 @@ from .tiny import optim, same_bits, stage, tiny_state
 
 def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(eight_devices):
     mesh = meshes.make_mesh(eight_devices)
-    with pytest.raises(DagrError, match="batch_size=12 does not divide over 8 devices"):
+    with pytest.raises(DagrError, match="batch_size=12 cannot be split evenly over 8 devices"):
         meshes.check_divides(12, mesh)
     meshes.check_divides(16, mesh)
 

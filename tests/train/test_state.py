@@ -35,7 +35,7 @@ def test_constant_schedule_stays():
         ({"name": "sgd"}, "optim.name='sgd'"),
         ({"schedule": "step"}, "optim.schedule='step'"),
         ({"accumulate": 0}, "optim.accumulate=0"),
-        ({"warmup_steps": 10}, "optim.warmup_steps=10 leaves nothing of the 10 updates"),
+        ({"warmup_steps": 10}, "optim.warmup_steps=10 is not below the 10 updates"),
     ],
 )
 def test_bad_optim_config_is_named(changes, says):
@@ -92,7 +92,7 @@ def test_torch_cosine_rises_again_after_its_period_and_changes_once_an_epoch():
     epochs = [1.0, 0.2 + 0.4 * (1 + 2**-0.5), 0.6, 0.2 + 0.4 * (1 - 2**-0.5), 0.2]
     wanted = [*epochs, *reversed(epochs[:-1]), epochs[1]]
     np.testing.assert_allclose(rates, np.repeat(wanted, 3), rtol=1e-6)
-    with pytest.raises(DagrError, match="optim.period=0: torch_cosine wants its T_max"):
+    with pytest.raises(DagrError, match="optim.period=0: torch_cosine needs T_max in epochs"):
         make_schedule(optim(schedule="torch_cosine"), 10)
 
 
@@ -122,7 +122,7 @@ def test_the_cosine_ends_with_the_last_update():
 
 def test_groups_scale_rate_and_decay_and_the_first_match_counts():
     groups = ((r"net/stem/.*", 0.1, 1.0), (r".*/bias", 1.0, 0.0), (r".*", 5.0, 5.0))
-    with pytest.raises(DagrError, match="matches no parameter that an earlier rule has not"):
+    with pytest.raises(DagrError, match="is not the first match of any parameter"):
         updates_of(groups)
     kernel, bias, _ = updates_of(groups[:2])
     # Adam's first step is the learning rate, 0.02; decoupled decay adds rate · decay · parameter.
@@ -143,7 +143,8 @@ def test_a_rate_of_zero_freezes_and_leaves_the_gradient_norm():
 
 
 def test_a_parameter_that_no_group_covers_is_an_error():
-    with pytest.raises(DagrError, match=r"covers no net/head/bias; end it with \('\.\*', 1.0"):
+    says = r"no rule matches net/head/bias; add \('\.\*', 1.0, 1.0\) as the last rule"
+    with pytest.raises(DagrError, match=says):
         updates_of((("net/stem/.*", 1.0, 1.0),))
 
 

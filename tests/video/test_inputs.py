@@ -33,15 +33,18 @@ def test_a_spec_survives_a_checkpoint():
     ("fields", "problem"),
     [
         ({"rule": "random", "frames": 3}, "rule 'random' is unknown"),
-        ({"rule": "even", "frames": 0}, "holds nothing"),
-        ({"rule": "linspace", "frames": 2, "mask": True}, "nothing is masked"),
-        ({"rule": "fragments", "frames": 9, "fragments": 2}, "do not divide"),
+        ({"rule": "even", "frames": 0}, "is empty; set at least 1"),
+        ({"rule": "linspace", "frames": 2, "mask": True}, "mask has no effect"),
+        ({"rule": "fragments", "frames": 9, "fragments": 2}, "cannot be split evenly"),
         ({"rule": "windows", "frames": 0}, "needs a window"),
         ({"rule": "even", "frames": 2, "colour": 1}, "colour"),
         ({"rule": "even", "frames": 2, "resize": {"size": [2, 2], "short_side": 2}}, "not both"),
         ({"rule": "even", "frames": 2, "resize": {"kernel": "lanczos"}}, "'lanczos' is unknown"),
-        ({"rule": "even", "frames": 2, "crops": {"size": [2, 2], "places": "random"}}, "not ran"),
-        ({"rule": "windows", "frames": 0, "window": 8, "of": "nothing"}, "is no stream"),
+        (
+            {"rule": "even", "frames": 2, "crops": {"size": [2, 2], "places": "random"}},
+            "must not be random",
+        ),
+        ({"rule": "windows", "frames": 0, "window": 8, "of": "nothing"}, "is not the name of a"),
     ],
 )
 def test_a_spec_that_means_nothing_is_refused(fields, problem):

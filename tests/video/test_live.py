@@ -223,7 +223,7 @@ def test_what_is_no_video(tmp_path):
         (text, "text.ts: FFmpeg cannot read it"),
         (tmp_path / "gone.ts", "gone.ts: No such file or directory; check the path"),
         (tmp_path, "it is a folder; give a video"),
-        ("foo://x", "Protocol not found.; give a URL that FFmpeg opens"),
+        ("foo://x", "Protocol not found.; give a URL that FFmpeg can open"),
     ):
         with pytest.raises(VideoError, match=says):
             list(Feed(str(source), SPEC, 1.0, patience=0.1))

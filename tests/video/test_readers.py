@@ -89,8 +89,8 @@ def pids(readers):
 @pytest.mark.parametrize(
     ("stop", "says"),
     [
-        (signal.SIGKILL, "decoding it ended the decoder (SIGKILL); re-encode it"),
-        (signal.SIGSTOP, "decoding it gave nothing for 20 s; re-encode it, or give it more time"),
+        (signal.SIGKILL, "it crashed the decoder process (SIGKILL); re-encode it"),
+        (signal.SIGSTOP, "decoding returned nothing for 20 s; re-encode it, or give it more time"),
     ],
 )
 def test_a_process_that_is_lost_costs_one_file(clips, stop, says):

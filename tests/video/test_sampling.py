@@ -58,7 +58,7 @@ def test_indices_are_ordered_and_inside(length, n, rule):
 def test_bad_input(rule):
     with pytest.raises(DagrError, match="needs at least 1"):
         sample_indices(0, 8, rule)
-    with pytest.raises(DagrError, match="ask for at least 1"):
+    with pytest.raises(DagrError, match="set at least 1"):
         sample_indices(8, 0, rule)
     with pytest.raises(DagrError, match="use one of: linspace, segments"):
         sample_indices(8, 8, "random")

@@ -1,6 +1,6 @@
 """DAGR-VQA: frames → saliency maps → fused frames → score.
 
-Loaded on use, so that `models.dagr.config` needs no JAX.
+The names are imported on first use, so that `models.dagr.config` can be imported without JAX.
 """
 
 import importlib

@@ -1,27 +1,27 @@
 """The configurations of DAGR-VQA: sizes, rates and schedules by recipe. Imports no JAX.
 
-* `paper`: what the paper states; the default of every data set but the embedded one.
-* `release`: what the PyTorch release runs with.
-* `embedded`: small nets, high rates and few steps, the default of the embedded corpus; 300 epochs
-  at 1e-5 from an ImageNet start cannot learn from scratch in minutes.
-* `small`: that in a tenth of the time, less data and fewer steps, where many runs are compared
-  (`configs/ablation.py`, `configs/cross_dataset.py`).
+* `paper`: the settings that the paper states. The default of all data sets except the embedded one.
+* `release`: the settings of the PyTorch release.
+* `embedded`: small networks, high learning rates and few steps. The default of the embedded corpus:
+  300 epochs at 1e-5, for a start from ImageNet weights, cannot learn from scratch in minutes.
+* `small`: like `embedded`, with less data and fewer steps, in a tenth of the time. For comparisons
+  of many runs (`configs/ablation.py`, `configs/cross_dataset.py`).
 
-The arithmetic is another field, `preset`.
+The arithmetic is set by another field, `preset`.
 """
 
 from ml_collections import config_dict
 
 from dagr_jax.runtime.errors import DagrError
 
-# Data sets that say themselves what trains, validates and tests.
+# Data sets that define their own training, validation and test parts.
 OFFICIAL = ("synthetic", "dhf1k")
 # torchvision's IMAGENET1K_V1 weights of ResNet-50.
 IMAGENET = "timm/resnet50.tv_in1k"
 
 
 def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
-    """The configuration of a run.
+    """Returns the configuration of a run.
 
     Args:
         dataset: Name of the data set, a key of `dagr_jax.registry.datasets()`.
@@ -34,7 +34,7 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
     if recipe not in RECIPES:
         raise DagrError(f"recipe {recipe!r} is unknown; one of {', '.join(RECIPES)}")
     config = config_dict.ConfigDict()
-    # Weights, order of the data, augmentation and dropout follow from it.
+    # Seed of the initial weights, the data order, augmentation and dropout.
     seed = config_dict.FieldReference(0)
     config.seed = seed
     # Arithmetic only: "paper", or "release" for weights of the PyTorch release.
@@ -51,23 +51,24 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
             "contents": (200, 24, 24),
             "frames": 24,
             "fixations": 20,
-            # What happens to the clips, "delivery" or "capture", and the share of photographs in
-            # the backgrounds.
+            # Kind of the distortions, "delivery" or "capture"; and the share of photographs in the
+            # backgrounds.
             "distortions": "delivery",
             "patches": 0.6,
         }
     else:
         config.dataset.args = {
-            # Folder of the videos, and the label file ("": the official one in that folder).
+            # Folder of the videos; and the label file ("": the official file in that folder).
             "source": "",
             "labels": "",
-            # Videos that may be missing or unreadable; -1: one in a hundred.
+            # Number of videos that may be missing or unreadable; -1: one in a hundred.
             "max_failures": -1,
         }
-    # A prepared set that several runs share; "": <workdir>/data.
+    # Folder of a prepared set that several runs share; "": <workdir>/data.
     config.data_dir = ""
-    # Which videos train, validate and test: `dagr_jax.data.splits.Protocol`, or a CSV file with
-    # video,part. fold -1: all folds of "kfold", or `folds` of "repeated", one after the other.
+    # Training, validation and test videos: `dagr_jax.data.splits.Protocol`, or a CSV file with the
+    # columns video,part. fold -1: all folds of "kfold", or `folds` splits of "repeated", one after
+    # the other.
     config.split = {
         "protocol": "official" if dataset in OFFICIAL else "random",
         "file": "",
@@ -77,7 +78,7 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
         "fold": 0,
         "seed": 0,
     }
-    # Which frames of a video are used, and the size (height, width) they are resized to.
+    # Which frames of a video are used, and the size (height, width) to which they are resized.
     config.sampling = {"num_frames": 8, "rule": "linspace", "size": (224, 398)}
 
     config.model = {
@@ -86,15 +87,15 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
             "alpha": 0.5,
             "preset": preset,
             "dtype": "float32",
-            # Size (height, width) at which the saliency net sees the frames.
+            # Size (height, width) to which frames are resized for the saliency network.
             "saliency_size": (224, 398),
             "saliency": {
                 "widths": (64, 128, 256, 512),
                 "bottleneck": 1024,
                 "num_registers": 4,
                 "register_dim": 64,
-                # How its convolutions are computed (docs/performance.md), and what training
-                # computes again instead of keeping it: none, norms or blocks.
+                # How the convolutions are computed (docs/performance.md), and what training
+                # recomputes instead of keeping it: none, norms or blocks.
                 "conv_form": "auto",
                 "remat": "none",
             },
@@ -115,13 +116,13 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
         },
     }
 
-    # Steps, or epochs where steps is 0. The rows of the log and the evaluations count in steps;
-    # eval_every 0: once an epoch. init: a workdir, or a stage's folder in one, whose weights are
-    # the start; with epochs and steps 0 they stay as they are.
+    # The length of a stage is `steps`, or `epochs` if steps is 0. log_every and eval_every are in
+    # steps; eval_every 0: once per epoch. init: a workdir, or a stage folder in a workdir, whose
+    # weights are the start; with epochs and steps 0, these weights do not change.
     config.saliency = {
         "seed": seed,
         "init": "",
-        # A prepared saliency set; "": the one beside the quality set.
+        # Folder of a prepared saliency set; "": the set next to the quality set.
         "data_dir": "",
         "steps": 0,
         "epochs": 180,
@@ -135,39 +136,42 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
     config.vqa = {
         "seed": seed,
         "init": "",
-        # ImageNet start of the ResNet-50: a .pth or .safetensors file with torchvision's names, or
-        # a Hugging Face id; "": random.
+        # ImageNet weights from which the ResNet-50 starts: a .pth or .safetensors file with
+        # torchvision's names, or a Hugging Face id; "": random weights.
         "backbone": "",
         "steps": 0,
         "epochs": 300,
         "batch_size": 5,
         "log_every": 10,
         "eval_every": 0,
-        # L1 + rank_weight · (1 − Spearman), the rank made differentiable.
+        # Loss: L1 + rank_weight · (1 − SRCC), with differentiable ranks.
         "rank_weight": 0.1,
-        # How many of the sampled frames, a random subset in order; 0: all.
+        # Number of frames in a training item, a random ordered subset of the sampled frames; 0:
+        # all.
         "frames": 0,
-        # Whether the saliency network is trained on, through the fused frames, or stays as it is.
+        # Whether the saliency network is trained further, through the fused frames.
         "train_saliency": False,
         "augment": {
             "flip": True,
-            # Brightness, contrast and saturation, one draw a video.
+            # Strength for brightness, contrast and saturation, with one draw per video.
             "jitter": 0.0,
-            # A window of the frames, (height, width), the same for all of a video.
+            # (height, width) of a crop of the frames, the same for all frames of a video.
             "crop": (),
         },
         "optim": _adam(learning_rate=1e-5),
     }
-    # window 0: the sampled frames are one window of the saliency net. Otherwise the net runs over
-    # every frame of the source file in windows of so many, and choice picks the maps that go with
-    # the sampled frames: "matched", "linspace", "first", or "static", the first for all
-    # (`dagr_jax.video.sampling.map_indices`). folder: maps that another model made, a folder of
-    # grey pictures for each video (`dagr_jax.data.map_folder`); "": those of the saliency net.
+    # window 0: the sampled frames are one window of the saliency network. Otherwise the network
+    # runs over every frame of the source file in windows of `window` frames, and `choice` selects
+    # the maps for the sampled frames: "matched", "linspace", "first", or "static", the first map
+    # for all (`dagr_jax.video.sampling.map_indices`). folder: maps that another model made, one
+    # folder of grey pictures per video (`dagr_jax.data.map_folder`); "": maps of the saliency
+    # network.
     config.maps = {"window": 0, "choice": "matched", "folder": "", "batch_size": 4}
-    # extras: also what trivial features predict, and all metrics of the saliency maps. others: data
-    # sets that the model is tested on as well, name → {"name", "args"} as in `dataset`, "data_dir".
+    # extras: also evaluate trivial baselines and all metrics of the saliency maps. others: other
+    # data sets for testing, name → {"name", "args", "data_dir"}; "name" and "args" are as in
+    # `dataset`.
     config.test = {"batch_size": 4, "bootstrap": 1000, "extras": True, "others": {}}
-    # Processes that read records beside the training process; 0: threads of it.
+    # Processes that read records for the training process; 0: threads of the training process.
     config.workers = 2
 
     RECIPES[recipe](config)
@@ -187,21 +191,22 @@ def _adam(learning_rate: float) -> dict:
         "b2": 0.999,
         "clip_norm": 0.0,
         "accumulate": 1,
-        # Decay of the average of the weights that is evaluated and kept; 0: none.
+        # Decay of the weight average, which is then evaluated and kept; 0: none.
         "ema": 0.0,
-        # (regular expression, factor on the rate, factor on the decay) by parameter name.
+        # Rules by parameter name: (regular expression, factor of the learning rate, factor of the
+        # weight decay).
         "groups": (),
     }
 
 
 def _paper(config: config_dict.ConfigDict) -> None:
-    """The paper's recipe: the fields as they stand above, and a backbone from ImageNet."""
+    """Sets the recipe of the paper: the default fields above, with an ImageNet backbone."""
     config.vqa.backbone = IMAGENET
     config.model.args.vqa.normalize = True
 
 
 def _release(config: config_dict.ConfigDict) -> None:
-    """The recipe of the PyTorch release: it trains the spatial head alone, without saliency."""
+    """Sets the recipe of the PyTorch release, which trains only the spatial head, no saliency."""
     config.saliency.update({"epochs": 200, "batch_size": 5})
     config.saliency.optim.update(
         {"schedule": "torch_cosine", "period": 20, "clip_norm": 1.0, "accumulate": 4}
@@ -227,7 +232,7 @@ def _release(config: config_dict.ConfigDict) -> None:
 
 
 def _embedded(config: config_dict.ConfigDict) -> None:
-    """Minutes on two cores, everything from scratch."""
+    """Sets a recipe that trains everything from scratch in minutes on two cores."""
     config.model.args.saliency_size = (56, 100)
     config.model.args.saliency.update({"widths": (8, 16, 32, 64), "bottleneck": 64})
     config.model.args.vqa.update(
@@ -246,7 +251,8 @@ def _embedded(config: config_dict.ConfigDict) -> None:
         {"steps": 70, "epochs": 0, "batch_size": 8, "eval_every": 35, "flip": True}
     )
     config.saliency.optim.update({"warmup_steps": 10, "clip_norm": 1.0})
-    # A window of one frame of many videos teaches more in a second than all frames of a few.
+    # Per second of training, a crop of one frame of many videos teaches more than all frames of a
+    # few videos.
     config.vqa.update({"steps": 520, "epochs": 0, "batch_size": 96, "eval_every": 130})
     config.vqa.rank_weight = 1.0
     config.vqa.frames = 1
@@ -257,7 +263,7 @@ def _embedded(config: config_dict.ConfigDict) -> None:
             "learning_rate": 2e-3,
             "weight_decay": 0.05,
             "warmup_steps": 20,
-            # A memory of 33 updates: of the usual 1000 these few steps would see little.
+            # Averages over about 33 updates. The usual 1000 is too long for so few steps.
             "b2": 0.97,
             "clip_norm": 1.0,
         }
@@ -268,14 +274,14 @@ def _embedded(config: config_dict.ConfigDict) -> None:
 
 
 def _small(config: config_dict.ConfigDict) -> None:
-    """A run of a sweep in one to two minutes on two cores."""
+    """Sets the recipe of a sweep run, which takes one to two minutes on two cores."""
     _embedded(config)
     if config.dataset.name == "synthetic":
         config.dataset.args.update({"seed": 11, "contents": (72, 4, 24), "frames": 16})
     config.sampling.num_frames = 4
     config.saliency.update({"steps": 40, "eval_every": 40})
     config.vqa.update({"steps": 150, "batch_size": 48, "eval_every": 150})
-    # A reading process takes longer to start than it saves.
+    # A worker process takes longer to start than it saves.
     config.workers = 0
 
 
@@ -283,18 +289,25 @@ RECIPES = {"paper": _paper, "release": _release, "embedded": _embedded, "small":
 
 
 def tiny_config() -> config_dict.ConfigDict:
-    """The embedded recipe with eleven contents, frames of 32 × 48 and nets of a few channels."""
+    """Returns a tiny embedded recipe: 11 contents, frames of 32 × 48, few channels and steps."""
     config = shrink(default_config("synthetic"))
     config.dataset.args.update({"contents": (6, 2, 3), "frames": 10, "fixations": 4})
     return config
 
 
 def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
-    """Frames of 32 × 48, nets of a few channels and a few steps."""
+    """Shrinks a configuration in place: frames of 32 × 48, few channels and few steps.
+
+    Args:
+        config: Configuration of a run.
+
+    Returns:
+        The same configuration, locked.
+    """
     with config.unlocked():
         config.sampling.update({"num_frames": 4, "size": (32, 48)})
         config.model.args.saliency_size = (16, 24)
-        config.model.args.saliency.conv_form = "native"  # which compiles the fastest
+        config.model.args.saliency.conv_form = "native"  # compiles fastest
         config.model.args.saliency.update(
             {"widths": (2,), "bottleneck": 3, "num_registers": 2, "register_dim": 3}
         )
@@ -314,7 +327,7 @@ def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
             section.optim.warmup_steps = 1
         config.vqa.frames = 2
         config.vqa.augment.crop = (24, 40)
-        # Evaluation pads: its batches need not divide over the devices.
+        # Evaluation pads its batches, so they need not split evenly over the devices.
         config.maps.batch_size = 3
         config.test.update({"batch_size": 4, "bootstrap": 50})
         config.workers = 0

@@ -1,4 +1,4 @@
-"""DAGR-VQA on the contract: its inputs, its maps, its two training stages, its PyTorch names."""
+"""The contract of DAGR-VQA: its inputs, maps, two training stages and PyTorch names."""
 
 import copy
 import functools
@@ -27,10 +27,10 @@ from dagr_jax.models.dagr.tasks import QualityTask, SaliencyTask
 from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.inputs import InputSpec, Resize, Stream
 
-# What the weights of a training stage depend on.
+# Sections of the config that the weights of a training stage depend on.
 _DATA = ("seed", "preset", "dataset", "split", "sampling", "model", "saliency")
 
-# Where the maps of frames come from (`settings`).
+# Defaults of the settings for where the maps of frames come from (`settings`).
 _PLAIN = {"window": 0, "choice": "matched", "outside": False}
 
 
@@ -198,10 +198,18 @@ class Dagr(Contract):
         )
 
     def shared_run(self, base: Config, made: Config) -> Config | None:
-        """The saliency network and its maps; they serve all members with the same of both.
+        """Returns the run that makes the saliency network and its maps.
 
-        It takes of the member what the network depends on, and the rest of the base. A member that
-        takes other maps than the base makes its own.
+        All runs of the sweep with the same network and maps use them. The settings that the network
+        depends on come from `made`; the other settings come from `base`. A run whose map settings
+        differ from those of `base` makes its own maps.
+
+        Args:
+            base: Configuration of the runs of the sweep, before the changes of each run.
+            made: Configuration of one run of the sweep.
+
+        Returns:
+            The configuration of the shared run; None if `made` trains no saliency network.
         """
         section = made.saliency
         if not made.model.args.alpha or made.maps.folder or not (section.steps or section.epochs):
@@ -211,7 +219,7 @@ class Dagr(Contract):
             shared[name] = copy.deepcopy(made[name])
         for name in ("preset", "dtype", "saliency_size", "saliency"):
             shared.model.args[name] = copy.deepcopy(made.model.args[name])
-        shared.model.args.alpha = base.model.args.alpha or 0.5  # 0 would need no network
+        shared.model.args.alpha = base.model.args.alpha or 0.5  # 0 would train no network
         shared.vqa.train_saliency = False
         shared.stages = ("prepare", "saliency", "maps")
         return shared
@@ -224,13 +232,19 @@ class Dagr(Contract):
     ) -> dict[str, Any]:
         alpha = options.get("alpha", 0.5)
         if "saliency" not in parts and alpha:
-            raise DagrError(f"alpha {alpha} needs a saliency network; give one, or alpha 0")
+            raise DagrError(f"alpha {alpha} needs a saliency network; pass one, or set alpha to 0")
         if "vqa" not in parts:
-            raise DagrError("a checkpoint that scores needs a quality network; give --vqa")
+            raise DagrError("a checkpoint that scores needs a quality network; pass it as --vqa")
         return {"saliency": None, **parts, "alpha": alpha, "preset": "release"}
 
     def converted(self, options: Mapping[str, Any]) -> tuple[InputSpec, dict[str, Any]]:
-        """As the release treats every video (docs/reference.md, section 1)."""
+        """Returns the inputs and settings that the release uses for every video.
+
+        Source: docs/reference.md, section 1.
+
+        Args:
+            options: Fields of the complete model and other options; {} for one network alone.
+        """
         plan = {
             "window": options.get("window", 8),
             "choice": options.get("choice", "linspace"),
@@ -240,7 +254,10 @@ class Dagr(Contract):
         return _inputs(sampling, (224, 398), plan, "release", options.get("alpha", 0.5)), plan
 
     def upgrade(self, meta: Mapping[str, Any]) -> dict[str, Any]:
-        """Version 0.1 told frames, size and maps apart; of networks alone it told them too."""
+        """Returns the metadata of a checkpoint of version 0.1 in the current format.
+
+        Version 0.1 stored sampling, size and maps in separate fields, also for a network alone.
+        """
         if "inputs" in meta:
             return dict(meta)
         told = {k: v for k, v in meta.items() if k not in ("sampling", "resize", "maps")}
@@ -258,16 +275,17 @@ def _inputs(
     preset: str,
     alpha: float,
 ) -> InputSpec:
-    """Sampled frames, and with windows every frame of the windows whose maps count."""
+    """Returns the inputs: the sampled frames and, with windows, all frames of the used windows."""
     height, width = size
     frames = Stream(sampling["rule"], sampling["num_frames"], Resize((height, width)))
     streams = {"frames": frames}
-    # Where nobody looks at a window's map, it need not be read.
+    # The frames of windows are read only if their maps are used.
     if plan["window"] and alpha and not plan["outside"]:
         streams["windows"] = Stream(
             "windows",
             0,
-            # The release's saliency frames are antialiased, its quality frames are not.
+            # In the release, frames are antialiased for the saliency network but not for the
+            # quality network.
             Resize((height, width), antialias=preset == "release"),
             of="frames",
             window=plan["window"],
@@ -288,15 +306,19 @@ def _compute(model: Model, stream: str, variables: Mapping[str, Tree], batch: Ba
 
 
 def _check_trains_saliency(config: Config, model: Model, streams: Sequence[CachedStream]) -> None:
-    """Raises DagrError where no gradient reaches the saliency net, or not as it is tested."""
+    """Raises DagrError if the saliency network cannot be trained with the quality network.
+
+    This is so if no gradient reaches it, or if training and testing would use different frames.
+    """
     if not all(stream.inline for stream in streams) or not streams or not model.saliency:
         raise DagrError(
-            "config.vqa.train_saliency needs the saliency network under the sampled frames: "
-            "config.model.args.alpha above 0, config.maps.window 0, choice matched and no folder"
+            "config.vqa.train_saliency: the saliency network must run on the sampled frames; set "
+            "config.model.args.alpha above 0, config.maps.window to 0, choice to matched and "
+            "folder to ''"
         )
     if config.vqa.frames not in (0, config.sampling.num_frames):
         raise DagrError(
-            "config.vqa.train_saliency: the saliency network sees all frames of a video together; "
+            "config.vqa.train_saliency: the saliency network needs all frames of a video together; "
             "set config.vqa.frames to 0"
         )
 

@@ -1,8 +1,8 @@
-"""How the axes of a video reach the two networks, by preset.
+"""Axis layout of the inputs of the two networks, by preset.
 
-The PyTorch release reshapes where it should transpose, which mixes frames and channels. Weights
-trained with it expect that, so the preset `release` reproduces it (REFERENCE sections 2 and 3);
-`paper` leaves the frames as they are.
+The PyTorch release reshapes where it should transpose, which mixes frames and channels. Its weights
+were trained with this layout, so the preset `release` reproduces it (docs/reference.md, sections 2
+and 3). The preset `paper` does not change the frames.
 """
 
 from jaxtyping import Array, Float
@@ -19,7 +19,19 @@ def check_preset(preset: str) -> None:
 
 
 def saliency_layout(video: Float[Array, "b t h w c"], preset: str) -> Float[Array, "b t h w c"]:
-    """The saliency net's input: `release` reads memory of (B,T,3,H,W) as (B,3,T,H,W)."""
+    """Returns the input of the saliency network.
+
+    Args:
+        video: (B, T, H, W, C) frames.
+        preset: 'paper' returns the frames unchanged. 'release' reads the memory of (B, T, C, H, W)
+            as (B, C, T, H, W).
+
+    Returns:
+        (B, T, H, W, C).
+
+    Raises:
+        DagrError: The preset is unknown.
+    """
     check_preset(preset)
     if preset == "paper":
         return video
@@ -28,7 +40,19 @@ def saliency_layout(video: Float[Array, "b t h w c"], preset: str) -> Float[Arra
 
 
 def frame_layout(fused: Float[Array, "b t h w c"], preset: str) -> Float[Array, "b t h w c"]:
-    """The ResNet's input: `release` reads memory of (B,3,T,H,W) as (B,T,3,H,W)."""
+    """Returns the input of the ResNet.
+
+    Args:
+        fused: (B, T, H, W, C) frames fused with saliency.
+        preset: 'paper' returns the frames unchanged. 'release' reads the memory of (B, C, T, H, W)
+            as (B, T, C, H, W).
+
+    Returns:
+        (B, T, H, W, C).
+
+    Raises:
+        DagrError: The preset is unknown.
+    """
     check_preset(preset)
     if preset == "paper":
         return fused

@@ -1,9 +1,9 @@
-"""Training losses of both networks, in both presets (REFERENCE sections 2, 3 and 6).
+"""Training losses of both networks, for both presets (docs/reference.md, sections 2, 3 and 6).
 
-All are pure functions, differentiable wherever their mathematics is, and finite with a finite
-gradient on constant input: under every root and in every quotient stands a small constant.
-Losses that couple samples (the min-max over the batch, the rank) see the batch they are given: the
-global one under jit, the micro-batch with gradient accumulation.
+All losses are pure functions. They are differentiable wherever their formula is. On constant input
+they and their gradients are finite, because every root and every quotient contains a small
+constant. Losses that couple samples (min-max over the batch, rank) are computed over the batch that
+they receive: the global batch under jit, the micro-batch with gradient accumulation.
 """
 
 import jax
@@ -13,15 +13,15 @@ from jaxtyping import Array, Bool, Float
 
 from dagr_jax.runtime.errors import DagrError
 
-# What the functions take; they return JAX arrays.
+# Array types of the arguments. The functions return JAX arrays.
 Arrays = Array | np.ndarray
 
-# Added to predicted saliency before it is normalised to sum one, so that the logarithm is finite.
-# It lies well below 1/255, the resolution of the ground truth, and bounds the gradient of the log.
+# Added to predicted saliency before it is normalised to sum 1, so that the logarithm is finite. It
+# is well below 1/255, the resolution of the ground truth, and bounds the gradient of the logarithm.
 _KL_EPSILON = 1e-4
-# The release's constant in its correlation (REFERENCE section 2).
+# Constant in the correlation of the release (docs/reference.md, section 2).
 _RELEASE_EPSILON = 1e-6
-# For variances of ranks, of predictions and of maps in [0, 1]: far below any that carries signal.
+# For variances of ranks, predictions and maps in [0, 1]: far below any variance with information.
 _VARIANCE_EPSILON = 1e-12
 
 
@@ -33,24 +33,24 @@ def saliency_loss(
     gamma: float = 0.01,
     mask: Bool[Arrays, " b"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """γ·KL + CC of predicted saliency, after sigmoid and min-max over the whole batch tensor.
+    """Computes γ·KL + CC of predicted saliency, after sigmoid and min-max over the whole batch.
 
-    `paper` (eqs. 8–12): `kl_divergence` and −`pearson_maps`, averaged over the maps. Maps whose
-    target is all zero have no saliency to predict and are left out of the average.
-    `release`: `release_kl` and `release_cc`.
+    With preset 'paper' (eqs. 8–12), the terms are `kl_divergence` and −`pearson_maps`, averaged
+    over the maps. Maps with an all-zero target have no saliency to predict and are excluded from
+    the average. With preset 'release', the terms are `release_kl` and `release_cc`.
 
     Args:
-      pred: logits, (B, T, H, W).
-      target: ground-truth density in [0, 1], (B, T, H, W).
-      preset: 'paper' or 'release'.
-      gamma: γ, weight of the KL term.
-      mask: (B,), False for samples that only pad the batch; None counts all.
+        pred: (B, T, H, W) logits.
+        target: (B, T, H, W) ground-truth density in [0, 1].
+        preset: 'paper' or 'release'.
+        gamma: γ, weight of the KL term.
+        mask: (B,) bool, False for samples that only pad the batch; None: all samples count.
 
     Returns:
-      The loss and its two terms, {'kl', 'cc'}; cc is negative where the maps agree.
+        The loss and its two terms, {'kl', 'cc'}. 'cc' is negative if the maps agree.
 
     Raises:
-      DagrError: unknown preset.
+        DagrError: The preset is unknown.
     """
     _check_preset(preset)
     valid = jnp.ones(pred.shape[0], bool) if mask is None else mask
@@ -73,22 +73,23 @@ def quality_loss(
     weight: float = 0.1,
     temperature: float = 0.3,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """L1 + weight·(1 − Spearman), eq. 19.
+    """Computes L1 + weight·(1 − SRCC), eq. 19.
 
-    `paper` takes `spearman_soft`. `release` takes the hard `spearman`, which has no gradient, so
-    that only L1 trains.
+    The preset 'paper' uses `spearman_soft`. The preset 'release' uses the hard `spearman`, which
+    has no gradient, so that only the L1 term trains the network.
 
     Args:
-      pred, target: (B,), the target in [0, 1].
-      preset: 'paper' or 'release'.
-      weight: of the rank term.
-      temperature: of the soft rank ('paper').
+        pred: (B,) predicted scores.
+        target: (B,) targets in [0, 1].
+        preset: 'paper' or 'release'.
+        weight: Weight of the rank term.
+        temperature: Temperature of the soft rank (preset 'paper').
 
     Returns:
-      The loss and its two terms, {'l1', 'rank'}, rank = 1 − Spearman, unweighted.
+        The loss and its two unweighted terms, {'l1', 'rank'}; rank = 1 − SRCC.
 
     Raises:
-      DagrError: unknown preset.
+        DagrError: The preset is unknown.
     """
     _check_preset(preset)
     l1 = jnp.abs(pred - target).mean()
@@ -103,24 +104,35 @@ def quality_loss(
 def batch_min_max(
     x: Float[Arrays, "b t h w"], valid: Bool[Arrays, " b"]
 ) -> Float[Array, "b t h w"]:
-    """x from 0 to 1 over all valid samples together; all zeros if those are constant."""
+    """Min-max normalises x to [0, 1], over all valid samples together.
+
+    Args:
+        x: (B, T, H, W).
+        valid: (B,) bool, False for samples that only pad the batch.
+
+    Returns:
+        (B, T, H, W) in [0, 1]; all zeros if the valid samples are constant.
+    """
     keep = valid[:, None, None, None]
     low = jnp.where(keep, x, jnp.inf).min()
     span = jnp.where(keep, x, -jnp.inf).max() - low
-    # Samples that only pad may lie outside; clipped, so that they stay harmless.
+    # Padding samples may be out of range. They are clipped, so that they cause no harm.
     return jnp.clip((x - low) / jnp.where(span > 0, span, 1.0), 0.0, 1.0)
 
 
 def kl_divergence(
     pred: Float[Arrays, "*b h w"], target: Float[Arrays, "*b h w"]
 ) -> Float[Array, "*b"]:
-    """KL(S ‖ Ŝ) = Σ S log(S / Ŝ) of each map, both normalised to sum one (eq. 10).
+    """Computes KL(S ‖ Ŝ) = Σ S log(S / Ŝ) of each map, with S and Ŝ normalised to sum 1 (eq. 10).
 
     1e-4 is added to Ŝ before it is normalised; 0·log 0 = 0; an all-zero target gives 0.
 
     Args:
-      pred: Ŝ, non-negative, (..., H, W).
-      target: S, non-negative, (..., H, W).
+        pred: Ŝ, (..., H, W), non-negative.
+        target: S, (..., H, W), non-negative.
+
+    Returns:
+        (...) one value per map.
     """
     axes = (-2, -1)
     q = pred + _KL_EPSILON
@@ -135,7 +147,15 @@ def kl_divergence(
 def pearson_maps(
     pred: Float[Arrays, "*b h w"], target: Float[Arrays, "*b h w"]
 ) -> Float[Array, "*b"]:
-    """Pearson's correlation over the pixels of each map (eq. 11); 0 if either is constant."""
+    """Computes Pearson's correlation (CC) over the pixels of each map (eq. 11).
+
+    Args:
+        pred: (..., H, W) predicted maps.
+        target: (..., H, W) ground-truth maps.
+
+    Returns:
+        (...) in [−1, 1], one value per map; 0 if one of the two maps is constant.
+    """
     shape = (*pred.shape[:-2], -1)
     return _pearson(jnp.reshape(pred, shape), jnp.reshape(target, shape))
 
@@ -143,7 +163,16 @@ def pearson_maps(
 def release_kl(
     pred: Float[Arrays, "b t h w"], target: Float[Arrays, "b t h w"], valid: Bool[Arrays, " b"]
 ) -> Float[Array, ""]:
-    """The release's KL: softmax over time at every pixel, summed, divided by the batch size."""
+    """Computes the KL of the release: softmax over time at every pixel, sum, mean over the batch.
+
+    Args:
+        pred: (B, T, H, W) predicted maps.
+        target: (B, T, H, W) ground-truth maps.
+        valid: (B,) bool, False for samples that only pad the batch.
+
+    Returns:
+        Scalar, averaged over the valid samples.
+    """
     log_p = jax.nn.log_softmax(target, axis=1)
     log_q = jax.nn.log_softmax(pred, axis=1)
     kl = (jnp.exp(log_p) * (log_p - log_q)).sum(axis=(1, 2, 3))  # (B,)
@@ -153,7 +182,15 @@ def release_kl(
 def release_cc(
     pred: Float[Arrays, "b t h w"], target: Float[Arrays, "b t h w"]
 ) -> Float[Array, "b w"]:
-    """The release's CC: −Pearson over time and height, one value for each image column."""
+    """Computes the CC of the release: −Pearson over time and height, for each image column.
+
+    Args:
+        pred: (B, T, H, W) predicted maps.
+        target: (B, T, H, W) ground-truth maps.
+
+    Returns:
+        (B, W), one value per image column.
+    """
     x = pred - pred.mean(axis=(1, 2), keepdims=True)
     y = target - target.mean(axis=(1, 2), keepdims=True)
     norm_x = jnp.sqrt(jnp.square(x).sum(axis=(1, 2)) + _RELEASE_EPSILON)
@@ -162,12 +199,19 @@ def release_cc(
 
 
 def soft_rank(x: Float[Arrays, " b"], temperature: float = 0.3) -> Float[Array, " b"]:
-    """Differentiable ranks: 1 + Σ over the others of sigmoid((x_i − x_j) / (temperature · std x)).
+    """Computes differentiable ranks: 1 + Σ_{j≠i} sigmoid((x_i − x_j) / (temperature · std(x))).
 
-    Invariant to shift and positive scale of x. Towards temperature 0 these are the ranks 1…B (ties
-    share their mean rank), towards infinity a linear map of x. With the default, normally
-    distributed x correlate 0.99 with their hard ranks, and a wrongly ordered pair three standard
-    deviations apart still has a gradient. Constant x give equal ranks.
+    The ranks do not change with a shift or positive scale of x. As the temperature goes to 0, they
+    become the ranks 1…B (ties get their mean rank); as it goes to infinity, a linear function of x.
+    With the default, soft and hard ranks of normally distributed x correlate at 0.99, and a wrongly
+    ordered pair three standard deviations apart still has a gradient. Constant x gives equal ranks.
+
+    Args:
+        x: (B,) values.
+        temperature: Width of the sigmoid, in standard deviations of x.
+
+    Returns:
+        (B,) soft ranks.
     """
     x = jnp.asarray(x)
     std = jnp.sqrt(jnp.var(x) + _VARIANCE_EPSILON)
@@ -178,20 +222,31 @@ def soft_rank(x: Float[Arrays, " b"], temperature: float = 0.3) -> Float[Array, 
 def spearman_soft(
     pred: Float[Arrays, " b"], target: Float[Arrays, " b"], temperature: float = 0.3
 ) -> Float[Array, ""]:
-    """Pearson's correlation of the soft ranks of pred and the hard ranks of target.
+    """Computes Pearson's correlation of the soft ranks of pred and the hard ranks of target.
 
-    In [−1, 1]; 0 if either is constant.
+    Args:
+        pred: (B,) predictions.
+        target: (B,) targets.
+        temperature: Temperature of the soft ranks (see `soft_rank`).
+
+    Returns:
+        Scalar in [−1, 1]; 0 if the predictions or the targets are constant.
     """
     return _pearson(soft_rank(pred, temperature), hard_rank(target))
 
 
 def spearman(pred: Float[Arrays, " b"], target: Float[Arrays, " b"]) -> Float[Array, ""]:
-    """Spearman's correlation; 0 if either is constant. Has no gradient (it is zero)."""
+    """Computes the SRCC; 0 if one of the inputs is constant. Its gradient is zero.
+
+    Args:
+        pred: (B,) predictions.
+        target: (B,) targets.
+    """
     return _pearson(hard_rank(pred), hard_rank(target))
 
 
 def hard_rank(x: Float[Arrays, " b"]) -> Float[Array, " b"]:
-    """Ranks 1…B, ties share their mean rank."""
+    """Computes the ranks 1…B of (B,) values. Ties get their mean rank."""
     x = jnp.asarray(x)
     below = (x[:, None] > x[None, :]).sum(axis=1)
     equal = (x[:, None] == x[None, :]).sum(axis=1)
@@ -199,7 +254,10 @@ def hard_rank(x: Float[Arrays, " b"]) -> Float[Array, " b"]:
 
 
 def _pearson(x: Arrays, y: Arrays) -> Array:
-    """Pearson's correlation over the last axis; 0, with a finite gradient, on constants."""
+    """Computes Pearson's correlation over the last axis.
+
+    It is 0, with a finite gradient, if an input is constant.
+    """
     x = x - x.mean(axis=-1, keepdims=True)
     y = y - y.mean(axis=-1, keepdims=True)
     var_x, var_y = jnp.square(x).mean(axis=-1), jnp.square(y).mean(axis=-1)
@@ -208,7 +266,7 @@ def _pearson(x: Arrays, y: Arrays) -> Array:
 
 
 def _masked_mean(x: Arrays, mask: Arrays) -> Array:
-    """Mean of x where mask, 0 if it is nowhere true."""
+    """Computes the mean of x where the mask is True; 0 if the mask is nowhere True."""
     return jnp.where(mask, x, 0.0).sum() / jnp.maximum(mask.sum(), 1)
 
 

@@ -1,7 +1,7 @@
-"""The quality network: fused frames → score (REFERENCE section 3).
+"""The quality network: fused frames → score (docs/reference.md, section 3).
 
-67,096,385 parameters at paper size; 28,261,953 with the spatial head alone, 9,231,105 with the
-temporal head alone (which has one attention head there).
+At the size of the paper, it has 67,096,385 parameters with the full head, 28,261,953 with the
+spatial head, and 9,231,105 with the temporal head (with one attention head).
 """
 
 import re
@@ -23,12 +23,12 @@ from dagr_jax.runtime.errors import DagrError
 
 HEADS = ("full", "spatial", "temporal")
 
-# Channel statistics of ImageNet in [0, 1], with which ImageNet backbones were trained.
+# Channel statistics of ImageNet in [0, 1], used in the training of ImageNet backbones.
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
-# Head → PyTorch's name of its linear map; the full head's comes first, as the release's shipped
-# full model also holds the temporal one.
+# Head → PyTorch's name of its linear layer. The full head must come first, because the published
+# full model of the release also contains the layer of the temporal head.
 _PROJECTORS = {
     "full": "combined_projector",
     "spatial": "spatial_projector",
@@ -36,13 +36,18 @@ _PROJECTORS = {
 }
 TORCH_KEYS = tuple(f"{name}." for name in _PROJECTORS.values())
 _ENCODER = "temporal_analyzer.transformer_encoder.layers"
-# The release's ResNet is a Sequential of torchvision's children: 2 is the ReLU, 3 the pooling.
+# The ResNet of the release is a Sequential of torchvision's children: 2 is the ReLU, 3 the pooling.
 _BACKBONE = "spatial_analyzer.features"
 _CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
 
 
 class Regressor(nn.Module):
-    """Linear, ReLU, Dropout for each hidden width, then Linear to one: (B, D) → (B,), float32."""
+    """Linear, ReLU and Dropout for each hidden width, then Linear to 1: (B, D) → (B,), float32.
+
+    Attributes:
+        hidden: Widths of the hidden layers.
+        dropout: Dropout rate.
+    """
 
     hidden: Sequence[int]
     dropout: float
@@ -65,20 +70,24 @@ class Model(nn.Module):
     """The quality network with one of three heads.
 
     Attributes:
-      head: 'full' joins the spatial and the temporal branch; 'spatial' averages the ResNet's
-        features over time; 'temporal' sees nothing but the mean colour of each frame.
-      stage_sizes, width: of the ResNet.
-      num_layers, num_heads, mlp_dim: of the transformer. The release's temporal head has one head.
-      projection_dim: channels of the linear map before the regressor ('full' and 'spatial').
-      temporal_dim: channels of the transformer of the temporal head.
-      regressor: hidden widths.
-      dropout: rate in transformer and regressor.
-      preset: 'paper' or 'release'; see `layout.frame_layout`.
-      normalize: subtract ImageNet's mean and divide by its standard deviation first; for
-        backbones that start from ImageNet weights.
-      stem_init: of the ResNet, 'kaiming' or 'gabor'.
-      dtype: compute type of ResNet and transformer; parameters, norms, softmax, projection and
-        regressor are float32 (a bfloat16 score would make ties).
+        head: 'full' combines the spatial and the temporal branch. 'spatial' averages the features
+            of the ResNet over time. 'temporal' sees only the mean colour of each frame.
+        stage_sizes: Number of blocks of each stage of the ResNet.
+        width: Number of stem channels of the ResNet. Four stages give 32·width features.
+        num_layers: Number of layers of the transformer.
+        num_heads: Number of attention heads of the transformer. The temporal head of the release
+            has one.
+        mlp_dim: Hidden width of the MLPs of the transformer.
+        projection_dim: Channels of the linear layer before the regressor ('full' and 'spatial').
+        temporal_dim: Channels of the transformer of the head 'temporal'.
+        regressor: Widths of the hidden layers of the regressor.
+        dropout: Dropout rate of the transformer and the regressor.
+        preset: 'paper' or 'release' (see `layout.frame_layout`).
+        normalize: Whether to subtract the ImageNet mean and divide by the ImageNet standard
+            deviation first, for backbones that start from ImageNet weights.
+        stem_init: Initialisation of the stem of the ResNet, 'kaiming' or 'gabor'.
+        dtype: Compute type of ResNet and transformer. Parameters, norms, softmax, projection and
+            regressor are float32 (a bfloat16 score would cause ties).
     """
 
     head: str = "full"
@@ -114,10 +123,15 @@ class Model(nn.Module):
     def frame_features(
         self, fused: Float[Array | np.ndarray, "b t h w 3"], *, train: bool = False
     ) -> Float[Array, "b t d"]:
-        """Features of each frame, (B, T, D), float32.
+        """Computes the features of each frame.
 
-        D = 32·width: the ResNet's, averaged over the frame; with head 'temporal' D = 3, the
-        frame's mean colour.
+        Args:
+            fused: (B, T, H, W, 3) frames fused with saliency, in [0, 1].
+            train: Whether BatchNorm uses batch statistics ('batch_stats' must then be mutable).
+
+        Returns:
+            (B, T, D) float32. D = 32·width with four stages: the ResNet features, averaged over the
+            frame. With head 'temporal', D = 3: the mean colour of the frame.
         """
         fused = jnp.asarray(fused)
         if self.normalize:
@@ -135,11 +149,12 @@ class Model(nn.Module):
         """Scores videos.
 
         Args:
-          fused: (B, T, H, W, 3), frames fused with saliency (`dagr.fuse`), in [0, 1].
-          train: dropout on (rng 'dropout') and batch statistics ('batch_stats' must be mutable).
+            fused: (B, T, H, W, 3) frames fused with saliency (`dagr.fuse`), in [0, 1].
+            train: Whether dropout is on (rng 'dropout') and BatchNorm uses batch statistics
+                ('batch_stats' must then be mutable).
 
         Returns:
-          Scores, (B,), float32, on the [0, 1] scale of the training targets, not clipped.
+            (B,) float32 scores, on the [0, 1] scale of the training targets, not clipped.
         """
         features = self.frame_features(fused, train=train)
         if self.head == "temporal":
@@ -153,10 +168,10 @@ class Model(nn.Module):
 
 
 def of_torch(arrays: Arrays) -> Model:
-    """The model of the PyTorch release that a state_dict belongs to, of its sizes.
+    """Returns the model, with preset 'release', that has the sizes of a PyTorch state_dict.
 
-    The number of attention heads cannot be read from arrays: it is the release's, 4 in the full
-    net and 1 in the temporal-only one.
+    The number of attention heads cannot be read from the arrays. It is that of the release: 4 in
+    the full network and 1 in the temporal-only network.
     """
     head = next(
         head
@@ -185,7 +200,7 @@ def of_torch(arrays: Arrays) -> Model:
 
 
 def torch_layers(model: Model) -> Iterator[Layer]:
-    """PyTorch's layers of a model (`torch_names`)."""
+    """Yields the PyTorch layers of a model (see `torch_names`)."""
     if model.head != "temporal":
         for name, path, kind in resnet_layers(model.stage_sizes):
             child, dot, rest = name.partition(".")
@@ -200,11 +215,11 @@ def torch_layers(model: Model) -> Iterator[Layer]:
             for name in ("norm1", "norm2"):
                 yield f"{here}.{name}", f"{there}/{name}", "layernorm"
     yield _PROJECTORS[model.head], "projector", "linear"
-    # Between the linear layers of the regressor stand a ReLU and a dropout.
+    # Between two linear layers of the regressor, there are a ReLU and a dropout.
     for i in range(len(model.regressor) + 1):
         yield f"regressor.regressor.{3 * i}", f"regress/linear{i}", "linear"
 
 
 def describe(model: Model) -> str:
-    """The network in words, for messages."""
+    """Describes the network in words, for messages."""
     return f"the quality net with the head {model.head!r}"

@@ -1,4 +1,4 @@
-"""DAGR's two training tasks: what the loss of a batch is, and what the networks predict."""
+"""The two training tasks of DAGR: the loss of a batch and the prediction of each network."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,15 +17,16 @@ from dagr_jax.runtime.errors import DagrError
 
 @dataclasses.dataclass(frozen=True)
 class SaliencyTask:
-    """Pretraining of the saliency network (REFERENCE.md §2). All of it is trained.
+    """Pretraining of the saliency network (docs/reference.md, section 2). All of it is trained.
 
-    Batch: frames uint8 (B,T,H,W,3), maps uint8 (B,T,H,W) ground-truth density, index int32 (B,).
+    A batch holds frames (B, T, H, W, 3) uint8, maps (B, T, H, W) uint8 ground-truth density, and
+    index (B,) int32.
 
     Attributes:
-      model: models.dagr.unet3d.Model.
-      preset: 'paper' or 'release', the loss's arithmetic.
-      gamma: weight of the KL term.
-      augment: frames and maps are augmented together.
+        model: A models.dagr.unet3d.Model.
+        preset: Arithmetic of the loss, 'paper' or 'release'.
+        gamma: Weight of the KL term.
+        augment: Augmentation, applied to frames and maps together.
     """
 
     model: nn.Module
@@ -35,13 +36,19 @@ class SaliencyTask:
 
     @property
     def trained(self) -> tuple[str, ...] | None:
-        """Every module of the network is trained."""
+        """None: every module of the network is trained."""
         return None
 
     def loss(
         self, variables: dict[str, Tree], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
-        """Loss of one batch in training mode → (loss, (batch_stats, {'kl', 'cc'}))."""
+        """Returns (loss, (batch_stats, {'kl', 'cc'})) of one batch in training mode.
+
+        Args:
+            variables: {'params', 'batch_stats'} of the network.
+            batch: Name → array (see the class).
+            key: Random key of the step.
+        """
         augment_key, dropout_key = jax.random.split(key)
         frames, maps = augment_batch(
             augment_key, batch["index"], batch["frames"], batch["maps"], self.augment
@@ -53,39 +60,44 @@ class SaliencyTask:
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        assert maps is not None  # they are in the batch
+        assert maps is not None  # the batch contains maps
         loss, parts = saliency_loss(logits, to_unit(maps), preset=self.preset, gamma=self.gamma)
         return loss, (new.get("batch_stats", {}), parts)
 
     def predict(self, variables: Mapping[str, Tree], batch: Batch) -> Float[Array, "b t h w"]:
-        """Saliency maps of a batch, each min-max normalised to [0, 1] on its own."""
+        """Returns the saliency maps (B, T, H, W) of a batch, each min-max normalised to [0, 1].
+
+        Args:
+            variables: {'params', 'batch_stats'} of the network.
+            batch: Name → array, with 'frames' (B, T, H, W, 3) uint8.
+        """
         logits = self.model.apply(variables, to_unit(batch["frames"]), train=False)
         return normalize_maps(cast(jax.Array, logits))
 
 
 @dataclasses.dataclass(frozen=True)
 class QualityTask:
-    """Training of the quality model on frames and *stored* saliency maps (REFERENCE.md §3).
+    """Training of the quality model with *stored* saliency maps (docs/reference.md, section 3).
 
-    Only the submodule 'vqa' is trained; the saliency network stays as it is and travels along in
-    `TrainState.frozen`, so that every checkpoint is a complete DAGR. With `train_saliency` it is
-    trained too, through the fused frames, its batch statistics as they are; it sees whole frames,
-    all of them, before they are augmented. The rank term of the loss couples the whole global batch
-    (with accumulation: the micro-batch).
+    Only the submodule 'vqa' is trained. The saliency network does not change and is kept in
+    `TrainState.frozen`, so that every checkpoint is a complete DAGR. With `train_saliency`, the
+    saliency network is also trained, through the fused frames, with fixed batch statistics. It
+    then sees all frames, whole and before augmentation. The rank term of the loss couples the whole
+    global batch (with gradient accumulation, the micro-batch).
 
-    Batch: frames uint8 (B,T,H,W,3), maps uint8 (B,T,h,w) (may lack when the model has no saliency
-    network), target float32 (B,) in [0,1], index int32 (B,).
+    A batch holds frames (B, T, H, W, 3) uint8, maps (B, T, h, w) uint8 (optional if the model has
+    no saliency network), target (B,) float32 in [0, 1], and index (B,) int32.
 
     Attributes:
-      model: models.dagr.Model.
-      preset: 'paper' or 'release', the loss's arithmetic.
-      weight: weight of the rank term.
-      augment: frames and maps are augmented together, one draw a video.
-      train_saliency: the batch needs no maps then.
+        model: A models.dagr.Model.
+        preset: Arithmetic of the loss, 'paper' or 'release'.
+        weight: Weight of the rank term.
+        augment: Augmentation, applied to frames and maps together, with one draw per video.
+        train_saliency: Whether the saliency network is trained too. The batch then needs no maps.
 
     Raises:
-      DagrError: `train_saliency` of the preset 'release', whose maps are rounded to 8 bits: no
-        gradient passes.
+        DagrError: `train_saliency` is set with the preset 'release', which rounds maps to 8 bits,
+            so that no gradient reaches the saliency network.
     """
 
     model: Model
@@ -97,23 +109,29 @@ class QualityTask:
     def __post_init__(self) -> None:
         if self.train_saliency and self.preset == "release":
             raise DagrError(
-                "train_saliency: the preset release rounds the maps, which no gradient passes; "
-                "take the preset paper, or leave the saliency network as it is"
+                "train_saliency: the preset release rounds the maps, so no gradient reaches the "
+                "saliency network; use the preset paper, or set train_saliency to False"
             )
 
     @property
     def trained(self) -> tuple[str, ...] | None:
-        """Top-level modules that are trained; the others stay as they are."""
+        """Names of the top-level modules that are trained. The others do not change."""
         return ("vqa", "saliency") if self.train_saliency else ("vqa",)
 
     def loss(
         self, variables: dict[str, Tree], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
-        """Loss of one batch in training mode → (loss, (batch_stats, {'l1', 'rank'}))."""
+        """Returns (loss, (batch_stats, {'l1', 'rank'})) of one batch in training mode.
+
+        Args:
+            variables: {'params', 'batch_stats'} of the complete model.
+            batch: Name → array (see the class).
+            key: Random key of the step.
+        """
         augment_key, dropout_key = jax.random.split(key)
         stored = batch.get("maps")
         if self.train_saliency:
-            # As stored ones are, in [0, 255].
+            # In [0, 255], like stored maps.
             stored = 255 * saliency_maps(self.model, variables, batch["frames"])
         frames, maps = augment_batch(
             augment_key, batch["index"], batch["frames"], stored, self.augment
@@ -129,10 +147,14 @@ class QualityTask:
         return loss, (stats, parts)
 
     def predict(self, variables: Mapping[str, Tree], batch: Batch) -> Float[Array, " b"]:
-        """Scores of a batch, on the [0, 1] scale of the target, unclipped.
+        """Returns the scores (B,) of a batch, on the [0, 1] scale of the target, not clipped.
 
-        From its stored maps; where it has none, or with `train_saliency`, the saliency network
-        makes them.
+        The scores use the stored maps of the batch. If the batch has no maps, or with
+        `train_saliency`, the saliency network computes the maps.
+
+        Args:
+            variables: {'params', 'batch_stats'} of the complete model.
+            batch: Name → array (see the class).
         """
         given = {"frames": batch["frames"]}
         if "maps" in batch and not self.train_saliency:

@@ -1,6 +1,6 @@
-"""The saliency network: UNet3D with register tokens (REFERENCE section 2).
+"""The saliency network: UNet3D with register tokens (docs/reference.md, section 2).
 
-96,243,333 parameters with the default widths and four registers.
+It has 96,243,333 parameters with the default widths and four registers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,8 +29,8 @@ class Registers(nn.Module):
     """N learned tokens that become N input channels, the same for every video.
 
     Attributes:
-      num_registers: N, at the same time the number of tokens and of channels.
-      register_dim: length of a token.
+        num_registers: N, the number of tokens and also the number of channels.
+        register_dim: Length of a token.
     """
 
     num_registers: int
@@ -38,19 +38,23 @@ class Registers(nn.Module):
 
     @nn.compact
     def __call__(self, num_frames: int) -> Float[Array, "t n"]:
-        """Returns the value of each register channel at each of `num_frames` frames, (T, N).
+        """Returns the value of each register channel at each frame.
 
-        With `num_frames` = N these are the projected tokens themselves, one in each row.
+        Args:
+            num_frames: T, the number of frames.
+
+        Returns:
+            (T, N). With T = N, these are the projected tokens, one per row.
         """
         tokens = parameter(
             self, "tokens", nn.initializers.normal(1.0), (self.num_registers, self.register_dim)
         )
         values = Linear(self.num_registers, name="proj")(tokens)  # (N tokens, N channels)
-        # The tokens lie along time; nearest-neighbour resize to the T frames.
+        # The tokens are along time; they are resized to T frames by nearest neighbour.
         return values[np.arange(num_frames) * self.num_registers // num_frames]
 
 
-# What `Model.remat` keeps of a block for the gradient.
+# `Model.remat` → policy for which values of a block are kept for the gradient.
 _CONVOLVED = "convolved"
 REMAT: dict[str, Any] = {
     "none": None,
@@ -60,7 +64,13 @@ REMAT: dict[str, Any] = {
 
 
 class Block(nn.Module):
-    """[3×3×3 convolution, BatchNorm, ReLU] twice: (B,T,H,W,C) → (B,T,H,W,features)."""
+    """[3×3×3 convolution, BatchNorm, ReLU] twice: (B, T, H, W, C) → (B, T, H, W, features).
+
+    Attributes:
+        features: Number of output channels.
+        conv_form: How the convolutions are computed (see `conv3d.Conv3D`).
+        dtype: Compute type.
+    """
 
     features: int
     conv_form: str
@@ -70,7 +80,17 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b t h w c"], train: bool, **joined: Array
     ) -> Float[Array, "b t h w d"]:
-        """Args: joined: what the first convolution sees besides x (`conv3d.Conv3D`)."""
+        """Applies the block.
+
+        Args:
+            x: (B, T, H, W, C) input.
+            train: Whether BatchNorm uses batch statistics.
+            **joined: Other inputs of the first convolution, `low` or `field` (see
+                `conv3d.Conv3D`).
+
+        Returns:
+            (B, T, H, W, features).
+        """
         for i in (1, 2):
             conv = Conv3D(self.features, self.conv_form, self.dtype, name=f"conv{i}")
             x = checkpoint_name(conv(x, train=train, **(joined if i == 1 else {})), _CONVOLVED)
@@ -82,16 +102,16 @@ class Model(nn.Module):
     """UNet3D saliency network.
 
     Attributes:
-      widths: channels of the encoder levels.
-      bottleneck: channels below them.
-      num_registers: N; 0 for the network without registers (the ablation).
-      register_dim: length of a register token.
-      preset: 'paper' or 'release'; see `layout.saliency_layout`.
-      conv_form: how the convolutions are computed, see `conv3d.Conv3D`.
-      remat: what training computes again for the gradient instead of keeping it. 'none': nothing.
-        'norms': norms and activations, all but what the convolutions gave. 'blocks': everything
-        but the inputs of the blocks, at the price of another forward pass.
-      dtype: compute type, 'float32' or 'bfloat16'; parameters, norms and logits are float32.
+        widths: Number of channels of each encoder level.
+        bottleneck: Number of channels of the bottleneck, below the encoder levels.
+        num_registers: N; 0 for the network without registers (the ablation).
+        register_dim: Length of a register token.
+        preset: 'paper' or 'release' (see `layout.saliency_layout`).
+        conv_form: How the convolutions are computed (see `conv3d.Conv3D`).
+        remat: What training recomputes for the gradient instead of keeping it. 'none': nothing.
+            'norms': norms and activations; only the outputs of the convolutions are kept. 'blocks':
+            everything except the inputs of the blocks, at the cost of another forward pass.
+        dtype: Compute type, 'float32' or 'bfloat16'. Parameters, norms and logits are float32.
     """
 
     widths: Sequence[int] = (64, 128, 256, 512)
@@ -110,11 +130,14 @@ class Model(nn.Module):
         """Computes saliency logits.
 
         Args:
-          video: (B, T, H, W, 3), RGB in [0, 1].
-          train: batch statistics in BatchNorm (then 'batch_stats' must be mutable).
+            video: (B, T, H, W, 3) frames, RGB in [0, 1].
+            train: Whether BatchNorm uses batch statistics ('batch_stats' must then be mutable).
 
         Returns:
-          Logits, (B, T, H, W), float32; their sigmoid is the saliency.
+            (B, T, H, W) float32 logits. Their sigmoid is the saliency.
+
+        Raises:
+            DagrError: The preset, `conv_form` or `remat` is unknown.
         """
         dtype = jnp.dtype(self.dtype)
         x = saliency_layout(jnp.asarray(video), self.preset).astype(dtype)
@@ -136,7 +159,7 @@ class Model(nn.Module):
 
         for level in range(len(self.widths), 0, -1):
             block = self._block(self.widths[level - 1], f"decoder{level}")
-            x = block(skips[level - 1], train, low=x)  # x enlarged, then the skip
+            x = block(skips[level - 1], train, low=x)  # channels: upsampled x, then the skip
         return Linear(1, name="final_conv")(x)[..., 0]
 
     def _block(self, features: int, name: str) -> Block:
@@ -149,7 +172,7 @@ class Model(nn.Module):
 
 
 def of_torch(arrays: Arrays) -> Model:
-    """The model of the PyTorch release that a state_dict belongs to, of its sizes."""
+    """Returns the model, with preset 'release', that has the sizes of a PyTorch state_dict."""
     levels = max(numbers(arrays, r"encoder([1-9]\d*)\."))
     registers = any(key == "register_tokens" or key.startswith("token_proj.") for key in arrays)
     paper = Model()
@@ -166,7 +189,7 @@ def of_torch(arrays: Arrays) -> Model:
 
 
 def torch_layers(model: Model) -> Iterator[Layer]:
-    """PyTorch's layers of a model (`torch_names`)."""
+    """Yields the PyTorch layers of a model (see `torch_names`)."""
     if model.num_registers:
         yield "register_tokens", "registers", "tokens"
         yield "token_proj", "registers/proj", "conv1x1x1"
@@ -182,6 +205,6 @@ def torch_layers(model: Model) -> Iterator[Layer]:
 
 
 def describe(model: Model) -> str:
-    """The network in words, for messages."""
+    """Describes the network in words, for messages."""
     registers = f"with {model.num_registers}" if model.num_registers else "without"
     return f"the saliency net {registers} registers"

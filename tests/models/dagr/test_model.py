@@ -200,7 +200,7 @@ def test_bad_fields_are_refused(variables, frames):
         build(preset="torch")
     with pytest.raises(DagrError, match="needs saliency maps, and the model has no saliency net"):
         jax.eval_shape(build(saliency=None).init, jax.random.key(0), frames)
-    with pytest.raises(DagrError, match="the model has no saliency network; give the field"):
+    with pytest.raises(DagrError, match="the model has no saliency network; set the field"):
         dagr.saliency_maps(build(saliency=None), variables, frames)
 
 
