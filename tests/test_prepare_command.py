@@ -43,6 +43,19 @@ def test_the_command_prints_counts_and_leaves_a_prepared_set(source, tmp_path, c
     assert "stream.rule was linspace and is now segments" in capsys.readouterr().err
 
 
+def test_a_set_that_version_0_1_prepared_is_used(source, tmp_path, capsys):
+    out = tmp_path / "set"
+    assert prepare(source, out, "--max-failures", "6") == 0
+    held = json.loads((out / "prepared.json").read_text())
+    del held["stream"]
+    sampling = {"num_frames": 4, "rule": "linspace", "size": [24, 32]}
+    held |= {"format": 2, "sampling": sampling}
+    (out / "prepared.json").write_text(json.dumps(held))
+    assert prepare(source, out) == 0
+    assert prepare(source, out, "--frames", "5") == 1
+    assert "stream.frames was 4 and is now 5" in capsys.readouterr().err
+
+
 def test_too_many_failures_are_one_line_and_nothing_is_decoded_twice(
     source, tmp_path, capsys, monkeypatch
 ):

@@ -53,10 +53,25 @@ def claim(path: Path, wanted: Any, what: str) -> None:
     Raises:
         StageError: The file holds another configuration.
     """
-    differing = list(_differences(json.loads(path.read_text()), wanted))
+    refuse_differences(path.parent, json.loads(path.read_text()), wanted, what)
+
+
+def refuse_differences(folder: Path, held: Any, wanted: Any, what: str) -> None:
+    """Checks that an artifact belongs to the current configuration.
+
+    Args:
+        folder: Folder of the artifact, for the error message.
+        held: Configuration of the artifact, as plain data.
+        wanted: Current configuration, as plain data.
+        what: Kind of the artifact, for the error message, such as "a run".
+
+    Raises:
+        StageError: The configurations differ.
+    """
+    differing = list(_differences(held, wanted))
     if differing:
         raise StageError(
-            f"{path.parent}: holds {what} of another configuration ({'; '.join(differing)}); "
+            f"{folder}: holds {what} of another configuration ({'; '.join(differing)}); "
             "use another --workdir, or delete this one"
         )
 

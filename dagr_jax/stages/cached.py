@@ -22,6 +22,7 @@ from dagr_jax.runtime import distributed
 from dagr_jax.runtime.atomic import atomic_folder
 from dagr_jax.stages.artifacts import StageError, digest, plain, read_json, write_json
 from dagr_jax.stages.console import progress
+from dagr_jax.stages.prepare import read_prepared
 from dagr_jax.stages.quality import quality_source
 from dagr_jax.stages.run import Run
 from dagr_jax.stages.start import trained
@@ -108,7 +109,7 @@ def _made_of(
         "folder": stream.folder,
         "inputs": plain(run.inputs.to_json()),
         "size": list(stream.size),
-        "prepared": read_json(run.data / "prepared.json"),
+        "prepared": read_prepared(run.data),
         "videos": digest(videos),
     }
 

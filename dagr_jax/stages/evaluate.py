@@ -26,7 +26,7 @@ from dagr_jax.stages.artifacts import StageError, digest, plain, read_json, writ
 from dagr_jax.stages.cached import write_stream
 from dagr_jax.stages.console import progress
 from dagr_jax.stages.gaze import gaze_report, maps_of_test
-from dagr_jax.stages.prepare import check_source, prepare_set
+from dagr_jax.stages.prepare import check_source, prepare_set, read_prepared
 from dagr_jax.stages.quality import gather, quality_source, source_of, to_mos
 from dagr_jax.stages.run import Run, stored_stream
 from dagr_jax.stages.split import unseen
@@ -190,10 +190,9 @@ def _run_of(
         StageError: `data` is not a prepared set, or was decoded with other settings; or maps are
             missing, or given but not needed.
     """
-    prepared = data / "prepared.json"
-    if not prepared.is_file():
+    if not (data / "prepared.json").is_file():
         raise StageError(f"{data}: is not a prepared set; make one with dagr prepare")
-    held = read_json(prepared)
+    held = read_prepared(data)
     contract, inputs = registry.contract(meta["model"]), InputSpec.from_json(meta["inputs"])
     wanted = plain(dataclasses.asdict(stored_stream(inputs)[1]))
     if held["stream"] != wanted:

@@ -14,8 +14,8 @@ from dagr_jax.data.gaze import GazeSet
 from dagr_jax.data.rated import RatedSet
 from dagr_jax.registry import dataset_module
 from dagr_jax.runtime.errors import environment
-from dagr_jax.stages.artifacts import StageError, claim, plain, write_json
-from dagr_jax.video.inputs import Stream
+from dagr_jax.stages.artifacts import StageError, plain, read_json, refuse_differences, write_json
+from dagr_jax.video.inputs import Resize, Stream
 
 # Version of the layout of a prepared set. A set with another version is refused.
 _FORMAT = 3
@@ -54,8 +54,11 @@ def prepare_set(
         raise StageError(folder, "exists and is not a prepared set", "name another folder")
     if folder.exists():
         # The location of the source files does not change the records.
-        held = json.loads((folder / "prepared.json").read_text())["dataset"]["args"]
-        args |= {name: held[name] for name in _WHERE if name in held}
+        held = read_prepared(folder)
+        before = held["dataset"]["args"]
+        args |= {name: before[name] for name in _WHERE if name in before}
+        if map_size is None:  # a model without gaze does not read the maps
+            map_size = held["map_size"]
     wanted = {
         "format": _FORMAT,
         "dataset": {"name": dataset["name"], "args": args},
@@ -63,7 +66,7 @@ def prepare_set(
         "map_size": list(map_size) if map_size and has_gaze(dataset["name"]) else None,
     }
     if folder.exists():
-        claim(folder / "prepared.json", wanted, "a prepared set")
+        refuse_differences(folder, held, wanted, "a prepared set")
         return folder
     check_source(folder, dataset, "config.dataset")
     partial = folder.with_name(f".{folder.name}.partial")
@@ -95,6 +98,21 @@ def prepare_set(
     write_json(partial / "prepared.json", wanted)
     os.replace(partial, folder)
     return folder
+
+
+def read_prepared(folder: Path) -> dict[str, Any]:
+    """Returns what `prepared.json` of a prepared set holds, in the format of this version.
+
+    Version 0.1 wrote the format 2. Its records are the same, and its field `sampling` describes the
+    stream of the frames.
+    """
+    held = read_json(folder / "prepared.json")
+    if held["format"] == 2:
+        sampling = held.pop("sampling")
+        height, width = sampling["size"]
+        stream = Stream(sampling["rule"], sampling["num_frames"], Resize((height, width)))
+        held |= {"format": _FORMAT, "stream": plain(dataclasses.asdict(stream))}
+    return held
 
 
 def check_source(folder: Path, dataset: Mapping[str, Any], field: str) -> None:

@@ -13,9 +13,10 @@ from dagr_jax.data.records import read_list
 from dagr_jax.metrics import agreement
 from dagr_jax.models.dagr import unet3d
 from dagr_jax.models.dagr.tasks import SaliencyTask
-from dagr_jax.stages.artifacts import StageError, read_json
+from dagr_jax.stages.artifacts import StageError
 from dagr_jax.stages.console import progress, say
 from dagr_jax.stages.gaze import NAMES, Judged, ignorant, judge, ratio
+from dagr_jax.stages.prepare import read_prepared
 from dagr_jax.stages.split import unseen
 from dagr_jax.train.checkpoints import load_variables
 
@@ -143,7 +144,7 @@ def network_of(
             )
         size = args["saliency_size"]
         args = {"preset": args["preset"], "dtype": args["dtype"], **args["saliency"]}
-    held = read_json(data / "prepared.json")["stream"]["frames"]
+    held = read_prepared(data)["stream"]["frames"]
     wanted = meta["inputs"]["frames"]["frames"]
     if held != wanted:
         raise StageError(

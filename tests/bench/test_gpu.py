@@ -218,7 +218,10 @@ def test_every_part_runs_on_a_cpu(tmp_path):
     ]
     rows = {p["name"]: p["rows"] for p in result["parts"]}
     checks = rows["correctness"]
-    assert len(checks) == 9 + 8 + 8 and not [row for row in checks if not row.get("within")]
+    assert len(checks) == 9 + 8 + 8
+    assert not [row for row in checks if "error" in row or row.get("within") is False]
+    # Minimal filtering is not judged in bfloat16.
+    assert sum("within" not in row for row in checks) == 4
     programs = [row["program"] for row in rows["saliency"] + rows["quality"] + rows["training"]
                 if "program" in row]  # fmt: skip
     assert {program["kind"] for program in programs} == {

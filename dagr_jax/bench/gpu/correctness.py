@@ -27,6 +27,9 @@ from dagr_jax.models.dagr import losses
 # bits, so its errors are reported without a limit.
 ALLOWED = {"float32": 1e-3, "bfloat16": 3e-2}
 ALLOWED_FORMS = {"float32": 1e-5, "bfloat16": 2e-2}
+# The transforms of minimal filtering lose digits that bfloat16 does not have, so "auto" never takes
+# them in bfloat16. The error is shown and not judged.
+ALLOWED_FILTERING = {"float32": 1e-5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +246,10 @@ def _form(what: str, function: Callable[..., Any], form: str, *arguments: np.nda
             float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(fast, exact, strict=True)
         )
 
-    return Check(what, off, ALLOWED_FORMS)
+    return Check(what, off, ALLOWED_FILTERING if form in _FILTERING else ALLOWED_FORMS)
+
+
+_FILTERING = ("winograd", "mixed")
 
 
 def _values(function: Callable[..., Any], form: str, *arguments: Any) -> list[np.ndarray]:

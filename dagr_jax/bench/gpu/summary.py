@@ -88,8 +88,8 @@ def page(result: Mapping[str, Any]) -> str:
             "## Correctness\n\n"
             "Golden values: largest error in units of their standard deviation. Golden gradients: "
             "median relative error. Forms: largest error in units of the largest value. Errors of "
-            f"TF32 have no limit. {outside} of {len(checks)} checks exceed their limit, {failed} "
-            "did not run."
+            "TF32, and of minimal filtering in bfloat16, have no limit. "
+            f"{outside} of {len(checks)} checks exceed their limit, {failed} did not run."
             "\n\n" + _table(checks, ("what", "dtype", "off", "allowed", "within", "error"))
         )
     for part, title in _TITLES.items():
