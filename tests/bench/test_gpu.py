@@ -203,7 +203,7 @@ def test_only_results_of_a_real_card_are_kept(tmp_path, capsys):
 @pytest.mark.slow
 def test_every_part_runs_on_a_cpu(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "dagr_jax.bench.gpu", "--small", "--minutes", "25"]
+        [sys.executable, "-m", "dagr_jax.bench.gpu", "--small", "--minutes", "60"]
         + ["--out", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK_COMPILE},
