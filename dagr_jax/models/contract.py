@@ -13,11 +13,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
+import numpy as np
 from flax import struct
 
 from dagr_jax.layers.torch_names import Arrays, Layer
 from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.inputs import InputSpec
+from dagr_jax.video.sampling import map_indices
 
 Tree = Any  # a nested dict of arrays
 Batch = Mapping[str, jax.Array]
@@ -110,6 +112,17 @@ class CachedStream:
     size: tuple[int, int] = (0, 0)
     release: bool = False
     batch_size: int = 4
+
+    def chosen(self, entries: np.ndarray) -> np.ndarray:
+        """Selects the entries of the sampled frames by `choice`.
+
+        Args:
+            entries: (n, …), one entry for each sampled frame.
+
+        Returns:
+            (n, …) entries.
+        """
+        return entries[map_indices(np.arange(len(entries)), len(entries), self.choice)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,6 @@ from dagr_jax.data.map_folder import read_maps
 from dagr_jax.models.contract import CachedStream, Contract, Outputs
 from dagr_jax.video.clip import Clip, Piece
 from dagr_jax.video.inputs import InputSpec
-from dagr_jax.video.sampling import map_indices
 
 
 @dataclasses.dataclass
@@ -175,13 +174,8 @@ class Predictor:
             return read_maps(Path(folder), chosen, clip.length, stream.choice, stream.size, preset)
         if source.chunk:
             found = self._entries.pop((clip.start, clip.length, stream.name))
-            places = np.concatenate([place for place, _ in found])
-            entries = np.concatenate([entry for _, entry in found])[np.argsort(places)]
-            if source.window:
-                return entries[self.inputs.windows(stream.of, clip.length)[1]]
-            return entries
-        entries = self.entries(stream, clip.inputs[stream.of])
-        return entries[map_indices(np.arange(len(entries)), len(entries), stream.choice)]
+            return self.inputs.joined(stream.of, clip.length, found)
+        return stream.chosen(self.entries(stream, clip.inputs[stream.of]))
 
     def predict(self, clips: Sequence[Ready], batch_size: int) -> list[Outputs]:
         """Runs the model on a batch of clips.

@@ -29,7 +29,6 @@ from dagr_jax.stages.start import trained
 from dagr_jax.train import mesh as meshes
 from dagr_jax.video.clip import ClipPlan, Piece, read_clips
 from dagr_jax.video.inputs import InputSpec
-from dagr_jax.video.sampling import map_indices
 
 Entries = tuple[np.ndarray, list[np.ndarray]]  # record numbers, the entries (T, …) of each
 
@@ -193,12 +192,7 @@ def _of_stored(
     )
     for index, entries in run.predict(apply, variables, source, stream.batch_size):
         own = np.isin(index, _own(source))
-        yield index[own], [_chosen(one, stream.choice) for one in entries[own]]
-
-
-def _chosen(entries: np.ndarray, choice: str) -> np.ndarray:
-    """Selects entries for the sampled frames, from one entry for each sampled frame."""
-    return entries[map_indices(np.arange(len(entries)), len(entries), choice)]
+        yield index[own], [stream.chosen(one) for one in entries[own]]
 
 
 def _of_folder(
@@ -254,8 +248,4 @@ def _of_files(
             elif isinstance(message, Piece) and message.stream == stream.of:
                 entries = compute(variables, {stream.of: message.frames[None]})
                 found.append((message.places, np.asarray(entries[0])))
-        order = np.argsort(np.concatenate([places for places, _ in found]))
-        whole = np.concatenate([entries for _, entries in found])[order]
-        if spec.streams[stream.of].window:
-            whole = whole[spec.windows(stream.of, length)[1]]
-        yield np.array([i]), [whole]
+        yield np.array([i]), [spec.joined(stream.of, length, found)]

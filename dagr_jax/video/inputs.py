@@ -6,7 +6,7 @@ selects frames.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -297,6 +297,23 @@ class InputSpec:
         stream = self.streams[name]
         frames = self.streams[stream.of].indices(length)
         return windows_of(map_indices(frames, length, stream.choice), length, stream.window)
+
+    def joined(
+        self, name: str, length: int, pieces: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> np.ndarray:
+        """Joins what was computed from the pieces of a stream (`clip.Piece`).
+
+        Args:
+            name: Name of the stream.
+            length: Number of frames of the clip.
+            pieces: (places of the frames, entries (k, …)) of each piece, in any order.
+
+        Returns:
+            (n, …) entries in the order of the frames; of windows, those of the chosen frames.
+        """
+        order = np.argsort(np.concatenate([places for places, _ in pieces]))
+        entries = np.concatenate([entries for _, entries in pieces])[order]
+        return entries[self.windows(name, length)[1]] if self.streams[name].window else entries
 
     def to_json(self) -> dict[str, Any]:
         """Returns the specification as plain data, for a checkpoint."""

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -18,7 +18,7 @@ Builders = dict[str, Callable[[], Side]]
 def compare(specs: Sequence[Spec], plan: Plan) -> Iterator[dict[str, Any]]:
     """Times specs of one kind and batch size in strict alternation with PyTorch's forms.
 
-    `compare_compiled` times PyTorch's compiled form.
+    `with_compiled` times PyTorch's compiled form.
 
     Args:
         specs: Programs to time, most important first.
@@ -40,20 +40,21 @@ def compare(specs: Sequence[Spec], plan: Plan) -> Iterator[dict[str, Any]]:
     yield from measured_rows(_interleaved(ours, theirs), plan, pairs, together=ours)
 
 
-def compare_compiled(rows: Sequence[Mapping[str, Any]], plan: Plan) -> Iterator[dict[str, Any]]:
-    """Times PyTorch's compiled form against our fastest program of each kind and batch size.
+def with_compiled(rows: Iterable[dict[str, Any]], plan: Plan) -> Iterator[dict[str, Any]]:
+    """Adds PyTorch's compiled form, timed against our fastest program of each kind and batch size.
 
-    Call it last: compiling one network in PyTorch can take as long as everything before it.
+    It is timed last: compiling one network in PyTorch can take as long as everything before it.
 
     Args:
-        rows: Rows from `compare`.
+        rows: Rows of the part, from `compare`.
         plan: Plan of the part.
 
     Yields:
-        Rows of the sides and ratios.
+        The rows as they come, then those of the compiled sides and their ratios.
     """
-    best: dict[tuple[str, int], Mapping[str, Any]] = {}
+    best: dict[tuple[str, int], dict[str, Any]] = {}
     for row in rows:
+        yield row
         if "program" in row and "median_s" in row:
             key = row["program"]["kind"], row["program"]["batch"]
             best[key] = min(best.get(key, row), row, key=lambda row: row["median_s"])

@@ -1,6 +1,7 @@
 """The same programs in PyTorch (`bench.twin`), with the same weights."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -69,7 +70,7 @@ def _inference(
         forward = torch_forward(*nets, model.alpha)
         if compiled:
             forward = torch.compile(forward)
-        call = lambda: forward(video)  # noqa: E731
+        call = partial(forward, video)
     else:
         # Inputs: saliency network (B, T, 3, H, W), quality network (B, 3, T, H, W).
         axes = (0, 1, 4, 2, 3) if kind == "saliency" else (0, 4, 1, 2, 3)
@@ -77,7 +78,7 @@ def _inference(
         net = torch_net(_NETS[kind], model, variables, channels_last=half).eval()
         if compiled:
             net = torch.compile(net)
-        call = lambda: net(frames)  # noqa: E731
+        call = partial(net, frames)
 
     def run() -> Any:
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=half):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dagr_jax.bench import table4
-from dagr_jax.bench.gpu.comparing import compare, compare_compiled
+from dagr_jax.bench.gpu.comparing import compare, with_compiled
 from dagr_jax.bench.gpu.plan import Plan
 from dagr_jax.bench.gpu.programs import Spec, dtypes
 
@@ -21,11 +21,7 @@ def measure(plan: Plan) -> Iterator[dict[str, Any]]:
     Yields:
         Rows of the sides and ratios.
     """
-    rows = []
-    for row in _rows(plan):
-        rows.append(row)
-        yield row
-    yield from compare_compiled(rows, plan)
+    yield from with_compiled(_rows(plan), plan)
 
 
 def _rows(plan: Plan) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from dagr_jax.bench.gpu.comparing import compare, compare_compiled
+from dagr_jax.bench.gpu.comparing import compare, with_compiled
 from dagr_jax.bench.gpu.plan import Plan
 from dagr_jax.bench.gpu.programs import Spec, dtypes
 
@@ -19,11 +19,11 @@ def measure(plan: Plan) -> Iterator[dict[str, Any]]:
     Yields:
         Rows of the sides and ratios.
     """
-    rows = []
+    yield from with_compiled(_rows(plan), plan)
+
+
+def _rows(plan: Plan) -> Iterator[dict[str, Any]]:
     forms = [form for form in plan.sizes.forms if form != "mixed"]
     for batch in plan.sizes.batches:
         specs = [Spec("saliency", dtype, form, batch) for form in forms for dtype in dtypes()]
-        for row in compare(specs, plan):
-            rows.append(row)
-            yield row
-    yield from compare_compiled(rows, plan)
+        yield from compare(specs, plan)

@@ -82,11 +82,11 @@ class Dagr(Contract):
         return tiny_config()
 
     def inputs(self, config: Config) -> InputSpec:
-        chosen, maps = config.sampling, config.maps
+        chosen = config.sampling
         return _inputs(
             {"num_frames": chosen.num_frames, "rule": chosen.rule},
             tuple(chosen.size),
-            {"window": maps.window, "choice": maps.choice, "outside": bool(maps.folder)},
+            self.settings(config),
             config.preset,
             config.model.args.alpha,
         )
