@@ -34,7 +34,7 @@ def scorer(tmp_path_factory):
 
 def with_maps(scorer: Scorer, window: int, choice: str) -> Scorer:
     """The same weights with another plan for the maps."""
-    options = {**scorer.meta["model_args"], "window": window, "choice": choice}
+    options = {**scorer.meta["model_args"], "window": window, "maps": choice}
     inputs, settings = scorer.contract.converted(options)
     meta = {**scorer.meta, "inputs": inputs.to_json(), "settings": settings}
     return Scorer(scorer.variables, meta)

@@ -1,12 +1,12 @@
 """The `dagr` command."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 
 from dagr_jax import __version__
 from dagr_jax.cli import bench, convert, evaluate, models, prepare, report, score, watch
+from dagr_jax.cli.options import Parser
 from dagr_jax.runtime import startup
 from dagr_jax.runtime.errors import DagrError
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 success, 1 failure, 2 usage error.
     """
-    parser = argparse.ArgumentParser(prog="dagr", description=__doc__)
+    parser = Parser(prog="dagr", description=__doc__)
     parser.add_argument("--version", action="version", version=f"dagr_jax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     for command in (score, watch, convert, prepare, evaluate, models, report, bench):

@@ -1,18 +1,17 @@
 """`dagr convert`."""
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
-
-from dagr_jax.video.sampling import MAP_CHOICES
 
 
 def add(commands: Any) -> None:
     """Adds the command `dagr convert`."""
     convert = commands.add_parser(
         "convert",
-        help="convert weights of the PyTorch release to a checkpoint, and back",
+        help="convert PyTorch weights to a checkpoint, and back",
         description="IN --out DIR: convert one network, as a start for training. "
-        "--saliency A --vqa B --out DIR: make a checkpoint for scoring. "
+        "--PART FILE … --out DIR: make a checkpoint for scoring from the networks of a model. "
         "DIR --to-torch FILE: convert a checkpoint back to PyTorch's names.",
     )
     convert.add_argument(
@@ -21,33 +20,13 @@ def add(commands: Any) -> None:
         metavar="IN",
         help="weights file (.pth, .pt or .safetensors), or checkpoint folder",
     )
-    convert.add_argument("--saliency", metavar="A", help="weights file of the saliency network")
-    convert.add_argument("--vqa", metavar="B", help="weights file of the quality network")
     convert.add_argument("--out", metavar="DIR", help="checkpoint to write; must not exist")
     convert.add_argument("--to-torch", metavar="FILE", help="safetensors file to write")
-    convert.add_argument(
-        "--alpha", type=float, default=0.5, help="weight of the saliency, 0 to 1 (default: 0.5)"
-    )
-    convert.add_argument(
-        "--maps",
-        choices=MAP_CHOICES,
-        default="linspace",
-        help="saliency maps for the 8 frames: linspace (as in the release for KoNViD-1k, LIVE-VQC "
-        "and YouTube-UGC), first (as for LSVQ), or matched (default: linspace)",
-    )
-    convert.add_argument(
-        "--window",
-        type=int,
-        default=8,
-        metavar="N",
-        help="the saliency network gets all frames, in windows of N; 0: only the sampled frames "
-        "(default: 8, as in the release)",
-    )
     convert.add_argument(
         "--dataset",
         default="unknown",
         metavar="NAME",
-        help="data set on which the quality network was trained (default: unknown)",
+        help="data set on which the complete model was trained (default: unknown)",
     )
     convert.add_argument(
         "--mos-range",
@@ -57,22 +36,63 @@ def add(commands: Any) -> None:
         metavar=("LOW", "HIGH"),
         help="lowest and highest MOS of that data set; scores are on this scale (default: 0 1)",
     )
+    convert.late = _add_models
     convert.set_defaults(run=_run)
 
 
+def _contracts() -> Iterator[Any]:
+    """Yields the contracts of the models whose networks can be converted."""
+    from dagr_jax import registry
+
+    contracts = map(registry.contract, registry.models())
+    return (contract for contract in contracts if contract.torch)
+
+
+def _add_models(convert: argparse.ArgumentParser) -> None:
+    """Adds the networks and options of each model, from its contract."""
+    for contract in _contracts():
+        group = convert.add_argument_group(f"{contract.facts.title}, for a checkpoint for scoring")
+        for network in contract.torch:
+            if network.part:
+                group.add_argument(
+                    f"--{network.part}",
+                    dest=f"{contract.name}.part.{network.part}",
+                    metavar="FILE",
+                    help=f"weights file of the {network.part} network",
+                )
+        for option in contract.convert_options:
+            group.add_argument(
+                f"--{option.name}",
+                dest=f"{contract.name}.option.{option.name}",
+                type=type(option.default),
+                choices=option.choices or None,
+                metavar=None if option.choices else "N",
+                help=f"{option.meaning} (default: {option.default})",
+            )
+
+
+def _given(arguments: argparse.Namespace, model: str, kind: str) -> dict[str, Any]:
+    """Returns {name: value} of the parts or options of a model that the command line gives."""
+    start = f"{model}.{kind}."
+    return {
+        name.removeprefix(start): value
+        for name, value in vars(arguments).items()
+        if name.startswith(start) and value is not None
+    }
+
+
 def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    pair = bool(arguments.vqa or arguments.saliency)
-    if pair == bool(arguments.source):
-        parser.error("convert: give either IN, or --vqa (and --saliency)")
-    if bool(arguments.out) == bool(arguments.to_torch) or (pair and arguments.to_torch):
+    parts = {c.name: _given(arguments, c.name, "part") for c in _contracts()}
+    options = {c.name: _given(arguments, c.name, "option") for c in _contracts()}
+    chosen = [name for name, given in parts.items() if given]
+    if len(chosen) + bool(arguments.source) != 1:
+        parser.error("convert: give either IN, or the networks of one model (see --help)")
+    if bool(arguments.out) == bool(arguments.to_torch) or (chosen and arguments.to_torch):
         parser.error("convert: give either --out DIR, or one checkpoint DIR and --to-torch FILE")
-    if pair and not arguments.vqa:
-        parser.error(
-            "convert: a checkpoint for scoring also needs --vqa; to convert one network, give it "
-            "as IN"
-        )
-    if arguments.window < 0 or not arguments.mos_range[0] < arguments.mos_range[1]:
-        parser.error("convert: --window must be at least 0, and --mos-range LOW below HIGH")
+    if unused := [f"--{o}" for name, given in options.items() if name not in chosen for o in given]:
+        parser.error(f"convert: {', '.join(unused)} has no effect on what is converted here")
+    if not arguments.mos_range[0] < arguments.mos_range[1]:
+        parser.error("convert: --mos-range LOW must be below HIGH")
     from dagr_jax.convert import exchange
     from dagr_jax.convert.state_dict import torch_network
 
@@ -80,19 +100,13 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         for path in exchange.export_torch(arguments.source, arguments.to_torch):
             print(path)
         return 0
-    if pair:
+    if chosen:
         use = exchange.Use(
-            options={
-                "alpha": arguments.alpha,
-                "window": arguments.window,
-                "choice": arguments.maps,
-            },
+            options=options[chosen[0]],
             dataset=arguments.dataset,
             mos_range=tuple(arguments.mos_range),
         )
-        given = {"saliency": arguments.saliency, "vqa": arguments.vqa}
-        sources = {part: path for part, path in given.items() if path}
-        networks = exchange.import_model(sources, use, arguments.out)
+        networks = exchange.import_model(parts[chosen[0]], use, arguments.out)
     else:
         network = exchange.import_network(arguments.source, arguments.out)
         networks = {network.name: network}

@@ -1,9 +1,32 @@
 """Options that several commands share."""
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 from dagr_jax.report import tables
 from dagr_jax.runtime.errors import DagrError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose further options are added when it is used.
+
+    The options of a command that come from the contracts of models need JAX, whose import takes
+    seconds. The other commands do not wait for it.
+
+    Attributes:
+        late: Function (parser) that adds the options; None after it was called, or if there are
+            none.
+    """
+
+    late: Callable[[argparse.ArgumentParser], None] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Adds the further options, and parses."""
+        if self.late is not None:
+            add, self.late = self.late, None
+            add(self)
+        return super().parse_known_args(args, namespace)
 
 
 def add_checkpoint(command: argparse.ArgumentParser) -> None:

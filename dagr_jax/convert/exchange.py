@@ -13,6 +13,7 @@ from dagr_jax.convert.files import WeightsError, read_weights, write_safetensors
 from dagr_jax.convert.layers import StateDictError
 from dagr_jax.convert.state_dict import Network, read_network, to_state_dict, torch_network
 from dagr_jax.models.contract import Contract
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train.checkpoints import load_variables, write_variables
 from dagr_jax.train.meta import make_meta
 from dagr_jax.video.inputs import InputSpec
@@ -23,7 +24,8 @@ class Use:
     """How converted weights are used: facts that a weights file does not contain.
 
     Attributes:
-        options: Options of the model, such as alpha, window and choice (`Contract.assemble`).
+        options: Values of options of the model (`Contract.convert_options`) that differ from their
+            defaults.
         dataset: Name of the data set on which the complete model was trained.
         mos_range: (lowest, highest) MOS of that data set.
     """
@@ -49,7 +51,7 @@ def import_network(source: str | Path, out: str | Path) -> Network:
     """
     network = _read(source)
     contract: Contract = registry.contract_of(network.name)
-    inputs, settings = contract.converted({})
+    inputs, settings = contract.converted(_options(contract, {}))
     meta = _meta(
         network.name, fields_of(network.model), None, inputs, settings, "unknown", [source]
     )
@@ -73,7 +75,8 @@ def import_model(
     Raises:
         WeightsError: A file cannot be read, or holds the network of another part.
         CheckpointError: `out` exists.
-        DagrError: A network that the options need is missing, or an option is out of range.
+        DagrError: A network that the options need is missing, or an option is unknown or out of
+            range.
     """
     networks: dict[str, Network] = {}
     for part, path in sources.items():
@@ -84,7 +87,8 @@ def import_model(
             raise WeightsError(path, f"it holds {described}", f"pass it as --{found.part}")
     contract: Contract = registry.contract_of(next(iter(networks.values())).name)
     fields = {part: fields_of(network.model) for part, network in networks.items()}
-    args = contract.assemble(fields, use.options)
+    options = _options(contract, use.options)
+    args = contract.assemble(fields, options)
     contract.build(args)  # raises an error if the networks and options do not fit together
     variables = {
         kind: {
@@ -94,7 +98,7 @@ def import_model(
         }
         for kind in ("params", "batch_stats")
     }
-    inputs, settings = contract.converted({**args, **use.options})
+    inputs, settings = contract.converted({**args, **options})
     paths = list(sources.values())
     meta = _meta(contract.name, args, use.mos_range, inputs, settings, use.dataset, paths)
     counters = {network.name: network.counters for network in networks.values()}
@@ -108,7 +112,7 @@ def export_torch(checkpoint: str | Path, out: str | Path) -> list[Path]:
     Args:
         checkpoint: Folder of a checkpoint, as `checkpoints.load_variables` takes it.
         out: Name of a .safetensors file. A checkpoint of two networks becomes two files, whose
-            names end in `.saliency.safetensors` and `.vqa.safetensors`.
+            names end in `.PART.safetensors`, with the part of the model.
 
     Returns:
         Paths of the written files.
@@ -157,6 +161,13 @@ def fields_of(model: nn.Module) -> dict[str, Any]:
         if field.name not in ("parent", "name")
     }
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def _options(contract: Contract, given: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = {option.name: option.default for option in contract.convert_options}
+    if others := given.keys() - defaults.keys():
+        raise DagrError(f"{contract.facts.title} has no option {', '.join(sorted(others))}")
+    return {**defaults, **given}
 
 
 def _read(source: str | Path) -> Network:

@@ -246,6 +246,24 @@ class TorchNetwork:
         return list(self.layers(module))
 
 
+@dataclasses.dataclass(frozen=True)
+class ConvertOption:
+    """An option of `dagr convert`: a fact about a model that its weights files do not contain.
+
+    Attributes:
+        name: Name on the command line, without "--", and in the options of `Contract.assemble` and
+            `Contract.converted`.
+        meaning: Help text.
+        default: Default value; its type is that of the option.
+        choices: Allowed values; (): all values.
+    """
+
+    name: str
+    meaning: str
+    default: Any
+    choices: tuple[Any, ...] = ()
+
+
 class Contract(abc.ABC):
     """Interface of a complete model to the rest of the program."""
 
@@ -255,6 +273,7 @@ class Contract(abc.ABC):
     # of the part in the complete model).
     networks: Mapping[str, tuple[type[nn.Module], str]] = {}
     torch: Sequence[TorchNetwork] = ()
+    convert_options: Sequence[ConvertOption] = ()
 
     @abc.abstractmethod
     def build(self, args: Mapping[str, Any]) -> nn.Module:
@@ -351,7 +370,7 @@ class Contract(abc.ABC):
 
         Args:
             parts: Part of the model → fields of its network.
-            options: Fields and options that the files of weights do not contain.
+            options: Values of all `convert_options`.
 
         Raises:
             DagrError: A part that the options require is missing, or the model has no parts.
@@ -362,10 +381,11 @@ class Contract(abc.ABC):
         """Returns the inputs and settings of a checkpoint of converted weights.
 
         Args:
-            options: Fields of the complete model and other options; {} for one network alone.
+            options: Fields of the complete model, and values of all `convert_options`. For one
+                network alone, only these values.
 
         Raises:
-            DagrError: Weights of the model cannot be converted.
+            DagrError: Weights of the model cannot be converted, or an option is out of range.
         """
         raise DagrError(f"weights of {self.name} cannot be converted")
 

@@ -110,6 +110,11 @@ def test_errors_are_one_line_and_leave_nothing_behind(tmp_path, files, capsys):
         ([str(tmp_path / "no.safetensors"), "--out", out], "there is no such file"),
         ([str(tmp_path / "broken.safetensors"), "--out", out], "missing: final_conv.bias"),
         ([saliency, "--out", str(tmp_path / "there")], "there: already exists; delete it, or use"),
+        (["--saliency", saliency, "--out", out], "needs a quality network; pass it as --vqa"),
+        (
+            ["--saliency", saliency, "--vqa", quality, "--window", "-1", "--out", out],
+            "window must be at least 0, got -1",
+        ),
         (["--vqa", quality, "--out", out], "alpha 0.5 needs a saliency network"),
         (["--vqa", saliency, "--alpha", "0", "--out", out], "it holds the saliency net with 4"),
         (
@@ -133,7 +138,7 @@ def test_errors_are_one_line_and_leave_nothing_behind(tmp_path, files, capsys):
         [],
         ["a.pth"],
         ["a.pth", "--vqa", "b.pth", "--out", "c"],
-        ["--saliency", "a.pth", "--out", "c"],
+        ["a.pth", "--alpha", "0", "--out", "c"],
         ["--vqa", "a.pth", "--to-torch", "c"],
         ["a.pth", "--out", "c", "--to-torch", "d"],
         ["--vqa", "a.pth", "--out", "c", "--mos-range", "5", "1"],

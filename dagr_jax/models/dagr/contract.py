@@ -14,6 +14,7 @@ from dagr_jax.models.contract import (
     CachedStream,
     Config,
     Contract,
+    ConvertOption,
     Facts,
     MapFacts,
     Pretrained,
@@ -26,6 +27,7 @@ from dagr_jax.models.dagr.model import Model, saliency_maps
 from dagr_jax.models.dagr.tasks import QualityTask, SaliencyTask
 from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.inputs import InputSpec, Resize, Stream
+from dagr_jax.video.sampling import MAP_CHOICES
 
 # Sections of the config that the weights of a training stage depend on.
 _DATA = ("seed", "preset", "dataset", "split", "sampling", "model", "saliency")
@@ -65,6 +67,22 @@ class Dagr(Contract):
             quality_net.torch_layers,
             quality_net.describe,
             "vqa",
+        ),
+    )
+    convert_options = (
+        ConvertOption("alpha", "weight of the saliency, 0 to 1", 0.5),
+        ConvertOption(
+            "maps",
+            "saliency maps for the 8 frames: linspace (as in the release for KoNViD-1k, LIVE-VQC "
+            "and YouTube-UGC), first (as for LSVQ), or matched",
+            "linspace",
+            MAP_CHOICES,
+        ),
+        ConvertOption(
+            "window",
+            "the saliency network gets all frames, in windows of this length, as in the release; "
+            "0: only the sampled frames",
+            8,
         ),
     )
 
@@ -230,7 +248,7 @@ class Dagr(Contract):
     def assemble(
         self, parts: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any]
     ) -> dict[str, Any]:
-        alpha = options.get("alpha", 0.5)
+        alpha = options["alpha"]
         if "saliency" not in parts and alpha:
             raise DagrError(f"alpha {alpha} needs a saliency network; pass one, or set alpha to 0")
         if "vqa" not in parts:
@@ -241,17 +259,12 @@ class Dagr(Contract):
         """Returns the inputs and settings that the release uses for every video.
 
         Source: docs/reference.md, section 1.
-
-        Args:
-            options: Fields of the complete model and other options; {} for one network alone.
         """
-        plan = {
-            "window": options.get("window", 8),
-            "choice": options.get("choice", "linspace"),
-            "outside": False,
-        }
+        if options["window"] < 0:
+            raise DagrError(f"window must be at least 0, got {options['window']}")
+        plan = {"window": options["window"], "choice": options["maps"], "outside": False}
         sampling = {"num_frames": 8, "rule": "linspace"}
-        return _inputs(sampling, (224, 398), plan, "release", options.get("alpha", 0.5)), plan
+        return _inputs(sampling, (224, 398), plan, "release", options["alpha"]), plan
 
     def upgrade(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the metadata of a checkpoint of version 0.1 in the current format.
