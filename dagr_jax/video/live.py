@@ -367,8 +367,10 @@ class _Coming:
         until = time.monotonic() + self._patience
         while True:
             data = os.read(self._file, size)
-            if data or not self._grows or time.monotonic() > until:
+            if data or not self._grows:
                 return data
+            if time.monotonic() > until:
+                self._grows = False  # FFmpeg asks several times, and each would wait again
             time.sleep(_POLL)
 
     def close(self) -> None:
