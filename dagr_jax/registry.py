@@ -36,6 +36,10 @@ class UnknownName(DagrError):
     """A name is not in a table. The message lists the names in the table."""
 
 
+class BrokenPackage(DagrError):
+    """The package of another author adds a model or data set that cannot be used."""
+
+
 def models() -> dict[str, str]:
     """Returns {name: module} of all models, including those of other packages."""
     return _all(MODELS, "dagr_jax.models")
@@ -54,8 +58,27 @@ def contract(name: str) -> Any:
 
     Raises:
         UnknownName: No model has that name.
+        BrokenPackage: The model of another package cannot be used.
     """
-    return _module(name, models(), "model").CONTRACT
+    module = _module(name, models(), "model")
+    found = getattr(module, "CONTRACT", None)
+    if not hasattr(found, "build") or isinstance(found, type):
+        raise BrokenPackage(
+            f"model {name!r}: {module.__name__}.CONTRACT is not an instance of a Contract; see "
+            "docs/adding_a_model.md"
+        )
+    return found
+
+
+def contracts() -> tuple[dict[str, Any], list[BrokenPackage]]:
+    """Returns {name: contract} of all models that can be used, and the errors of the others."""
+    found, errors = {}, []
+    for name in models():
+        try:
+            found[name] = contract(name)
+        except BrokenPackage as error:
+            errors.append(error)
+    return found, errors
 
 
 def contract_of(name: str) -> Any:
@@ -68,9 +91,9 @@ def contract_of(name: str) -> Any:
         UnknownName: No model and no network has that name.
     """
     if name not in models():
-        for model in models():
-            if name in contract(model).networks:
-                return contract(model)
+        for found in contracts()[0].values():
+            if name in found.networks:
+                return found
     return contract(name)
 
 
@@ -97,4 +120,13 @@ def _all(own: dict[str, str], group: str) -> dict[str, str]:
 def _module(name: str, table: dict[str, str], what: str) -> ModuleType:
     if name not in table:
         raise UnknownName(f"unknown {what} {name!r}; available: {', '.join(table)}")
-    return importlib.import_module(table[name])
+    if table[name].startswith("dagr_jax."):
+        return importlib.import_module(table[name])
+    try:
+        return importlib.import_module(table[name])
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise BrokenPackage(
+            f"{what} {name!r}: its module {table[name]} cannot be imported ({told}); correct "
+            "it, or uninstall its package"
+        ) from error

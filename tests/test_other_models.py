@@ -1,6 +1,8 @@
 """A model that this repository does not know: every command works on it, by its contract alone."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -13,6 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dagr_jax import cli, registry, stages
+from dagr_jax.models.contract import Outputs
+from dagr_jax.runtime.errors import DagrError
+from dagr_jax.stages.start import check_outputs
+
 from .programs import QUICK_COMPILE, ROOT, lines, started, wait_for
 from .video.clips import remux
 
@@ -22,7 +29,7 @@ CONFIG = str(PLUGIN / "toy_config.py")
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Environment of a process in which the package of the model is installed."""
+    """Installs the package of the model, here and for the processes with this environment."""
     site = tmp_path_factory.mktemp("site")
     shutil.copy(PLUGIN / "dagr_toy.py", site)
     about = site / "dagr_toy-1.0.dist-info"
@@ -30,37 +37,33 @@ def environment(tmp_path_factory):
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: dagr-toy\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[dagr_jax.models]\ntoy = dagr_toy\n")
     path = os.pathsep.join(filter(None, [str(site), str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK_COMPILE}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(site)
+        yield {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK_COMPILE}
+    sys.modules.pop("dagr_toy", None)
 
 
 def program(environment, *arguments):
-    """What a process prints to stdout."""
+    """Runs a module as a program."""
     done = subprocess.run(
         [sys.executable, "-m", *map(str, arguments)],
         cwd=ROOT, env=environment, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode()
 
 
-def dagr(environment, *arguments):
-    return program(environment, "dagr_jax.cli", *arguments)
+def dagr(*arguments):
+    """What the command prints to stdout."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert cli.main([str(argument) for argument in arguments]) == 0
+    return printed.getvalue()
 
 
 @pytest.fixture(scope="module")
 def run(environment, tmp_path_factory):
-    """A finished run of the toy model, killed once in the midst of training."""
+    """A finished run of the toy model."""
     workdir = tmp_path_factory.mktemp("toy") / "run"
-    command = ["dagr_jax.main", f"--config={CONFIG}", f"--workdir={workdir}"]
-    log = workdir / "train" / "log.jsonl"
-    with started(
-        [sys.executable, "-m", *command], environment, workdir.parent / "killed.log"
-    ) as process:
-        wait_for(process, lambda: lines(log) >= 3)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert not (workdir / "test").exists()
-    program(environment, *command)
+    program(environment, "dagr_jax.main", f"--config={CONFIG}", f"--workdir={workdir}")
     return workdir
 
 
@@ -69,15 +72,21 @@ def clips(run):
     return sorted((run / "data" / "videos").glob("*.mp4"))[:2]
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_uninterrupted_one(run, environment, tmp_path):
-    whole = tmp_path / "whole"
-    program(
-        environment, "dagr_jax.main", f"--config={CONFIG}", f"--workdir={whole}",
-        f"--config.data_dir={run / 'data'}",
-    )  # fmt: skip
+    killed = tmp_path / "killed"
+    command = ["dagr_jax.main", f"--config={CONFIG}", f"--workdir={killed}"]
+    command.append(f"--config.data_dir={run / 'data'}")
+    log = killed / "train" / "log.jsonl"
+    with started([sys.executable, "-m", *command], environment, tmp_path / "log") as process:
+        wait_for(process, lambda: lines(log) >= 3)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (killed / "test").exists()
+    program(environment, *command)
     for name in ("test/predictions.csv", "split.csv"):
-        assert (whole / name).read_bytes() == (run / name).read_bytes()
-    assert lines(whole / "train" / "log.jsonl") == lines(run / "train" / "log.jsonl") == 12
+        assert (killed / name).read_bytes() == (run / name).read_bytes()
+    assert lines(log) == lines(run / "train" / "log.jsonl") == 12
 
 
 def test_what_a_run_leaves(run):
@@ -91,26 +100,26 @@ def test_what_a_run_leaves(run):
 
 
 def test_the_command_lists_it(environment):
-    assert "toy: Toy (2026)" in dagr(environment, "models")
-    names = [row["name"] for row in json.loads(dagr(environment, "models", "--format", "json"))]
+    assert "toy: Toy (2026)" in dagr("models")
+    names = [row["name"] for row in json.loads(dagr("models", "--format", "json"))]
     assert names == ["toy", "dagr"] or names == ["dagr", "toy"]
 
 
-def test_files_are_scored_as_the_test_stage_scores_them(run, clips, environment):
+def test_files_are_scored_as_the_test_stage_scores_them(run):
     with open(run / "test" / "predictions.csv", newline="") as stream:
         tested = {row["video"]: float(row["prediction"]) for row in csv.DictReader(stream)}
     videos = [run / "data" / "videos" / name for name in tested]
-    rows = json.loads(dagr(environment, "score", *videos, "--checkpoint", run, "--format", "json"))
+    rows = json.loads(dagr("score", *videos, "--checkpoint", run, "--format", "json"))
     for row in rows:
         # The stored stream is float32, the batch another: rounding alone.
         assert row["mos"] == pytest.approx(tested[Path(row["file"]).name], abs=1e-5)
         assert (row["model"], row["frames"]) == ("toy", 5)
 
 
-def test_segments_page_and_overlay(run, clips, environment, tmp_path):
+def test_segments_page_and_overlay(run, clips, tmp_path):
     page, overlay = tmp_path / "page.html", tmp_path / "overlay"
     text = dagr(
-        environment, "score", *clips, "--checkpoint", run, "--segments", "0.2",
+        "score", *clips, "--checkpoint", run, "--segments", "0.2",
         "--page", page, "--overlay", overlay, "--format", "json",
     )  # fmt: skip
     for row in json.loads(text):
@@ -123,15 +132,16 @@ def test_segments_page_and_overlay(run, clips, environment, tmp_path):
     assert len(list(overlay.glob("*.mp4"))) == len(list(overlay.glob("*.png"))) == 2
 
 
-def test_live_video(run, clips, environment, tmp_path):
+def test_live_video(run, clips, tmp_path):
     stream = remux(clips[0], tmp_path / "live.ts")  # which can be read without its end
-    command = ["watch", stream, "--checkpoint", run, "--window", "0.2", "--every"]
-    rows = [json.loads(line) for line in dagr(environment, *command).splitlines()]
+    command = ["watch", stream, "--checkpoint", run, "--window", "0.2", "--every", "--timeout", "2"]
+    rows = [json.loads(line) for line in dagr(*command).splitlines()]
     assert [row["window"] for row in rows] == [0, 1] and all(row["score"] for row in rows)
 
 
-def test_evaluation_on_a_prepared_set(run, environment, tmp_path):
-    dagr(environment, "evaluate", run / "data", "--checkpoint", run, "--workdir", tmp_path / "e")
+@pytest.mark.slow
+def test_evaluation_on_a_prepared_set(run, tmp_path):
+    dagr("evaluate", run / "data", "--checkpoint", run, "--workdir", tmp_path / "e")
     with open(tmp_path / "e" / "data" / "predictions.csv", newline="") as stream:
         others = {row["video"]: float(row["prediction"]) for row in csv.DictReader(stream)}
     with open(run / "test" / "predictions.csv", newline="") as stream:
@@ -141,12 +151,69 @@ def test_evaluation_on_a_prepared_set(run, environment, tmp_path):
 
 
 @pytest.mark.ray
-def test_the_same_rows_from_a_cluster(run, clips, environment):
+def test_the_same_rows_from_a_cluster(run, clips):
     pytest.importorskip("ray")
     command = ["score", *clips, "--checkpoint", run, "--format", "json"]
-    ours = json.loads(dagr(environment, *command))
-    theirs = json.loads(dagr(environment, *command, "--engine", "ray", "--workers", "1"))
+    ours = json.loads(dagr(*command))
+    theirs = json.loads(dagr(*command, "--engine", "ray", "--workers", "1"))
     assert [row["score"] for row in ours] == [row["score"] for row in theirs]
+
+
+TOLD = [
+    (
+        lambda c: setattr(c, "stages", ("prepare", "trane")),
+        "config.stages: unknown stage trane",
+    ),
+    (lambda c: delattr(c, "split"), "config: has no split; docs/adding_a_model.md lists all"),
+    (
+        lambda c: (delattr(c.test, "extras"), delattr(c.train.optim, "ema")),
+        "config: has no test.extras, train.optim.ema; docs",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), TOLD, ids=[said for _, said in TOLD])
+def test_a_configuration_that_lacks_something_is_one_line(environment, tmp_path, change, said):
+    config = registry.contract("toy").tiny_config()
+    with config.unlocked():
+        change(config)
+    with pytest.raises(stages.StageError) as error:
+        stages.run_stages(config, tmp_path / "run")
+    assert str(error.value).startswith(said) and not (tmp_path / "run").exists()
+
+
+def test_a_prepared_set_of_other_frames_is_refused_by_every_stage(run, tmp_path):
+    config = registry.contract("toy").tiny_config()
+    config.data_dir, config.dataset.args.frames = str(run / "data"), 12
+    with pytest.raises(stages.StageError, match="dataset.args.frames was 10 and is now 12"):
+        stages.run_stages(config, tmp_path / "run", ["train"])
+
+
+def with_maps(maps):
+    """Outputs with any maps; the tests check the types of arguments, users' programs do not."""
+    outputs = Outputs(np.zeros(2))
+    object.__setattr__(outputs, "maps", maps)
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        (np.zeros(2), "returns ndarray, not Outputs"),
+        (Outputs(np.zeros((2, 1))), r"returns a score of shape \(2, 1\), not \(2,\)"),
+        (
+            with_maps(None),
+            r"maps that are not a dict, name → \(B, T, h, w\); without maps, give {}",
+        ),
+        (with_maps(np.zeros((2, 3, 4, 4))), "maps that are not a dict"),
+        (with_maps({"other": np.zeros((2, 3, 4, 4))}), "the map other, which Facts.maps does not"),
+        (with_maps({"edges": np.zeros((2, 4, 4))}), r"the map edges of shape \(2, 4, 4\), not"),
+    ],
+)
+def test_a_model_that_returns_something_else_is_one_line(outputs, said):
+    check_outputs(with_maps({"edges": np.zeros((2, 3, 4, 4))}), 2, {"edges"}, "toy")
+    with pytest.raises(DagrError, match=f"the model toy .*{said}"):
+        check_outputs(outputs, 2, {"edges"}, "toy")
 
 
 def test_nothing_in_the_package_names_it():

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from dagr_jax import registry
+from dagr_jax import cli, registry
 from dagr_jax.models.contract import Contract
 from dagr_jax.runtime.errors import DagrError
 
@@ -67,11 +67,28 @@ def test_models_of_other_packages_are_found_and_no_own_name_can_be_taken(tmp_pat
     points = "[dagr_jax.models]\ntheirs = somebodys_model\ndagr = somebodys_model\n"
     install(tmp_path, monkeypatch, points)
     (tmp_path / "somebodys_model.py").write_text(
-        "class Theirs:\n    networks = {'part of it': (None, 'part')}\nCONTRACT = Theirs()\n"
+        "class Theirs:\n"
+        "    networks = {'part of it': (None, 'part')}\n"
+        "    def build(self, args): ...\n"
+        "CONTRACT = Theirs()\n"
     )
     assert type(registry.contract("theirs")).__name__ == "Theirs"
     assert registry.contract_of("part of it") is registry.contract("theirs")
     assert registry.models()["dagr"] == registry.MODELS["dagr"]
+
+
+def test_a_broken_package_is_one_line_and_hides_no_other(tmp_path, monkeypatch, capsys):
+    points = "[dagr_jax.models]\nbroken = no_such_module\nlazy = of_a_class\n"
+    install(tmp_path, monkeypatch, points)
+    (tmp_path / "of_a_class.py").write_text("class Lazy:\n    build = 1\nCONTRACT = Lazy\n")
+    with pytest.raises(registry.BrokenPackage, match="'broken': its module no_such_module cannot"):
+        registry.contract("broken")
+    with pytest.raises(registry.BrokenPackage, match="of_a_class.CONTRACT is not an instance"):
+        registry.contract("lazy")
+    assert registry.contract_of("unet3d").name == "dagr"
+    assert cli.main(["models"]) == 1
+    told = capsys.readouterr()
+    assert told.out.startswith("dagr: DAGR-VQA") and told.err.count("\n") == 2
 
 
 def test_models_and_losses_load_neither_decoder_nor_checkpoints():

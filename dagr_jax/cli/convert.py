@@ -44,8 +44,8 @@ def _contracts() -> Iterator[Any]:
     """Yields the contracts of the models whose networks can be converted."""
     from dagr_jax import registry
 
-    contracts = map(registry.contract, registry.models())
-    return (contract for contract in contracts if contract.torch)
+    contracts, _ = registry.contracts()
+    return (contract for contract in contracts.values() if contract.torch)
 
 
 def _add_models(convert: argparse.ArgumentParser) -> None:

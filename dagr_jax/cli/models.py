@@ -2,10 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dagr_jax.report import tables
+from dagr_jax.runtime.errors import DagrError
 
 
 def add(commands: Any) -> None:
@@ -25,21 +26,24 @@ def add(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    rows = facts()
+    rows, errors = facts()
     if arguments.format == "text":
         sys.stdout.write("\n\n".join(map(_paragraph, rows)) + "\n")
     else:
         sys.stdout.write(tables.render(rows, arguments.format))
-    return 0
+    for error in errors:
+        print(f"dagr: {error}", file=sys.stderr)
+    return 1 if errors else 0
 
 
-def facts() -> list[dict[str, Any]]:
-    """Returns a row of facts for each model, including the models of other packages."""
+def facts() -> tuple[list[dict[str, Any]], Sequence[DagrError]]:
+    """Returns a row of facts for each model, also of other packages, and the errors of the rest."""
     from dagr_jax import registry
 
     rows = []
-    for name in registry.models():
-        told = registry.contract(name).facts
+    contracts, errors = registry.contracts()
+    for name, contract in contracts.items():
+        told = contract.facts
         rows.append(
             {
                 "name": name,
@@ -53,7 +57,7 @@ def facts() -> list[dict[str, Any]]:
                 "licence": told.licence or "none",
             }
         )
-    return rows
+    return rows, errors
 
 
 def _paragraph(row: Mapping[str, Any]) -> str:

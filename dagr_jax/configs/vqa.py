@@ -14,8 +14,8 @@ schedules. The arithmetic is set by a separate field, `preset`.
 * `embedded`: small networks, high learning rates and few steps; the default for the embedded
   corpus. The recipe of the paper, 300 epochs at 1e-5 from ImageNet weights, cannot train from
   scratch in minutes.
-* `small`: like `embedded`, but with less data and fewer steps, in a tenth of the time. It is used
-  to compare many runs (`configs/ablation.py`, `configs/cross_dataset.py`).
+* `small`: like `embedded`, but with less data and fewer steps, in one to two minutes. It is used to
+  compare many runs (`configs/ablation.py`, `configs/cross_dataset.py`).
 """
 
 from ml_collections import config_dict

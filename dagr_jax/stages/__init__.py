@@ -25,7 +25,7 @@ from dagr_jax.stages.evaluate import test_stage
 from dagr_jax.stages.folds import ALL, run_folds
 from dagr_jax.stages.prepare import has_gaze, prepare_set
 from dagr_jax.stages.report import note_time, report_stage
-from dagr_jax.stages.run import Run
+from dagr_jax.stages.run import Run, check_sections
 from dagr_jax.stages.split import write_parts
 from dagr_jax.stages.sweep import is_sweep, run_sweep
 from dagr_jax.stages.training import no_gaze, train_stage
@@ -115,9 +115,11 @@ def run_stages(
     registry.contract(config.model.name)
     run = Run(config, Path(workdir))
     stages = stages_of(run)
-    if unknown := [name for name in names if name not in stages]:
-        raise StageError(f"unknown stage {', '.join(unknown)}; one of {', '.join(stages)}")
     chosen = names or config.stages
+    if unknown := [name for name in chosen if name not in stages]:
+        field = "" if names else "config.stages: "
+        raise StageError(f"{field}unknown stage {', '.join(unknown)}; one of {', '.join(stages)}")
+    check_sections(run)
     for name, stage in run.stages.items():
         if name in chosen and isinstance(stage, TrainStage) and stage.records == "gaze":
             section = config[name]
@@ -145,6 +147,7 @@ def run_stages(
         say(str(run_folds(run, lambda c, home: run_stages(c, home, names))))
         return
     if "prepare" not in chosen and run.data.exists():
+        distributed.first(lambda: _prepare(run))  # only checks the set, because it exists
         _write_splits(run)
     for name in [stage for stage in stages if stage in chosen]:
         _timed(name, stages[name], run)

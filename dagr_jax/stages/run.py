@@ -6,7 +6,7 @@ Nothing in this module writes files.
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ml_collections import config_dict
 from dagr_jax import registry
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import has_records
+from dagr_jax.models.config import add_training, base_config
 from dagr_jax.models.contract import CachedStream, Contract, TrainStage
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.errors import DagrError
@@ -222,6 +223,42 @@ class Run:
             config_digest=digest(chosen),
             worker_count=self.config.workers,
         )
+
+
+def check_sections(run: Run) -> None:
+    """Checks that the configuration has the sections and fields that the stages read.
+
+    Args:
+        run: The run.
+
+    Raises:
+        StageError: A section or a field is missing; the error names all of them.
+    """
+    wanted = base_config(run.contract.name, {}, run.config.dataset.name, ())
+    trained = [stage for stage in run.stages.values() if isinstance(stage, TrainStage)]
+    for stage in trained:
+        add_training(wanted, stage.name, batch_size=1, learning_rate=1.0)
+        if stage.records == "gaze":
+            wanted[stage.name].data_dir = ""
+    del wanted.dataset.args  # they depend on the data set
+    missing = sorted(_missing(wanted, run.config))
+    missing += [
+        f"{name} (in the sections of stage {stage.name})"
+        for stage in trained
+        for name in stage.sections
+        if name not in [*run.config, *missing]
+    ]
+    if missing:
+        raise StageError(f"config: has no {', '.join(missing)}; docs/adding_a_model.md lists all")
+
+
+def _missing(wanted: Mapping[str, Any], given: Any, path: str = "") -> Iterator[str]:
+    """Yields the names of the fields of `wanted` that `given` lacks."""
+    for name, value in wanted.items():
+        if name not in given:
+            yield path + name
+        elif isinstance(value, config_dict.ConfigDict):
+            yield from _missing(value, given[name], f"{path}{name}.")
 
 
 def stored_stream(inputs: InputSpec) -> tuple[str, Stream]:

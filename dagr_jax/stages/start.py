@@ -1,12 +1,16 @@
 """Initial weights of a stage: fresh, published, from another run, or from earlier stages."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from dagr_jax import registry
 from dagr_jax.convert import load_resnet
-from dagr_jax.models.contract import TrainStage
+from dagr_jax.models.contract import Outputs, TrainStage
+from dagr_jax.runtime.errors import DagrError
 from dagr_jax.stages.artifacts import StageError
 from dagr_jax.stages.run import Run
 from dagr_jax.train.checkpoints import load_variables, tree_shapes
@@ -28,10 +32,51 @@ def initial(stage: TrainStage, seed: int) -> Tree:
 
     Returns:
         {"params", "batch_stats", …} of the module.
+
+    Raises:
+        DagrError: The complete model does not return `Outputs` as the contract says.
     """
+
+    def begin(key: jax.Array, given: Any) -> Tree:
+        outputs, variables = stage.module.init_with_output(key, given)
+        if not stage.part:  # the complete model
+            facts = registry.contract(stage.model).facts
+            check_outputs(outputs, batch, facts.maps, stage.model)
+        return dict(variables)
+
     example = {name: np.zeros(shape, np.float32) for name, shape in stage.example.items()}
     given: Any = example.get("", example)  # the only input, or all inputs by name
-    return jax.jit(stage.module.init)(jax.random.key(seed, impl="rbg"), given)
+    batch = next(iter(stage.example.values()))[0]
+    return jax.jit(begin)(jax.random.key(seed, impl="rbg"), given)
+
+
+def check_outputs(outputs: Any, batch: int, maps: Collection[str], model: str) -> None:
+    """Checks that a model returns what the rest of the program needs.
+
+    Args:
+        outputs: Outputs of the model, as arrays or as their shapes.
+        batch: Number of videos in the batch.
+        maps: Names of the maps that the model can output (`Facts.maps`).
+        model: Name of the model, for the error message.
+
+    Raises:
+        DagrError: The type, a shape or the name of a map is wrong.
+    """
+    told, shapes = "", {}
+    if isinstance(outputs, Outputs) and isinstance(outputs.maps, Mapping):
+        shapes = {name: jnp.shape(one) for name, one in outputs.maps.items()}
+    if not isinstance(outputs, Outputs):
+        told = f"returns {type(outputs).__name__}, not Outputs"
+    elif jnp.shape(outputs.score) != (batch,):
+        told = f"returns a score of shape {jnp.shape(outputs.score)}, not {(batch,)}"
+    elif not isinstance(outputs.maps, Mapping):
+        told = "returns maps that are not a dict, name → (B, T, h, w); without maps, give {}"
+    elif unknown := shapes.keys() - set(maps):
+        told = f"returns the map {min(unknown)}, which Facts.maps does not describe"
+    elif flat := [name for name, shape in shapes.items() if len(shape) != 4]:
+        told = f"returns the map {flat[0]} of shape {shapes[flat[0]]}, not (B, T, h, w)"
+    if told:
+        raise DagrError(f"the model {model} {told}")
 
 
 def complete_start(run: Run, stage: TrainStage) -> Tree:

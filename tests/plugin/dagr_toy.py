@@ -8,8 +8,8 @@ import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
-from ml_collections import config_dict
 
+from dagr_jax.models.config import add_training, base_config
 from dagr_jax.models.contract import (
     CachedStream,
     Contract,
@@ -80,31 +80,17 @@ class ToyContract(Contract):
         return Toy(**args)
 
     def default_config(self, dataset, recipe=""):
-        config = config_dict.ConfigDict()
-        config.seed = 0
-        config.stages = ("prepare", "edges", "train", "test", "report")
-        args = {"source": "", "labels": "", "max_failures": -1}
-        if dataset == "synthetic":
-            args = {"seed": 5, "contents": (6, 2, 3), "frames": 10, "fixations": 4}
-            args.update({"distortions": "delivery", "patches": 0.6})
-        config.dataset = {"name": dataset, "args": args}
-        config.data_dir = ""
-        config.split = {"protocol": "official", "file": "", "test": 0.1, "val": 0.1}
-        config.split.update({"folds": 5, "fold": 0, "seed": 0})
-        config.model = {"name": "toy", "args": {"width": 4}}
-        config.train = {"seed": 0, "init": "", "steps": 12, "epochs": 0, "batch_size": 8}
-        config.train.update({"log_every": 1, "eval_every": 2})
-        config.train.optim = {
-            "name": "adam", "learning_rate": 1e-2, "weight_decay": 0.0, "schedule": "cosine",
-            "period": 0, "warmup_steps": 0, "end_value": 0.0, "b2": 0.999, "clip_norm": 0.0,
-            "accumulate": 1, "ema": 0.0, "groups": (),
-        }  # fmt: skip
-        config.test = {"batch_size": 4, "bootstrap": 50, "extras": True, "others": {}}
-        config.workers = 0
+        config = base_config("toy", {"width": 4}, dataset, ("edges", "train"))
+        add_training(config, "train", batch_size=8, learning_rate=1e-2, steps=12)
         return config.lock()
 
     def tiny_config(self):
-        return self.default_config("synthetic")
+        config = self.default_config("synthetic")
+        config.dataset.args.update({"contents": (6, 2, 3), "frames": 10})
+        config.train.update({"log_every": 1, "eval_every": 2})
+        config.test.bootstrap = 50
+        config.workers = 0
+        return config
 
     def inputs(self, config):
         return InputSpec({"clip": Stream("segments", 5, Resize((32, 48)), CROPS)})

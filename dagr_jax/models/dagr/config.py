@@ -4,7 +4,7 @@
 * `release`: the settings of the PyTorch release.
 * `embedded`: small networks, high learning rates and few steps. The default of the embedded corpus:
   300 epochs at 1e-5, for a start from ImageNet weights, cannot learn from scratch in minutes.
-* `small`: like `embedded`, with less data and fewer steps, in a tenth of the time. For comparisons
+* `small`: like `embedded`, with less data and fewer steps, in one to two minutes. For comparisons
   of many runs (`configs/ablation.py`, `configs/cross_dataset.py`).
 
 The arithmetic is set by another field, `preset`.
@@ -12,10 +12,9 @@ The arithmetic is set by another field, `preset`.
 
 from ml_collections import config_dict
 
+from dagr_jax.models.config import add_training, base_config
 from dagr_jax.runtime.errors import DagrError
 
-# Data sets that define their own training, validation and test parts.
-OFFICIAL = ("synthetic", "dhf1k")
 # torchvision's IMAGENET1K_V1 weights of ResNet-50.
 IMAGENET = "timm/resnet50.tv_in1k"
 
@@ -33,117 +32,53 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
     recipe = recipe or ("embedded" if dataset == "synthetic" else "paper")
     if recipe not in RECIPES:
         raise DagrError(f"recipe {recipe!r} is unknown; one of {', '.join(RECIPES)}")
-    config = config_dict.ConfigDict()
-    # Seed of the initial weights, the data order, augmentation and dropout.
-    seed = config_dict.FieldReference(0)
-    config.seed = seed
     # Arithmetic only: "paper", or "release" for weights of the PyTorch release.
     preset = config_dict.FieldReference("paper")
+    args = {
+        "alpha": 0.5,
+        "preset": preset,
+        "dtype": "float32",
+        # Size (height, width) to which frames are resized for the saliency network.
+        "saliency_size": (224, 398),
+        "saliency": {
+            "widths": (64, 128, 256, 512),
+            "bottleneck": 1024,
+            "num_registers": 4,
+            "register_dim": 64,
+            # How the convolutions are computed (docs/performance.md), and what training
+            # recomputes instead of keeping it: none, norms or blocks.
+            "conv_form": "auto",
+            "remat": "none",
+        },
+        "vqa": {
+            "head": "full",
+            "stage_sizes": (3, 4, 6, 3),
+            "width": 64,
+            "num_layers": 2,
+            "num_heads": 4,
+            "mlp_dim": 128,
+            "projection_dim": 2048,
+            "temporal_dim": 1024,
+            "regressor": (256, 128),
+            "dropout": 0.3,
+            "normalize": False,
+            "stem_init": "kaiming",
+        },
+    }
+    config = base_config("dagr", args, dataset, ("saliency", "maps", "vqa"))
     config.preset = preset
     config.recipe = recipe
-    config.stages = ("prepare", "saliency", "maps", "vqa", "test", "report")
-
-    config.dataset = {"name": dataset, "args": {}}
-    if dataset == "synthetic":
-        # The corpus is fixed by its own seed, so that runs with other seeds can share it.
-        config.dataset.args = {
-            "seed": 5,
-            "contents": (200, 24, 24),
-            "frames": 24,
-            "fixations": 20,
-            # Kind of the distortions, "delivery" or "capture"; and the share of photographs in the
-            # backgrounds.
-            "distortions": "delivery",
-            "patches": 0.6,
-        }
-    else:
-        config.dataset.args = {
-            # Folder of the videos; and the label file ("": the official file in that folder).
-            "source": "",
-            "labels": "",
-            # Number of videos that may be missing or unreadable; -1: one in a hundred.
-            "max_failures": -1,
-        }
-    # Folder of a prepared set that several runs share; "": <workdir>/data.
-    config.data_dir = ""
-    # Training, validation and test videos: `dagr_jax.data.splits.Protocol`, or a CSV file with the
-    # columns video,part. fold -1: all folds of "kfold", or `folds` splits of "repeated", one after
-    # the other.
-    config.split = {
-        "protocol": "official" if dataset in OFFICIAL else "random",
-        "file": "",
-        "test": 0.1,
-        "val": 0.1,
-        "folds": 5,
-        "fold": 0,
-        "seed": 0,
-    }
     # Which frames of a video are used, and the size (height, width) to which they are resized.
     config.sampling = {"num_frames": 8, "rule": "linspace", "size": (224, 398)}
 
-    config.model = {
-        "name": "dagr",
-        "args": {
-            "alpha": 0.5,
-            "preset": preset,
-            "dtype": "float32",
-            # Size (height, width) to which frames are resized for the saliency network.
-            "saliency_size": (224, 398),
-            "saliency": {
-                "widths": (64, 128, 256, 512),
-                "bottleneck": 1024,
-                "num_registers": 4,
-                "register_dim": 64,
-                # How the convolutions are computed (docs/performance.md), and what training
-                # recomputes instead of keeping it: none, norms or blocks.
-                "conv_form": "auto",
-                "remat": "none",
-            },
-            "vqa": {
-                "head": "full",
-                "stage_sizes": (3, 4, 6, 3),
-                "width": 64,
-                "num_layers": 2,
-                "num_heads": 4,
-                "mlp_dim": 128,
-                "projection_dim": 2048,
-                "temporal_dim": 1024,
-                "regressor": (256, 128),
-                "dropout": 0.3,
-                "normalize": False,
-                "stem_init": "kaiming",
-            },
-        },
-    }
-
-    # The length of a stage is `steps`, or `epochs` if steps is 0. log_every and eval_every are in
-    # steps; eval_every 0: once per epoch. init: a workdir, or a stage folder in a workdir, whose
-    # weights are the start; with epochs and steps 0, these weights do not change.
-    config.saliency = {
-        "seed": seed,
-        "init": "",
-        # Folder of a prepared saliency set; "": the set next to the quality set.
-        "data_dir": "",
-        "steps": 0,
-        "epochs": 180,
-        "batch_size": 4,
-        "log_every": 10,
-        "eval_every": 0,
-        "gamma": 0.01,
-        "flip": False,
-        "optim": _adam(learning_rate=5e-3),
-    }
-    config.vqa = {
-        "seed": seed,
-        "init": "",
+    add_training(config, "saliency", batch_size=4, learning_rate=5e-3, epochs=180)
+    # data_dir: folder of a prepared saliency set; "": the set next to the quality set.
+    config.saliency.update({"data_dir": "", "gamma": 0.01, "flip": False})
+    add_training(config, "vqa", batch_size=5, learning_rate=1e-5, epochs=300)
+    more = {
         # ImageNet weights from which the ResNet-50 starts: a .pth or .safetensors file with
         # torchvision's names, or a Hugging Face id; "": random weights.
         "backbone": "",
-        "steps": 0,
-        "epochs": 300,
-        "batch_size": 5,
-        "log_every": 10,
-        "eval_every": 0,
         # Loss: L1 + rank_weight · (1 − SRCC), with differentiable ranks.
         "rank_weight": 0.1,
         # Number of frames in a training item, a random ordered subset of the sampled frames; 0:
@@ -158,8 +93,8 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
             # (height, width) of a crop of the frames, the same for all frames of a video.
             "crop": (),
         },
-        "optim": _adam(learning_rate=1e-5),
     }
+    config.vqa.update(more)
     # window 0: the sampled frames are one window of the saliency network. Otherwise the network
     # runs over every frame of the source file in windows of `window` frames, and `choice` selects
     # the maps for the sampled frames: "matched", "linspace", "first", or "static", the first map
@@ -167,36 +102,8 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
     # folder of grey pictures per video (`dagr_jax.data.map_folder`); "": maps of the saliency
     # network.
     config.maps = {"window": 0, "choice": "matched", "folder": "", "batch_size": 4}
-    # extras: also evaluate trivial baselines and all metrics of the saliency maps. others: other
-    # data sets for testing, name → {"name", "args", "data_dir"}; "name" and "args" are as in
-    # `dataset`.
-    config.test = {"batch_size": 4, "bootstrap": 1000, "extras": True, "others": {}}
-    # Processes that read records for the training process; 0: threads of the training process.
-    config.workers = 2
-
     RECIPES[recipe](config)
     return config.lock()
-
-
-def _adam(learning_rate: float) -> dict:
-    return {
-        "name": "adam",
-        "learning_rate": learning_rate,
-        "weight_decay": 0.0,
-        "schedule": "cosine",
-        # T_max of the schedule "torch_cosine", in epochs.
-        "period": 0,
-        "warmup_steps": 0,
-        "end_value": 0.0,
-        "b2": 0.999,
-        "clip_norm": 0.0,
-        "accumulate": 1,
-        # Decay of the weight average, which is then evaluated and kept; 0: none.
-        "ema": 0.0,
-        # Rules by parameter name: (regular expression, factor of the learning rate, factor of the
-        # weight decay).
-        "groups": (),
-    }
 
 
 def _paper(config: config_dict.ConfigDict) -> None:
@@ -248,19 +155,19 @@ def _embedded(config: config_dict.ConfigDict) -> None:
         }
     )
     config.saliency.update(
-        {"steps": 70, "epochs": 0, "batch_size": 8, "eval_every": 35, "flip": True}
+        {"steps": 36, "epochs": 0, "batch_size": 8, "eval_every": 36, "flip": True}
     )
     config.saliency.optim.update({"warmup_steps": 10, "clip_norm": 1.0})
     # Per second of training, a crop of one frame of many videos teaches more than all frames of a
     # few videos.
-    config.vqa.update({"steps": 520, "epochs": 0, "batch_size": 96, "eval_every": 130})
+    config.vqa.update({"steps": 150, "epochs": 0, "batch_size": 96, "eval_every": 75})
     config.vqa.rank_weight = 1.0
     config.vqa.frames = 1
     config.vqa.augment.update({"crop": (80, 112), "jitter": 0.3})
     config.vqa.optim.update(
         {
             "name": "adamw",
-            "learning_rate": 2e-3,
+            "learning_rate": 3e-3,
             "weight_decay": 0.05,
             "warmup_steps": 20,
             # Averages over about 33 updates. The usual 1000 is too long for so few steps.
@@ -281,6 +188,7 @@ def _small(config: config_dict.ConfigDict) -> None:
     config.sampling.num_frames = 4
     config.saliency.update({"steps": 40, "eval_every": 40})
     config.vqa.update({"steps": 150, "batch_size": 48, "eval_every": 150})
+    config.vqa.optim.learning_rate = 2e-3
     # A worker process takes longer to start than it saves.
     config.workers = 0
 
