@@ -53,6 +53,7 @@ def main(argv: list[str]) -> None:
     """
     # Imported here: JAX takes a second to import, and the process may still restart itself.
     from dagr_jax.runtime import distributed
+    from dagr_jax.runtime.compile_cache import keep_compiled
     from dagr_jax.stages import run_stages
 
     # After Ctrl-C, Python's resource tracker frees the batches in Grain's queue and warns about it.
@@ -73,6 +74,9 @@ def main(argv: list[str]) -> None:
             _PROCESS_ID.value,
             detect=_DISTRIBUTED.value,
         )
+        # The stages share programs, and so do the runs that differ in the seed or in the weights.
+        if not distributed.several():
+            keep_compiled()
         # Not earlier: during the wait for other processes, only the default action of a signal
         # can end this process.
         signal.signal(signal.SIGTERM, signal.default_int_handler)

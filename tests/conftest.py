@@ -44,6 +44,19 @@ import pytest  # noqa: E402
 pytest_plugins = ["tests.scoring"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def two_devices():
+    """Runs use two of the eight devices unless a test names them; this compiles faster."""
+    import jax
+
+    from dagr_jax.train import mesh
+
+    real = mesh.make_mesh
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mesh, "make_mesh", lambda devices=None: real(devices or jax.devices()[:2]))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Working directory of a tiny run with all stages (`tests.tiny_run`); tests only read it."""

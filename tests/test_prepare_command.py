@@ -102,6 +102,7 @@ def test_bad_input(tmp_path, monkeypatch, capsys, arguments, code, said):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_all_stages_on_a_labelled_folder(tmp_path):
     """Without gaze maps, the saliency network comes from another run, or α is 0."""
     clips = tmp_path / "clips"

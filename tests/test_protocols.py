@@ -104,7 +104,9 @@ def test_all_folds_in_one_command(tiny_run, other, tmp_path):
     config.data_dir = str(tiny_run / "data")
     config.split.update({"protocol": "kfold", "folds": 2, "fold": -1})
     config.model.args.alpha = 0.0
+    config.vqa.steps = 0  # the weights do not matter here
     with config.unlocked():
+        config.stages = ("prepare", "vqa", "test")
         config.test.others = {"other": {"name": "synthetic", "args": {}, "data_dir": str(other)}}
         args = dict(config.dataset.args, seed=99, contents=(2, 1, 1))
         config.test.others.other.args = args
@@ -226,11 +228,13 @@ def maps_folder(tiny_run, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_maps_of_another_model(tiny_run, maps_folder, tmp_path, capsys):
     config = tiny_config()
     config.data_dir = str(tiny_run / "data")
     config.maps.folder = str(maps_folder)
-    stages.run_stages(config, tmp_path / "run")
+    config.vqa.steps = 2
+    stages.run_stages(config, tmp_path / "run", ["prepare", "maps", "vqa", "test"])
     assert not (tmp_path / "run" / "saliency").exists()
     variables, meta = load_variables(tmp_path / "run")
     assert set(variables["params"]) == {"vqa"} and meta["settings"]["outside"]
@@ -263,12 +267,14 @@ def test_own_maps_and_given_ones(tiny_run, maps_folder):
         Scorer.from_checkpoint(tiny_run).score(clip, maps=maps_folder / clip.stem)
 
 
+@pytest.mark.slow
 def test_static_maps_are_the_first_for_all_frames(tiny_run, tmp_path):
     config = tiny_config()
     config.data_dir = str(tiny_run / "data")
     config.maps.choice = "static"
-    config.saliency.update({"init": str(tiny_run), "steps": 0})
-    stages.run_stages(config, tmp_path)
+    for section in (config.saliency, config.vqa):
+        section.update({"init": str(tiny_run), "steps": 0})
+    stages.run_stages(config, tmp_path, ["prepare", "saliency", "maps", "vqa", "test"])
     row = rows_of(tmp_path / "test" / "predictions.csv")[0]
     clip = tiny_run / "data" / "videos" / row["video"]
     scorer = Scorer.from_checkpoint(tmp_path)

@@ -5,8 +5,9 @@ quality network cannot distinguish this softness from a distortion.
 """
 
 import dataclasses
-import importlib.resources
+import importlib.util
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,21 +17,21 @@ from scipy import ndimage
 # factor). Photographs that are soft at their own size are reduced until they are sharp. One that
 # would then be too small (skimage's cell.png) is not used.
 PHOTOGRAPHS: dict[str, tuple[str, str, float]] = {
-    "astronaut": ("skimage.data", "astronaut.png", 1.0),
-    "brick": ("skimage.data", "brick.png", 1.0),
-    "camera": ("skimage.data", "camera.png", 1.2),
-    "cat": ("skimage.data", "chelsea.png", 1.0),
-    "china": ("sklearn.datasets.images", "china.jpg", 1.0),
-    "coffee": ("skimage.data", "coffee.png", 1.0),
-    "coins": ("skimage.data", "coins.png", 1.0),
-    "flower": ("sklearn.datasets.images", "flower.jpg", 1.0),
-    "galaxies": ("skimage.data", "hubble_deep_field.jpg", 1.5),
-    "grass": ("skimage.data", "grass.png", 1.0),
-    "gravel": ("skimage.data", "gravel.png", 1.0),
-    "motorcycle": ("skimage.data", "motorcycle_left.png", 1.2),
-    "retina": ("skimage.data", "retina.jpg", 5.0),
-    "rocket": ("skimage.data", "rocket.jpg", 1.2),
-    "tissue": ("skimage.data", "ihc.png", 1.0),
+    "astronaut": ("skimage", "data/astronaut.png", 1.0),
+    "brick": ("skimage", "data/brick.png", 1.0),
+    "camera": ("skimage", "data/camera.png", 1.2),
+    "cat": ("skimage", "data/chelsea.png", 1.0),
+    "china": ("sklearn", "datasets/images/china.jpg", 1.0),
+    "coffee": ("skimage", "data/coffee.png", 1.0),
+    "coins": ("skimage", "data/coins.png", 1.0),
+    "flower": ("sklearn", "datasets/images/flower.jpg", 1.0),
+    "galaxies": ("skimage", "data/hubble_deep_field.jpg", 1.5),
+    "grass": ("skimage", "data/grass.png", 1.0),
+    "gravel": ("skimage", "data/gravel.png", 1.0),
+    "motorcycle": ("skimage", "data/motorcycle_left.png", 1.2),
+    "retina": ("skimage", "data/retina.jpg", 5.0),
+    "rocket": ("skimage", "data/rocket.jpg", 1.2),
+    "tissue": ("skimage", "data/ihc.png", 1.0),
 }
 
 
@@ -53,9 +54,9 @@ class Scene:
 @cache
 def _photograph(name: str) -> Image.Image:
     package, file, _ = PHOTOGRAPHS[name]
-    resource = importlib.resources.files(package).joinpath(file)
-    with resource.open("rb") as stream:
-        image = Image.open(stream)
+    found = importlib.util.find_spec(package)  # finds the package without importing it
+    assert found is not None and found.origin is not None  # a requirement of this package
+    with Image.open(Path(found.origin).parent / file) as image:
         return image.convert("RGB")
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
-from sklearn.ensemble import RandomForestRegressor
 
 from dagr_jax.metrics.agreement import srcc
 
@@ -59,6 +58,8 @@ def evaluate(
     if train is None:
         return scores
     train_features, train_mos = _table(train)
+    from sklearn.ensemble import RandomForestRegressor  # takes a third of a second
+
     forest = RandomForestRegressor(n_estimators=200, min_samples_leaf=3, random_state=0)
     forest.fit(train_features, train_mos)
     return {**scores, "all_features": srcc(forest.predict(test_features), test_mos)}

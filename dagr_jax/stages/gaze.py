@@ -73,7 +73,12 @@ def gaze_source(run: Run, stage: TrainStage, part: str) -> loader.SaliencySource
 
 
 def quick_scores(
-    run: Run, predict: Callable[..., Any], variables: Any, source: Any, batch_size: int
+    run: Run,
+    predict: Callable[..., Any],
+    variables: Any,
+    source: Any,
+    batch_size: int,
+    drawn: dict[int, Any],
 ) -> dict[str, float]:
     """Computes mean CC and NSS of the predicted maps over all frames of a saliency set.
 
@@ -83,6 +88,7 @@ def quick_scores(
         variables: Variables of the saliency network.
         source: Gaze records.
         batch_size: Global batch size.
+        drawn: Record number → predicted maps (T, h, w). The maps of its keys are kept in it.
 
     Returns:
         {"cc", "nss"}; NaN if a metric is undefined for all frames.
@@ -91,6 +97,8 @@ def quick_scores(
     for index, maps in run.predict(predict, variables, source, batch_size):
         for i, video in zip(index.tolist(), maps, strict=True):
             values += _frame_scores(source[i], video, QUICK)
+            if i in drawn:
+                drawn[i] = np.array(video)
     return {name: _mean([frame[name] for frame in values]) for name in QUICK}
 
 
@@ -162,25 +170,26 @@ def maps_of_test(run: Run, stage: TrainStage, variables: Mapping[str, Any]) -> l
     return [m for _, maps in run.predict(predict, own, source, size) for m in maps]
 
 
+def few(source: loader.SaliencySource) -> list[int]:
+    """Returns the numbers of the three records that `overlays` draws."""
+    return np.linspace(0, len(source) - 1, 3).astype(int).tolist()
+
+
 def overlays(
-    predict: Callable[..., Any], variables: Any, source: loader.SaliencySource
+    source: loader.SaliencySource, predicted: Mapping[int, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Draws the middle frame of three records with the true and the predicted map, side by side.
+    """Draws the middle frame of some records with the true and the predicted map, side by side.
 
     Args:
-        predict: Function: (variables, {"frames": (B, T, h, w, 3) uint8}) → maps (B, T, h, w).
-        variables: Variables of the saliency network.
         source: Gaze records.
+        predicted: Record number → predicted maps (T, h, w).
 
     Returns:
         Name → (h, 3w, 3) picture.
     """
-    chosen = np.linspace(0, len(source) - 1, 3).astype(int).tolist()
-    items = [source[i] for i in chosen]
-    predicted = predict(variables, {"frames": np.stack([x["frames"] for x in items])})
     pictures = {}
-    for i, item, maps in zip(chosen, items, np.asarray(predicted), strict=True):
-        t = len(maps) // 2
+    for i, maps in predicted.items():
+        item, t = source[i], len(maps) // 2
         frame = item["frames"][t]
         both = [overlay(frame, m) for m in (item["maps"][t] / 255.0, maps[t])]
         pictures[f"validation/record_{i}"] = np.hstack([frame, *both])

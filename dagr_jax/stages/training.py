@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from dagr_jax.data import loader
@@ -42,19 +41,19 @@ def train_stage(run: Run, stage: TrainStage) -> Path:
     predict = meshes.jit_predict(stage.task.predict, run.mesh)
     source: loader.Source
     evaluate: Callable[[TrainState], dict[str, float]]
-    pictures: Callable[[TrainState], dict[str, np.ndarray]] | None = None
+    pictures: Callable[[], dict[str, np.ndarray]] | None = None
     if stage.records == "gaze":
         if run.gaze_data(stage) is None or (section.init and not section.steps):
             return _adopt(run, stage, section, meta, folder)
         source, shown = (gaze.gaze_source(run, stage, part) for part in ("train", "val"))
-        look = jax.jit(stage.task.predict)
+        drawn: dict[int, Any] = dict.fromkeys(gaze.few(shown))
 
         def evaluate(state: TrainState) -> dict[str, float]:
             used = state.variables_to_use()
-            return gaze.quick_scores(run, predict, used, shown, section.batch_size)
+            return gaze.quick_scores(run, predict, used, shown, section.batch_size, drawn)
 
-        def pictures(state: TrainState) -> dict[str, np.ndarray]:
-            return gaze.overlays(look, state.variables_to_use(), shown)
+        def pictures() -> dict[str, np.ndarray]:
+            return gaze.overlays(shown, drawn)
 
     else:
         source, rated = (quality.stage_source(run, stage, part) for part in ("train", "val"))

@@ -25,7 +25,7 @@ from dagr_jax.train.state import OptimConfig, TrainState, make_optimizer, make_s
 from dagr_jax.train.steps import make_train_step
 
 Evaluate = Callable[[TrainState], Mapping[str, float]]
-Pictures = Callable[[TrainState], Mapping[str, np.ndarray]]
+Pictures = Callable[[], Mapping[str, np.ndarray]]
 
 
 class StageConfig(Protocol):
@@ -96,8 +96,8 @@ def fit(
         meta: Checkpoint metadata (see `meta.make_meta`).
         mesh: Mesh of devices (see `mesh.make_mesh`).
         best: Metric that selects the checkpoint to keep besides the latest.
-        pictures: Function state → {name: RGB picture (H, W, 3) uint8}, for TensorBoard at each
-            evaluation; None: no pictures.
+        pictures: Function → {name: RGB picture (H, W, 3) uint8} of the last evaluation, for
+            TensorBoard; None: no pictures.
 
     Returns:
         The state after the last step, replicated over the mesh.
@@ -149,7 +149,7 @@ def fit(
                         line[f"val_{metric}"] = value
                 # Log before saving: if the run is killed in between, its resume drops the line.
                 if logged:
-                    log.write(line, pictures(state) if due and pictures is not None else {})
+                    log.write(line, pictures() if due and pictures is not None else {})
                 if due or leave:
                     checkpoints.save(step, state, train_iter, measured, meta)
                 # Evaluating and saving take time, so check for a signal that came meanwhile.

@@ -152,6 +152,7 @@ def measure_train(monkeypatch):
     return train.measure(rounds=1, saliency_args=SMALL_NET, vqa_args=SMALL_HEAD)
 
 
+@pytest.mark.slow
 def test_train_without_pytorch(monkeypatch):
     monkeypatch.setattr(train, "torch_device", lambda: "")
     result = measure_train(monkeypatch)

@@ -97,7 +97,7 @@ def test_out_is_written_whole(two, capsys):
 
 def test_a_run_tells_its_name_and_data_set(tiny_run, capsys):
     for source in (tiny_run, tiny_run / "test" / "predictions.csv", tiny_run / "test"):
-        rows = json.loads(run(capsys, "table", source, "--format", "json", "--bootstrap", 1000)[1])[
+        rows = json.loads(run(capsys, "table", source, "--format", "json", "--bootstrap", 20)[1])[
             "rows"
         ]
         told = json.loads((tiny_run / "test" / "metrics.json").read_text())

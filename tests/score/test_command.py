@@ -133,7 +133,9 @@ def begun(checkpoint, out, *more):
     )
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "stop", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_an_interrupted_call_goes_on(checkpoint, clips, tmp_path, capsys, stop):
     """Stopped after the third of five files; the second call reuses these three rows."""
     out, partial = tmp_path / "rows.json", tmp_path / "rows.json.partial"

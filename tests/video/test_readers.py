@@ -90,11 +90,15 @@ def pids(readers):
     ("stop", "says"),
     [
         (signal.SIGKILL, "it crashed the decoder process (SIGKILL); re-encode it"),
-        (signal.SIGSTOP, "decoding returned nothing for 20 s; re-encode it, or give it more time"),
+        pytest.param(
+            signal.SIGSTOP,
+            "decoding returned nothing for 10 s; re-encode it, or give it more time",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_process_that_is_lost_costs_one_file(clips, stop, says):
-    with Readers(1, patience=20.0) as readers:  # starting a new process may take seconds
+    with Readers(1, patience=10.0) as readers:  # starting a new process may take seconds
         errors, read = [], 0
         for number, (_, messages) in enumerate(readers.read(clips, SPEC)):
             if number == 2:

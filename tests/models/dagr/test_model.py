@@ -9,7 +9,13 @@ from dagr_jax.models import dagr
 from dagr_jax.models.dagr import quality_net, unet3d
 from dagr_jax.runtime.errors import DagrError
 
-SALIENCY = {"widths": (4,), "bottleneck": 8, "num_registers": 2, "register_dim": 4}
+SALIENCY = {
+    "widths": (4,),
+    "bottleneck": 8,
+    "num_registers": 2,
+    "register_dim": 4,
+    "conv_form": "native",  # compiles fastest
+}
 VQA = {
     "stage_sizes": (1,),
     "width": 4,

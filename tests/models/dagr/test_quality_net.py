@@ -79,6 +79,7 @@ def test_temporal_features(full, frame_features, golden):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * want.std())
 
 
+@pytest.mark.slow
 def test_full_score_loss_and_gradient(full, fused, golden, golden_data, gradient_errors):
     model, variables = full
     expected = golden("vqa")
@@ -97,6 +98,7 @@ def test_full_score_loss_and_gradient(full, fused, golden, golden_data, gradient
     assert len(off) == 191 and max(off.values()) < 1, max(off.items(), key=lambda item: item[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["spatial", "temporal"])
 def test_scores_of_the_ablation_heads(head, fused, golden, golden_weights):
     name = f"{head}_only"

@@ -46,6 +46,7 @@ def test_logits_with_registers(net, video, golden):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * expected.std())
 
 
+@pytest.mark.slow
 def test_logits_without_registers(golden_weights, video, golden):
     model, variables = convert.from_state_dict(golden_weights("unet_plain"))
     expected = golden("unet_plain")["logits"][:, 0]
@@ -61,6 +62,7 @@ def test_register_values_are_the_projected_tokens(net, golden):
         np.testing.assert_allclose(values.T, tokens, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_step(net, video, golden, golden_data, gradient_errors):
     """Loss, all gradients and running statistics of one training step of the release."""
     model, variables = net
@@ -161,7 +163,8 @@ def test_native_convolution_gives_the_same(fill, golden_data):
 @pytest.mark.parametrize("remat", ["norms", "blocks"])
 def test_what_is_computed_again_changes_no_gradient(remat, fill, golden_data):
     video = golden_data([9], 1, 3, 9, 12, 3)
-    plain = unet3d.Model(widths=(2, 3), bottleneck=4, num_registers=2, register_dim=3)
+    sizes = {"widths": (2,), "bottleneck": 3, "num_registers": 2, "register_dim": 3}
+    plain = unet3d.Model(**sizes, conv_form="native")  # compiles fastest
     variables = fill(plain, video)
 
     def gradients(model):
