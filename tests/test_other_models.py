@@ -44,12 +44,13 @@ def environment(tmp_path_factory):
 
 
 def program(environment, *arguments):
-    """Runs a module as a program."""
+    """What a module prints to stdout as a program."""
     done = subprocess.run(
         [sys.executable, "-m", *map(str, arguments)],
         cwd=ROOT, env=environment, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
 
 
 def dagr(*arguments):
@@ -151,11 +152,13 @@ def test_evaluation_on_a_prepared_set(run, tmp_path):
 
 
 @pytest.mark.ray
-def test_the_same_rows_from_a_cluster(run, clips):
+def test_the_same_rows_from_a_cluster(run, clips, environment):
     pytest.importorskip("ray")
     command = ["score", *clips, "--checkpoint", run, "--format", "json"]
     ours = json.loads(dagr(*command))
-    theirs = json.loads(dagr(*command, "--engine", "ray", "--workers", "1"))
+    # A program of its own, whose workers inherit the path to the package of the model.
+    command += ["--engine", "ray", "--workers", "1"]
+    theirs = json.loads(program(environment, "dagr_jax.cli", *command))
     assert [row["score"] for row in ours] == [row["score"] for row in theirs]
 
 

@@ -160,7 +160,7 @@ def _embedded(config: config_dict.ConfigDict) -> None:
     config.saliency.optim.update({"warmup_steps": 10, "clip_norm": 1.0})
     # Per second of training, a crop of one frame of many videos teaches more than all frames of a
     # few videos.
-    config.vqa.update({"steps": 150, "epochs": 0, "batch_size": 96, "eval_every": 75})
+    config.vqa.update({"steps": 150, "epochs": 0, "batch_size": 96, "eval_every": 150})
     config.vqa.rank_weight = 1.0
     config.vqa.frames = 1
     config.vqa.augment.update({"crop": (80, 112), "jitter": 0.3})
