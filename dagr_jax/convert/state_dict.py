@@ -53,7 +53,7 @@ def from_state_dict(arrays: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any
         arrays: {name: float32 array}.
 
     Returns:
-        model: `unet3d.Model` or `quality_net.Model` with preset 'release' and the sizes of the
+        model: Flax module of the network with the arithmetic of the release and the sizes of the
             arrays.
         variables: {'params', 'batch_stats'}, float32. 'batch_stats' is missing if there are none.
 
@@ -101,7 +101,7 @@ def to_state_dict(
 
     Args:
       name: of the network (`TorchNetwork.name`).
-      model: `unet3d.Model` or `quality_net.Model`.
+      model: Flax module of the network.
       variables: {'params', 'batch_stats'}.
       counters: 'num_batches_tracked' by key; None writes 0 for every BatchNorm.
     """

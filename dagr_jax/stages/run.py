@@ -101,8 +101,8 @@ class Run:
     def map_size(self) -> tuple[int, int] | None:
         """(height, width) of gaze maps in pixels; None for a model that never learns from gaze.
 
-        It does not depend on whether the configuration needs maps: a run without them, such as one
-        with alpha 0, shares the prepared set of a run with maps.
+        It does not depend on whether the configuration needs maps: a run without them shares the
+        prepared set of a run with maps.
         """
         return self.contract.map_size(self.config)
 
