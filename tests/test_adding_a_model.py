@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dagr_jax import cli, registry, stages
+from dagr_jax.runtime.errors import DagrError
 from tests.programs import ROOT
 
 
@@ -29,9 +30,12 @@ def test_the_example_of_the_page_works(tmp_path, monkeypatch, capsys):
 
     assert cli.main(["models"]) == 0
     assert "grey: Grey (2026)" in capsys.readouterr().out
-    whole = importlib.import_module("grey_config").get_config()
-    tiny = registry.contract("grey").tiny_config()
+    configs = importlib.import_module("grey_config")
+    tiny, whole = configs.get_config("tiny"), configs.get_config()
     assert whole.quality.steps == 200 and whole.keys() == tiny.keys()
+    assert configs.get_config("synthetic,wide").model.args.width == 16
+    with pytest.raises(DagrError, match="recipe 'huge' of grey is unknown; only wide is"):
+        configs.get_config("synthetic,huge")
     stages.run_stages(tiny, tmp_path / "run")
     with open(tmp_path / "run" / "test" / "predictions.csv", newline="") as stream:
         rows = {row["video"]: float(row["prediction"]) for row in csv.DictReader(stream)}
