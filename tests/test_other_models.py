@@ -154,11 +154,11 @@ def test_evaluation_on_a_prepared_set(run, tmp_path):
 @pytest.mark.ray
 def test_the_same_rows_from_a_cluster(run, clips, environment):
     pytest.importorskip("ray")
-    command = ["score", *clips, "--checkpoint", run, "--format", "json"]
-    ours = json.loads(dagr(*command))
-    # A program of its own, whose workers inherit the path to the package of the model.
-    command += ["--engine", "ray", "--workers", "1"]
-    theirs = json.loads(program(environment, "dagr_jax.cli", *command))
+    # Programs of their own: workers inherit the path to the package of the model, and both compile
+    # with the same settings.
+    command = ["dagr_jax.cli", "score", *clips, "--checkpoint", run, "--format", "json"]
+    ours = json.loads(program(environment, *command))
+    theirs = json.loads(program(environment, *command, "--engine", "ray", "--workers", "1"))
     assert [row["score"] for row in ours] == [row["score"] for row in theirs]
 
 
