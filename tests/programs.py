@@ -51,3 +51,11 @@ def wait_for(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
 
 def lines(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def install(site: Path, name: str, points: str) -> None:
+    """Writes what pip would: a package with entry points, found once `site` is on the path."""
+    about = site / f"{name}-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(points)

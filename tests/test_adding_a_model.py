@@ -10,7 +10,7 @@ import pytest
 
 from dagr_jax import cli, registry, stages
 from dagr_jax.runtime.errors import DagrError
-from tests.programs import ROOT
+from tests.programs import ROOT, install
 
 
 @pytest.mark.slow
@@ -19,13 +19,8 @@ def test_the_example_of_the_page_works(tmp_path, monkeypatch, capsys):
     model, config = (block.partition("```")[0] for block in page.split("```python\n")[1:])
     (tmp_path / "grey_model.py").write_text(model)
     (tmp_path / "grey_config.py").write_text(config)
-    about = tmp_path / "grey-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: grey\nVersion: 1.0\n")
     point = page.partition('[project.entry-points."dagr_jax.models"]\n')[2].splitlines()[0].strip()
-    (about / "entry_points.txt").write_text(
-        "[dagr_jax.models]\n" + point.replace(chr(34), "") + "\n"
-    )
+    install(tmp_path, "grey", "[dagr_jax.models]\n" + point.replace('"', "") + "\n")
     monkeypatch.syspath_prepend(tmp_path)
 
     assert cli.main(["models"]) == 0

@@ -20,7 +20,7 @@ from dagr_jax.score import scorer as scorers
 from dagr_jax.video import readers
 from dagr_jax.video.inputs import InputSpec, Resize, Stream
 from tests.programs import ROOT
-from tests.video.clips import moving_bar, write
+from tests.video.clips import write_rated
 
 PREDICTIONS = "video,mos,a\n" + "".join(f"{i}.mp4,{i % 5},{(7 * i) % 11}\n" for i in range(12))
 
@@ -29,14 +29,7 @@ PREDICTIONS = "video,mos,a\n" + "".join(f"{i}.mp4,{i % 5},{(7 * i) % 11}\n" for 
 def home(tmp_path_factory, checkpoint):
     """The files that the commands are called with; not to be changed."""
     home = tmp_path_factory.mktemp("mistakes")
-    (home / "clips").mkdir()
-    rows = ["file,mos,content"]
-    for i in range(24):
-        frames = moving_bar(6, height=32, width=48) // (1 + i % 4)
-        frames[..., 0] = i  # no two files are the same
-        write(home / "clips" / f"{i}.mp4", frames)
-        rows.append(f"{i}.mp4,{1 + i % 4},scene{i}")
-    (home / "clips" / "labels.csv").write_text("\n".join(rows) + "\n")
+    write_rated(home / "clips")
     (home / "checkpoint").symlink_to(checkpoint)
     (home / "file").write_text("not a folder")
     (home / "folder").mkdir()

@@ -20,7 +20,7 @@ from dagr_jax.models.contract import Outputs
 from dagr_jax.runtime.errors import DagrError
 from dagr_jax.stages.start import check_outputs
 
-from .programs import QUICK_COMPILE, ROOT, lines, started, wait_for
+from .programs import QUICK_COMPILE, ROOT, install, lines, started, wait_for
 from .video.clips import remux
 
 PLUGIN = Path(__file__).parent / "plugin"
@@ -32,10 +32,7 @@ def environment(tmp_path_factory):
     """Installs the package of the model, here and for the processes with this environment."""
     site = tmp_path_factory.mktemp("site")
     shutil.copy(PLUGIN / "dagr_toy.py", site)
-    about = site / "dagr_toy-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: dagr-toy\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[dagr_jax.models]\ntoy = dagr_toy\n")
+    install(site, "dagr_toy", "[dagr_jax.models]\ntoy = dagr_toy\n")
     path = os.pathsep.join(filter(None, [str(site), str(ROOT), os.environ.get("PYTHONPATH")]))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(site)

@@ -151,11 +151,13 @@ def test_a_stage_waits_for_the_end_of_the_one_before(workdir, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_temporal_head_which_has_no_statistics(workdir, tmp_path):
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_the_temporal_head_which_has_no_statistics(workdir, tmp_path, alpha):
     config = tiny_config()
     config.data_dir = str(workdir / "data")
-    config.model.args.alpha = 0.0
+    config.model.args.alpha = alpha
     config.model.args.vqa.update({"head": "temporal", "temporal_dim": 8})
+    config.saliency.update({"init": str(workdir), "steps": 0})
     config.vqa.update({"steps": 2})
     stages.run_stages(config, tmp_path)
     predictions = rows_of(tmp_path / "test" / "predictions.csv")

@@ -7,6 +7,7 @@ import pytest
 from dagr_jax import cli, registry
 from dagr_jax.models.contract import Contract
 from dagr_jax.runtime.errors import DagrError
+from tests.programs import install
 
 
 @pytest.mark.parametrize("name", registry.MODELS)
@@ -44,19 +45,16 @@ def test_unknown_dataset_lists_the_known_ones():
         registry.dataset_module("koniq")
 
 
-def install(folder, monkeypatch, points):
-    """Puts a package with entry points on the path, as pip would install it."""
-    home = folder / "somebody-1.0.dist-info"
-    home.mkdir()
-    (home / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody\nVersion: 1.0\n")
-    (home / "entry_points.txt").write_text(points)
+def add_package(folder, monkeypatch, points):
+    """Puts a package with entry points on the path."""
+    install(folder, "somebody", points)
     (folder / "somebodys_set.py").write_text("MOS_RANGE = (0.0, 1.0)\n")
     monkeypatch.syspath_prepend(str(folder))
 
 
 def test_data_sets_of_other_packages_are_found(tmp_path, monkeypatch):
     known = registry.datasets()
-    install(tmp_path, monkeypatch, "[dagr_jax.datasets]\ntheirs = somebodys_set\n")
+    add_package(tmp_path, monkeypatch, "[dagr_jax.datasets]\ntheirs = somebodys_set\n")
     assert registry.datasets() == {**known, "theirs": "somebodys_set"}
     assert registry.dataset_module("theirs").MOS_RANGE == (0.0, 1.0)
     with pytest.raises(DagrError, match=r"unknown data set 'koniq'; available: .*\btheirs\b"):
@@ -65,7 +63,7 @@ def test_data_sets_of_other_packages_are_found(tmp_path, monkeypatch):
 
 def test_models_of_other_packages_are_found_and_no_own_name_can_be_taken(tmp_path, monkeypatch):
     points = "[dagr_jax.models]\ntheirs = somebodys_model\ndagr = somebodys_model\n"
-    install(tmp_path, monkeypatch, points)
+    add_package(tmp_path, monkeypatch, points)
     (tmp_path / "somebodys_model.py").write_text(
         "class Theirs:\n"
         "    networks = {'part of it': (None, 'part')}\n"
@@ -79,7 +77,7 @@ def test_models_of_other_packages_are_found_and_no_own_name_can_be_taken(tmp_pat
 
 def test_a_broken_package_is_one_line_and_hides_no_other(tmp_path, monkeypatch, capsys):
     points = "[dagr_jax.models]\nbroken = no_such_module\nlazy = of_a_class\n"
-    install(tmp_path, monkeypatch, points)
+    add_package(tmp_path, monkeypatch, points)
     (tmp_path / "of_a_class.py").write_text("class Lazy:\n    build = 1\nCONTRACT = Lazy\n")
     with pytest.raises(registry.BrokenPackage, match="'broken': its module no_such_module cannot"):
         registry.contract("broken")

@@ -12,21 +12,14 @@ from dagr_jax.configs import vqa
 from dagr_jax.runtime.errors import DagrError
 from tests.programs import ROOT
 from tests.tiny_run import shrink
-from tests.video.clips import moving_bar, write
+from tests.video.clips import write_rated
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """The files that the runs name; not to be changed."""
     home = tmp_path_factory.mktemp("mistakes")
-    (home / "clips").mkdir()
-    rows = ["file,mos,content"]
-    for i in range(24):
-        frames = moving_bar(6, height=32, width=48) // (1 + i % 4)
-        frames[..., 0] = i  # no two files are the same
-        write(home / "clips" / f"{i}.mp4", frames)
-        rows.append(f"{i}.mp4,{1 + i % 4},scene{i}")
-    (home / "clips" / "labels.csv").write_text("\n".join(rows) + "\n")
+    write_rated(home / "clips")
     (home / "file").write_text("not a folder")
     (home / "folder").mkdir()
     (home / "bytes.csv").write_bytes(bytes(range(256)))

@@ -81,6 +81,8 @@ def both_forms_agree(conv, *arguments):
         # As after a pooling layer of the network, n → ⌊n/2⌋ + 1.
         pytest.param((1, 5, 4, 6), (1, 8, 7, 11), marks=pytest.mark.slow),
         ((2, 2, 3, 3), (2, 2, 5, 4)),
+        pytest.param((1, 2, 2, 5), (1, 3, 3, 8), marks=pytest.mark.slow),
+        pytest.param((1, 1, 3, 2), (1, 1, 5, 3), marks=pytest.mark.slow),
         # One axis keeps its size, one shrinks.
         pytest.param((1, 3, 5, 7), (1, 4, 5, 3), marks=pytest.mark.slow),
     ],
@@ -92,7 +94,15 @@ def test_the_enlarged_half_is_convolved_where_it_is_small(small, large, monkeypa
     both_forms_agree(upsampled_conv3d, low, x, rng.standard_normal((3, 3, 3, 5, 4)))
 
 
-@pytest.mark.parametrize("size", [(4, 3, 3), (1, 7, 3)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (4, 3, 3),
+        pytest.param((2, 5, 4), marks=pytest.mark.slow),
+        pytest.param((8, 2, 6), marks=pytest.mark.slow),
+        (1, 7, 3),
+    ],
+)
 def test_constant_channels_are_not_convolved(size):
     rng = np.random.default_rng(sum(size))
     field, x = rng.standard_normal((size[0], 2)), rng.standard_normal((2, *size, 3))

@@ -97,26 +97,27 @@ def run(name, dtype, devices, states):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["saliency", "quality"])
-def test_twenty_steps_in_float64_agree_on_1_and_8_devices(name, fill, eight_devices):
+def test_twenty_steps_in_float64_agree_on_1_2_and_8_devices(name, fill, eight_devices):
     with jax.enable_x64(True):
         states = [start(name, "float64", fill)] + [None] * (STEPS - 1)
-        runs = {n: run(name, "float64", n, states) for n in (1, 8)}
+        runs = {n: run(name, "float64", n, states) for n in (1, 2, 8)}
     first, last = jax.device_get(states[0]), runs[1][-1][0]
     moved = [
         np.abs(a - b).max()
         for a, b in zip(*(jax.tree.leaves(s.params) for s in (first, last)), strict=True)
     ]
     assert np.median(moved) > 1e-3  # 20 steps of at most 1e-3
-    state = runs[8][-1][0]
-    for part in ("params", "batch_stats", "average"):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-8),
-            getattr(state, part),
-            getattr(last, part),
-        )
-    for (_, ours), (_, theirs) in zip(runs[8], runs[1], strict=True):
-        assert ours["loss"].dtype == np.float64
-        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-10)
+    for devices in (2, 8):
+        state = runs[devices][-1][0]
+        for part in ("params", "batch_stats", "average"):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-8),
+                getattr(state, part),
+                getattr(last, part),
+            )
+        for (_, ours), (_, theirs) in zip(runs[devices], runs[1], strict=True):
+            assert ours["loss"].dtype == np.float64
+            assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-10)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Small real video files for the tests, written with PyAV."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -148,3 +149,15 @@ def joined(pieces):
         np.testing.assert_array_equal(places[order], np.arange(len(places)))
         found[name] = np.concatenate([piece.frames for piece in own], axis=-4)[..., order, :, :, :]
     return found
+
+
+def write_rated(folder: Path) -> None:
+    """Writes 24 clips of 24 contents with a label list, for the data set `folder`."""
+    folder.mkdir()
+    rows = ["file,mos,content"]
+    for i in range(24):
+        frames = moving_bar(6, height=32, width=48) // (1 + i % 4)
+        frames[..., 0] = i  # no two files are the same
+        write(folder / f"{i}.mp4", frames)
+        rows.append(f"{i}.mp4,{1 + i % 4},scene{i}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
