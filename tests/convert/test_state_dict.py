@@ -104,7 +104,10 @@ def test_there_and_back_is_exact(registers):
     same_arrays(back, arrays)
 
 
-@pytest.mark.parametrize("name", ["simple_fusion", "spatial_only", "temporal_only"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("simple_fusion", marks=pytest.mark.slow), "spatial_only", "temporal_only"],
+)
 def test_there_and_back_of_the_quality_nets(golden_weights, name):
     arrays = golden_weights(name)
     network = convert.read_network(arrays)

@@ -43,6 +43,7 @@ def of_csv(text):
     return rows
 
 
+@pytest.mark.slow
 def test_a_hundred_clips_of_which_ten_are_bad(checkpoint, scorer, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.mkdir("in")
@@ -133,9 +134,8 @@ def begun(checkpoint, out, *more):
     )
 
 
-@pytest.mark.parametrize(
-    "stop", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_call_goes_on(checkpoint, clips, tmp_path, capsys, stop):
     """Stopped after the third of five files; the second call reuses these three rows."""
     out, partial = tmp_path / "rows.json", tmp_path / "rows.json.partial"

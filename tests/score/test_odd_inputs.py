@@ -78,6 +78,7 @@ def test_a_file_that_may_not_be_read(scorer):
     assert row.error == f"{path}: it may not be read; change its permissions"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's readers
 def test_a_checkpoint_that_is_cut(checkpoint, tmp_path, capsys):
     """With each file cut in half or missing: the same bits, or a one-line error with its name."""
