@@ -8,7 +8,7 @@ from dagr_jax import __version__
 from dagr_jax.cli import bench, convert, evaluate, models, prepare, report, score, watch
 from dagr_jax.cli.options import Parser
 from dagr_jax.runtime import startup
-from dagr_jax.runtime.errors import DagrError
+from dagr_jax.runtime.errors import DagrError, show_tracebacks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for added in commands.choices.values():
         added.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args(argv)
+    if arguments.debug:
+        show_tracebacks()
     if argv is None:
         startup.set_up()
     try:

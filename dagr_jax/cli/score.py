@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from dagr_jax.video.stream import Limits
 
 # Columns of the table format; the other formats have all fields.
-_TABLE = ("file", "score", "mos", "worst", "total_frames", "width", "height", "fps", "error")
+_TABLE = (
+    *("file", "score", "mos", "worst", "total_frames", "width", "height", "fps"),
+    *("damaged", "notes", "error"),
+)
 
 
 def add(commands: Any) -> None:
@@ -33,7 +36,7 @@ def add(commands: Any) -> None:
         "score",
         help="score videos without a reference",
         description="Predicts the quality of videos. Exit code: 0 if all files were scored, 1 if "
-        "some failed, 2 for a usage error.",
+        "some failed or could not be drawn, 2 for a usage error.",
     )
     score.add_argument(
         "files",
@@ -200,6 +203,7 @@ def _score(
         "limits": [limits.pixels, limits.seconds],
     }
     row_file, page, rows = None, None, []
+    undrawn: list[str] = []
     taken: set[str] = set()  # names of overlays
     stopped, mistake = "", None
     try:
@@ -212,8 +216,9 @@ def _score(
         found = _rows(arguments, scorer, files, engine, limits, row_file)
         # disable=None: no progress bar if stderr is not a terminal.
         for row in tqdm(found, total=total, unit="video", disable=None):
-            row = _drawn(arguments.overlay, page, scorer, row, taken)
+            row, problems = _drawn(arguments.overlay, page, scorer, row, taken)
             rows.append(row)
+            undrawn += map(str, problems)
             if row_file:
                 row_file.add(row)
             if arguments.format == "jsonl":
@@ -240,7 +245,7 @@ def _score(
         stdout.write(_shown(rows, arguments.format))
     if failed and len(rows) > 1:
         print(f"dagr: {len(failed)} of {len(rows)} could not be scored:", file=sys.stderr)
-    for line in failed:
+    for line in [*failed, *undrawn]:
         print(f"dagr: {line}", file=sys.stderr)
     if stopped:
         resumable = row_file is not None and row_file.path.exists()
@@ -248,7 +253,7 @@ def _score(
         of = "" if total is None else f" of {total}"
         print(f"dagr: {stopped} after {len(rows)}{of}{kept}", file=sys.stderr)
         return 130 if stopped == "interrupted" else 1
-    return 1 if failed else 0
+    return 1 if failed or undrawn else 0
 
 
 def _rows(
@@ -288,24 +293,28 @@ def _drawn(
     scorer: "Scorer",
     row: dict[str, Any],
     taken: set[str],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[DagrError]]:
     """Makes the overlay and page entry of a row.
 
     Returns:
-        The row; or a failure, if the file has changed since it was scored.
+        The row, in whose notes stands what could not be drawn; and why.
     """
+    from dagr_jax.runtime.errors import one_file
+    from dagr_jax.score import Result
     from dagr_jax.video.stream import VideoError
 
-    try:
-        if overlay and "error" not in row:
-            _draw(overlay, scorer, row, taken)
-        if page:
-            page.add(row)
-    except VideoError as error:
-        row = {"file": row["file"], "error": str(error)}
-        if page:
-            page.add(row)
-    return row
+    problems: list[DagrError] = []
+    if overlay and "error" not in row:
+        try:
+            with one_file(row["file"], VideoError, "drawing its overlay"):
+                _draw(overlay, scorer, row, taken)
+        except VideoError as error:
+            problems.append(error)
+    if page:
+        problems += page.add(row)
+    if problems:
+        row = Result.from_dict(row).noted(problems).to_dict()
+    return row, problems
 
 
 def _draw(folder: str, scorer: "Scorer", row: dict[str, Any], taken: set[str]) -> None:
@@ -327,6 +336,9 @@ def _shown(rows: list[dict[str, Any]], form: str) -> str:
         return tables.render(rows, form)
     shown = [{key: row[key] for key in _TABLE if row.get(key) is not None} for row in rows]
     for row in shown:
+        for name in ("damaged", "notes"):  # columns only where there is something to say
+            if not row.get(name):
+                row.pop(name, None)
         if worst := row.get("worst"):
             row["worst"] = f"{worst['score']:.1f} at {worst['start']:g}-{worst['end']:g} s"
         if "error" in row:  # the message starts with the file, which the row already shows

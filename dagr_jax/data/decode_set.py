@@ -34,7 +34,7 @@ from dagr_jax.data.prepare import (
 from dagr_jax.data.rated import RatedSet, Source
 from dagr_jax.data.records import Clip, Listed, file_digest, write_list
 from dagr_jax.runtime.atomic import atomic_file
-from dagr_jax.runtime.errors import DagrError, environment
+from dagr_jax.runtime.errors import DagrError, environment, one_file
 from dagr_jax.video.decode import VideoError
 from dagr_jax.video.inputs import Stream
 
@@ -203,7 +203,7 @@ def _sample_gaze(
 
 def _write(shard: Path, file: os.PathLike[str], read: Callable[[], dict[str, Any]]) -> str:
     try:
-        with environment(file, VideoError):
+        with one_file(file, VideoError, "reading it"), environment(file, VideoError):
             record = read()
     except VideoError as error:
         return f"unreadable: {error.problem}"

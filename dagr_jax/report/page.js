@@ -185,6 +185,7 @@ function showFacts(row) {
     ["HDR", row.hdr && `${row.hdr}, scored as if it were SDR`],
     ["Rotation", row.rotation && `${row.rotation}°`],
     ["Damaged", row.damaged && `${row.damaged} packets or frames`],
+    ["Notes", row.notes],
     ...Object.entries(now.maps).map(([name, map]) => [titled(name), `of ${map.seconds.length} frames, blended between them`]),
     ["Player", now.proxy && "shows a copy as H.264"],
     ["Looked at", `${row.frames} frames${row.segments.length ? " of each part" : ""}`],

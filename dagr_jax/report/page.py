@@ -20,13 +20,13 @@ from PIL import Image
 from dagr_jax import __version__
 from dagr_jax.report.tables import defined
 from dagr_jax.runtime.atomic import atomic_file
-from dagr_jax.runtime.errors import DagrError, environment
+from dagr_jax.runtime.errors import DagrError, environment, one_file
 from dagr_jax.score import Result, Scorer
 from dagr_jax.score.maps import looks
 from dagr_jax.video.clip import ClipPlan
 from dagr_jax.video.decode import timed_frames
 from dagr_jax.video.files import OF_PAGE
-from dagr_jax.video.stream import Limits
+from dagr_jax.video.stream import Limits, VideoError
 from dagr_jax.video.transcode import transcode
 
 # Formats that all current browsers play. The page shows a message if a browser lacks the codec.
@@ -74,37 +74,50 @@ class Page:
                 self._copies, "exists and does not belong to a page", "give the page another name"
             )
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Mapping[str, Any]) -> list[VideoError]:
         """Adds a video, which is read once more for its maps.
+
+        A map or a copy that fails costs only itself: the video stands on the page with its score.
 
         Args:
             row: Row of a Result or a Failure.
 
+        Returns:
+            Why maps or a copy could not be made; empty if nothing failed.
+
         Raises:
-            VideoError: The file no longer exists, or has changed.
-            DagrError: A copy cannot be written.
+            DagrError: A copy cannot be written, for example because the disk is full.
         """
+        entry: dict[str, Any] = {"row": dict(row)}
+        self._files.append(entry)
         if "error" in row:
-            self._files.append({"row": dict(row)})
-            return
+            return []
         result = Result.from_dict(row)
+        entry |= {"link": _relative(result.file, self._path.parent), "maps": {}}
+        found = []
+        for make in (self._look, self._copy):
+            try:
+                with one_file(result.file, VideoError, "drawing it for the page"):
+                    entry |= make(result)
+            except VideoError as error:
+                found.append(error)
+        entry["row"] = result.noted(found).to_dict()
+        return found
+
+    def _look(self, result: Result) -> dict[str, Any]:
         seen = _Seen.of(self._scorer, result, self._segments, self._limits)
-        link, proxy = result.file, not plays(result)
-        if proxy:
-            with environment(self._copies):
-                self._copies.mkdir(exist_ok=True)
-                (self._copies / OF_PAGE).touch()
-            link = str(self._copies / f"{len(self._files) + 1}.mp4")
-            transcode(link, result.file, _even(timed_frames(result.file)), result.fps)
-        self._files.append(
-            {
-                "row": dict(row),
-                "link": _relative(link, self._path.parent),
-                "proxy": proxy,
-                "thumb": seen.thumbnail,
-                "maps": seen.sheets(),
-            }
-        )
+        return {"thumb": seen.thumbnail, "maps": seen.sheets()}
+
+    def _copy(self, result: Result) -> dict[str, Any]:
+        """Writes a copy of a file that browsers cannot play."""
+        if plays(result):
+            return {}
+        with environment(self._copies):
+            self._copies.mkdir(exist_ok=True)
+            (self._copies / OF_PAGE).touch()
+        copy = self._copies / f"{len(self._files)}.mp4"
+        transcode(copy, result.file, _even(timed_frames(result.file)), result.fps)
+        return {"link": _relative(str(copy), self._path.parent), "proxy": True}
 
     def write(self) -> None:
         """Writes the page atomically.

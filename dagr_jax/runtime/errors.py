@@ -7,6 +7,7 @@ library, and shows its traceback.
 import contextlib
 import errno
 import os
+import traceback
 from collections.abc import Iterator
 
 Name = str | os.PathLike[str]
@@ -82,6 +83,51 @@ def environment(
         if number not in _REMEDIES:
             raise
         raise kind(path, os.strerror(number), _REMEDIES[number]) from error
+
+
+# Set for the command and the processes that it starts, if --debug was given.
+_DEBUG = "DAGR_DEBUG"
+
+
+def show_tracebacks() -> None:
+    """Shows the traceback of every error that `one_file` turns into a line (`--debug`)."""
+    os.environ[_DEBUG] = "1"
+
+
+def in_a_line(error: BaseException) -> str:
+    """Returns the type and the message of an error in one line."""
+    told = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {told[0]}" if told else type(error).__name__
+
+
+@contextlib.contextmanager
+def one_file(path: Name, kind: type[DagrError], doing: str) -> Iterator[None]:
+    """Turns every error of the work on one file into a DagrError, so that only this file is lost.
+
+    Args:
+        path: The file, as the user gave it.
+        kind: Class of the raised error.
+        doing: What the block does with the file, as in "reading it".
+
+    Raises:
+        DagrError: The block raised an error. A DagrError is raised as it is.
+    """
+    try:
+        yield
+    except DagrError:
+        raise
+    except Exception as error:
+        raise failed(path, kind, doing, error) from error
+
+
+def failed(path: Name, kind: type[DagrError], doing: str, error: Exception) -> DagrError:
+    """Returns the DagrError of `one_file` for an error; prints the traceback with --debug."""
+    if os.environ.get(_DEBUG):
+        traceback.print_exception(error)
+    remedy = _REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
+    if remedy is None:
+        remedy = "re-encode it, or see more with --debug"
+    return kind(path, f"{doing} failed ({in_a_line(error)})", remedy)
 
 
 def _number_of(error: Exception, inside: Name | None) -> int:

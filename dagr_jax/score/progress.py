@@ -20,6 +20,7 @@ class PendingVideo:
     predictions: dict[tuple[int, int], float] = dataclasses.field(default_factory=dict)
     info: VideoInfo | None = None
     failure: str = ""
+    cause: Exception | None = None  # of a failure of the model
 
     @property
     def done(self) -> bool:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from dagr_jax.runtime.errors import DagrError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,8 +13,7 @@ class Segment:
     """A segment of a video and its score.
 
     Attributes:
-        start, end: Start and end of the segment, in seconds from the first frame of the video.
-            Segments have equal frame counts, so their durations differ at variable frame rate.
+        start, end: Start and end of the segment, in seconds after the file begins to play.
         score: Score of the segment, computed as if it were a separate video (`Result.score`).
     """
 
@@ -48,6 +49,8 @@ class Result:
         bit_rate: Bits per second of the video stream; 0 if unknown.
         damaged: Number of packets that could not be read or decoded, plus packets and frames marked
             as corrupt, among those that were read.
+        notes: What was unusual in the file and how it was treated, separated by "; "; "" if
+            nothing was.
         seconds: Wall time of scoring in seconds, without the time of reading ahead.
         model, preset, step, version: Model name, preset, training step and package version of the
             checkpoint.
@@ -76,6 +79,7 @@ class Result:
     hdr: str
     bit_rate: float
     damaged: int
+    notes: str
     seconds: float
     model: str
     preset: str
@@ -87,6 +91,12 @@ class Result:
         """Returns the fields as plain data, in the order of the class."""
         row = dataclasses.asdict(self)
         return {**row, "mos_range": list(self.mos_range), "segments": list(row["segments"])}
+
+    def noted(self, problems: Iterable[DagrError]) -> "Result":
+        """Returns the result with some problems in its notes, each once."""
+        told = {**dict.fromkeys(filter(None, self.notes.split("; ")))}
+        told |= dict.fromkeys(error.problem for error in problems)
+        return dataclasses.replace(self, notes="; ".join(told))
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Result":

@@ -3,32 +3,31 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 import os
-import shutil
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, TypeGuard, cast
+from typing import Any
 
 import numpy as np
 
 from dagr_jax.models.contract import Contract, Outputs
-from dagr_jax.runtime.errors import DagrError, environment
+from dagr_jax.runtime.errors import DagrError, failed, one_file
 from dagr_jax.score.predictor import Predictor
 from dagr_jax.score.progress import PendingClip, PendingVideo, forget
 from dagr_jax.score.results import Failure, Result, Segment
+from dagr_jax.score.sources import Video, is_path, messages_of, name_of
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.meta import CheckpointError
-from dagr_jax.video.clip import Clip, ClipPlan, Piece, clips_of, plan_clips, read_clips
+from dagr_jax.video.clip import Clip, ClipPlan, Piece
 from dagr_jax.video.inputs import InputSpec
 from dagr_jax.video.readers import Message, Readers
 from dagr_jax.video.reading import VideoInfo
 from dagr_jax.video.stream import Limits, VideoError
 
 Folder = str | os.PathLike[str]
-Video = str | os.PathLike[str] | np.ndarray | IO[bytes]
 
 
 class Scorer:
@@ -158,10 +157,10 @@ class Scorer:
                 needed; or segments were requested for frames, which have no times, or with maps of
                 another model.
         """
-        one = PendingVideo(_name_of(video), maps)
+        one = PendingVideo(name_of(video), maps)
         self._check(one, segments)
         pending: list[PendingClip] = []
-        with self._messages(video, segments, limits) as messages:
+        with messages_of(video, self.inputs, segments, limits) as messages:
             self._take(one, messages, pending, 1)
         return self._result(one)
 
@@ -189,7 +188,8 @@ class Scorer:
 
         Yields:
             A Result for each video as soon as it is scored, or a Failure if its file cannot be
-            read, in the order of the videos. A file that fails does not stop the run.
+            read or scored, for whatever reason, in the order of the videos. A file that fails does
+            not stop the run.
 
         Raises:
             DagrError: An argument is wrong, for the same reasons as in `score`.
@@ -197,13 +197,13 @@ class Scorer:
         pending: list[PendingClip] = []
         under_way: deque[PendingVideo] = deque()
         for video, opened in self._opened(videos, segments, limits, readers):
-            name = _name_of(video)
+            name = name_of(video)
             one = PendingVideo(name, maps(name) if maps else None)
             self._check(one, segments)
             under_way.append(one)
             try:
-                with opened as messages:
-                    self._take(one, _reading(name, messages), pending, batch_size)
+                with one_file(name or "file object", VideoError, "scoring it"), opened as messages:
+                    self._take(one, messages, pending, batch_size)
             except VideoError as error:
                 one.failure = str(error)
                 forget(one, pending)
@@ -227,7 +227,7 @@ class Scorer:
                 checkpoint was trained with maps of another model.
         """
         found: list[Piece | Clip] = []
-        with self._messages(video, 0.0, None) as messages:
+        with messages_of(video, self.inputs, 0.0, None) as messages:
             for message in messages:
                 if isinstance(message, ClipPlan):
                     found.clear()
@@ -259,49 +259,17 @@ class Scorer:
         """Yields each video with a context manager that gives the messages read from it."""
         if readers is None:
             for video in videos:
-                yield video, self._messages(video, segments, limits)
+                yield video, messages_of(video, self.inputs, segments, limits)
             return
         ours, theirs = itertools.tee(videos)
-        paths = (os.fspath(video) for video in theirs if _is_path(video))
+        paths = (os.fspath(video) for video in theirs if is_path(video))
         read = readers.read(paths, self._predictor.inputs, segments, limits)
         for video in ours:
-            if not _is_path(video):
-                yield video, self._messages(video, segments, limits)
+            if not is_path(video):
+                yield video, messages_of(video, self.inputs, segments, limits)
                 continue
             _, messages = next(read)
             yield video, contextlib.nullcontext(messages)
-
-    @contextlib.contextmanager
-    def _messages(
-        self, video: Video, segments: float, limits: Limits | None
-    ) -> Iterator[Iterable[Message]]:
-        """Gives the messages of a video that this process reads."""
-        spec = self._predictor.inputs
-        if isinstance(video, np.ndarray):
-            yield self._of_frames(video, segments)
-        elif _is_path(video):
-            yield read_clips(video, spec, segments, limits)
-        else:
-            # FFmpeg may read a file more than once, and not every file object allows that.
-            with tempfile.NamedTemporaryFile(suffix=".video") as copy:
-                with environment(_name_of(video) or "file object", VideoError):
-                    shutil.copyfileobj(cast(IO[bytes], video), copy)
-                    copy.flush()
-                try:
-                    yield read_clips(copy.name, spec, segments, limits)
-                except VideoError as error:
-                    name = _name_of(video) or "file object"
-                    raise VideoError(name, error.problem, error.remedy) from None
-
-    def _of_frames(self, frames: np.ndarray, segments: float) -> Iterator[Message]:
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            raise DagrError(
-                f"frames are {frames.dtype} of shape {frames.shape}; give uint8 (T, H, W, 3), RGB"
-            )
-        plan = plan_clips("frames", len(frames), 0.0, segments)
-        yield plan
-        yield from clips_of(frames, self._predictor.inputs, plan)
-        yield VideoInfo.of_frames(*frames.shape[:3])
 
     def _take(
         self,
@@ -330,22 +298,51 @@ class Scorer:
                     one.info = message
 
     def _predict(self, waiting: list[PendingClip], batch_size: int) -> None:
-        """Scores the pending clips, at most one batch."""
-        if waiting:
+        """Scores the pending clips, at most one batch. An error belongs to all videos in it."""
+        if not waiting:
+            return
+        try:
             found = self._predictor.predict([one.clip for one in waiting], batch_size)
+        except DagrError:
+            raise
+        except Exception as error:
+            for one in waiting:
+                name = one.video.name or "frames"
+                one.video.failure = str(failed(name, VideoError, "scoring it", error))
+                one.video.cause = error
+        else:
             for one, outputs in zip(waiting, found, strict=True):
                 one.video.predictions[one.clip.start, one.clip.length] = float(outputs.score)
-            waiting.clear()
+        waiting.clear()
 
     def _first_stream(self, length: int) -> np.ndarray:
         """Returns the indices of the frames that the first stream samples from a video."""
         return next(iter(self.inputs.streams.values())).indices(length)
 
     def _row(self, one: PendingVideo) -> Result | Failure:
-        return Failure(one.name, one.failure) if one.failure else self._result(one)
+        if not one.failure:
+            try:
+                return self._result(one)
+            except VideoError as error:
+                one.failure = str(error)
+        return Failure(one.name, one.failure)
 
     def _result(self, one: PendingVideo) -> Result:
+        """Makes the result of a video that is completely scored.
+
+        Raises:
+            VideoError: The score is not a finite number.
+            Exception: The model raised it.
+        """
+        if one.cause is not None:
+            raise one.cause
         assert one.plan is not None and one.info is not None
+        if not all(map(math.isfinite, one.predictions.values())):
+            raise VideoError(
+                one.name or "frames",
+                "its score is not a finite number",
+                "use another checkpoint; the weights of this one may not be finite",
+            )
         low, high = self.meta["mos_range"]
         prediction, bounds = one.predictions[one.plan.bounds[0]], one.plan.bounds[1:]
         segments = tuple(
@@ -375,26 +372,3 @@ class Scorer:
             version=self.meta["version"],
             checkpoint=self.digest,
         )
-
-
-def _reading(name: str, messages: Iterable[Message]) -> Iterator[Message]:
-    """Yields the messages of a video; turns an OSError of its file into a VideoError."""
-    try:
-        yield from messages
-    except OSError as error:
-        told = error.strerror or str(error)
-        problem = f"reading it failed ({told})"
-        raise VideoError(name or "file object", problem, "check the file") from error
-
-
-def _is_path(video: Video) -> TypeGuard[str | os.PathLike[str]]:
-    return isinstance(video, (str, os.PathLike))
-
-
-def _name_of(video: Video) -> str:
-    if isinstance(video, np.ndarray):
-        return ""
-    if _is_path(video):
-        return os.fspath(video)
-    name = getattr(video, "name", "")
-    return name if isinstance(name, str) else ""

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from av.video.frame import VideoFrame
 
+from dagr_jax.video.clock import Timeline
 from dagr_jax.video.index import read_packets
 from dagr_jax.video.inputs import InputSpec, Resize
 from dagr_jax.video.reading import PacketMismatch, Reading, VideoInfo, by_packets, in_full
-from dagr_jax.video.stream import Limits, VideoError, picture
+from dagr_jax.video.stream import Limits, VideoError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,8 @@ class ClipPlan:
     Attributes:
         bounds: (start, length) in frames of each clip: first the whole video, then its segments.
         fps: Frames per second; 0: unknown.
-        shown: (begin, end) of each clip in seconds after the first frame; 0: unknown.
+        shown: (begin, end) of each clip in seconds after the file begins to play, as in a player;
+            0: unknown.
         path: Name of the video, for errors.
         different: The bounds without duplicates.
     """
@@ -71,41 +73,32 @@ class ClipPlan:
         return tuple(dict.fromkeys(self.bounds))
 
 
-def plan_clips(
-    path: str | os.PathLike[str],
-    length: int,
-    fps: float,
-    seconds: float,
-    times: Sequence[float] = (),
-) -> ClipPlan:
+def plan_clips(path: str | os.PathLike[str], timeline: Timeline, seconds: float) -> ClipPlan:
     """Plans the clips of a video: the whole video, and its segments.
 
-    The segments have equal numbers of frames (up to rounding), so their durations differ if the
-    frame rate varies.
+    Segments are cut by time: each begins with the frame that is shown nearest to a multiple of
+    `seconds`. A part of the video in which no frame begins has no segment.
 
     Args:
         path: Name of the video, for the error.
-        length: Number of frames.
-        fps: Frames per second; 0: unknown.
+        timeline: When its frames are shown.
         seconds: Duration of a segment in seconds; 0: no segments. A remainder that is shorter than
             half a segment is added to the last segment.
-        times: Presentation time of each frame in seconds. If the times of some frames are missing,
-            the frame rate is used instead.
 
     Raises:
         VideoError: Segments are requested, and the frame rate is unknown.
     """
+    length, fps = len(timeline.seconds), timeline.fps
     bounds = [(0, length)]
     if seconds and not fps:
         raise VideoError(path, "it has no frame rate", "score it without segments")
     if seconds:
-        each = max(seconds * fps, 1.0)
-        starts = [round(i * each) for i in range(max(round(length / each), 1))]
-        bounds += [(a, b - a) for a, b in zip(starts, [*starts[1:], length], strict=True)]
-    begins = [time - times[0] for time in times]
-    if len(begins) != length:
-        begins = [number / fps if fps else 0.0 for number in range(length)]
-    begins.append(begins[-1] + (1 / fps if fps else 0.0))  # end of the last frame
+        count = max(round(timeline.duration / seconds), 1)
+        cuts = np.arange(count) * seconds - 0.5 / fps
+        # The last bit of a time must not decide between two frames.
+        starts = np.unique(np.searchsorted(timeline.seconds, cuts - 1e-6)).tolist()
+        bounds += [(a, b - a) for a, b in zip(starts, [*starts[1:], length], strict=True) if b > a]
+    begins = (timeline.begin + np.append(timeline.seconds, timeline.duration)).tolist()
     shown = tuple((begins[start], begins[start + count]) for start, count in bounds)
     return ClipPlan(tuple(bounds), fps, shown, os.fspath(path))
 
@@ -137,9 +130,8 @@ def read_clips(
             the frame rate is unknown.
     """
     packets = read_packets(path, limits)
-    if limits is not None and packets.fps:
-        limits.check_seconds(path, packets.count / packets.fps)
-    plan = plan_clips(path, max(packets.count, 1), packets.fps, seconds, packets.seconds)
+    timeline = packets.timeline if packets.count else Timeline.of([None], 0.0, packets.nominal_fps)
+    plan = plan_clips(path, timeline, seconds)
     assembler = ClipAssembler(plan, spec)
     yield plan
     reading = Reading(path)
@@ -148,23 +140,27 @@ def read_clips(
     else:
         found = enumerate(in_full(reading, limits))
     try:
-        yield from assembler.clips(found)
-        as_told = packets.tell or _in_order(reading, packets.count)
+        yield from assembler.clips(found, reading)
+        as_told = packets.tell or plan_of(reading, seconds) == plan
     except PacketMismatch:
         as_told = False
     if not as_told:
-        # The number and the order of the frames are known only at the end of the file.
+        # The number and the times of the frames are known only at the end of the file.
         if packets.tell:
             reading = Reading(path)
             for _ in in_full(reading, limits):
                 pass
-        info = reading.info()
-        plan = plan_clips(path, info.num_frames, info.fps, seconds, reading.seconds())
-        rank_of = np.argsort(reading.order()).tolist()
-        again = zip(rank_of, in_full(Reading(path), limits), strict=False)
+        plan = plan_of(reading, seconds)
         yield plan
-        yield from ClipAssembler(plan, spec).clips(again)
+        reading = Reading(path)
+        again = enumerate(in_full(reading, limits))
+        yield from ClipAssembler(plan, spec).clips(again, reading)
     yield reading.info()
+
+
+def plan_of(reading: Reading, seconds: float) -> ClipPlan:
+    """Plans the clips of a file that was decoded to its end."""
+    return plan_clips(reading.path, reading.timeline, seconds)
 
 
 def clips_of(
@@ -179,11 +175,6 @@ def clips_of(
     """
     assembler = ClipAssembler(plan, spec)
     yield from assembler.assemble((rank, frames[rank]) for rank in sorted(assembler.ranks))
-
-
-def _in_order(reading: Reading, count: int) -> bool:
-    """Returns whether `count` frames were decoded, in the order of their presentation."""
-    return len(reading.times) == count and bool((np.diff(reading.order()) == 1).all())
 
 
 @dataclasses.dataclass
@@ -234,15 +225,18 @@ class ClipAssembler:
                         self._takers.setdefault(rank, []).append(unit)
         self.ranks = self._takers.keys()
 
-    def clips(self, found: Iterable[tuple[int, VideoFrame]]) -> Iterator[Piece | Clip]:
+    def clips(
+        self, found: Iterable[tuple[int, VideoFrame]], reading: Reading
+    ) -> Iterator[Piece | Clip]:
         """Yields the pieces and clips of decoded frames. Clips that lack a frame are left out.
 
         Args:
             found: (rank, decoded frame) pairs.
+            reading: Reading of the file, which has noted its first frame.
         """
         wanted = ((rank, frame) for rank, frame in found if rank in self._takers)
         # The conversion to RGB is here, so that only needed frames are converted.
-        yield from self.assemble((rank, picture(frame, None, False)) for rank, frame in wanted)
+        yield from self.assemble((rank, reading.rgb(frame)) for rank, frame in wanted)
 
     def assemble(self, found: Iterable[tuple[int, np.ndarray]]) -> Iterator[Piece | Clip]:
         """Yields the pieces and clips of RGB frames. Clips that lack a frame are left out.

@@ -2,17 +2,18 @@
 
 Memory use is bounded by the chosen frames. All functions of this module follow these rules:
 
-* The index of a frame is its rank by presentation time among the frames that the decoder outputs.
-  If a time is missing, it is the rank in the decoder's output order (the decoder reorders
-  B-frames).
+* The index of a frame is its rank in the output order of the decoder, which reorders B-frames. The
+  times of a file are evidence for when a frame is shown, not for its order (`clock`).
 * Metadata of the container is never trusted. If packets and frames correspond one to one (`index`),
   the packets are counted, and only the data that the chosen frames need is decoded: from the key
   frame before each chosen frame, without frames to which no other frame refers. Otherwise, or if
   the decoded frames differ from what the packets announce, the whole file is decoded and its frames
   are counted: edit lists hide frames, and of a truncated file only the decodable part counts.
-* Pictures are rotated by quarter turns and mirrored according to the display matrix. The pixel
-  aspect ratio is not applied (the release resizes every aspect ratio to one fixed size). Interlaced
-  frames keep both fields in one picture. An alpha channel is dropped.
+* Pictures are rotated by quarter turns and mirrored according to the display matrix of the first
+  frame (`display`). The pixel aspect ratio is not applied (the release resizes every aspect ratio
+  to one fixed size). Interlaced frames keep both fields in one picture. An alpha channel is
+  dropped. A colour matrix that FFmpeg's converter lacks is ignored, and said in `VideoInfo.notes`.
+* A file of which more than `stream.DAMAGE` of the pictures are damaged is refused.
 * Samples of more than 8 bits are reduced to 8 bits. HDR (PQ, HLG) is not tone-mapped: its code
   values are converted to RGB with the matrix of the file and treated as SDR, which looks flat.
   `VideoInfo.hdr` reports HDR.
@@ -24,19 +25,17 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from av.video.frame import VideoFrame
 
 from dagr_jax.video.index import Packets, read_packets
 from dagr_jax.video.inputs import Resize, Stream
 from dagr_jax.video.reading import PacketMismatch, Reading, VideoInfo, by_packets, in_full
+from dagr_jax.video.resize import resize_bilinear
 from dagr_jax.video.sampling import sample_indices
-from dagr_jax.video.stream import Size, VideoError, decoded, open_stream, picture
+from dagr_jax.video.stream import Size, VideoError
 
 __all__ = ["VideoError", "VideoInfo", "decode_frames", "iter_frames", "probe", "read_clip"]
 
 Choice = Sequence[int] | np.ndarray | Callable[[int], Sequence[int] | np.ndarray]
-
-_ITER_CHUNK = 16  # frames in memory at once if a file must be read again to sort its frames
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
@@ -140,9 +139,7 @@ def timed_frames(
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Yields every frame in presentation order with its time, one at a time.
 
-    The file is first decoded once to determine the order. If the presentation times contradict the
-    decoder's output order, the file is decoded again for every 16 frames. This is slow, but keeps
-    memory use bounded.
+    The file is decoded twice, because whether its times can be used is known only at its end.
 
     Args:
         path: Video file.
@@ -150,27 +147,19 @@ def timed_frames(
         antialias: Whether to resize with antialiasing (see `resize_bilinear`).
 
     Yields:
-        Presentation time in seconds on the clock of the file, which its sound shares (computed from
-        the frame number if the file has no times); and the frame, (height, width, 3) uint8 RGB.
+        Time in seconds after the file begins to play, as in a player (computed from the frame
+        number if the file has no usable times); and the frame, (height, width, 3) uint8 RGB.
 
     Raises:
         VideoError: The file is missing, empty or not a video, or no frame can be decoded; raised
             at the first iteration.
     """
-    run = _read(path, frozenset())
-    order, times = run.order(), run.seconds()
-    if np.array_equal(order, np.arange(len(order))):
-        with open_stream(path) as (container, stream):
-            shown = (item for item in decoded(container, stream) if isinstance(item, VideoFrame))
-            for time, frame in zip(times, shown, strict=False):
-                yield time, picture(frame, size, antialias)
-        return
-    for start in range(0, len(order), _ITER_CHUNK):
-        chunk = order[start : start + _ITER_CHUNK]
-        resize = Resize(size, antialias=antialias)
-        pictures = _read(path, frozenset(chunk.tolist()), resize).pictures
-        for time, position in zip(times[start:], chunk.tolist(), strict=False):
-            yield time, pictures[position]
+    timeline = _read(path, frozenset()).timeline
+    times = (timeline.begin + timeline.seconds).tolist()
+    reading = Reading(path)
+    for time, frame in zip(times, in_full(reading), strict=False):
+        shown = reading.rgb(frame)
+        yield time, shown if size is None else resize_bilinear(shown, size, antialias=antialias)
 
 
 def _decode(
@@ -190,10 +179,10 @@ def _decode(
     run = _read(path, wanted, resize)
     ranks = _ranks(choose, len(run.times))
     _refuse_outside(path, ranks, len(run.times))
-    positions = run.order()[ranks].tolist()
-    if not run.pictures.keys() >= set(positions):
-        run = _read(path, frozenset(positions), resize)
-    return _stack(path, [run.pictures[position] for position in positions], run, resize)
+    chosen = ranks.tolist()
+    if not run.pictures.keys() >= set(chosen):
+        run = _read(path, frozenset(chosen), resize)
+    return _stack(path, [run.pictures[rank] for rank in chosen], run, resize)
 
 
 def _refuse_outside(path: str | os.PathLike, ranks: np.ndarray, count: int) -> None:
@@ -228,12 +217,12 @@ def _read(
     keep: frozenset[int],
     resize: Resize | None = None,
 ) -> Reading:
-    """Decodes the whole file and keeps the pictures at the decoder positions `keep`."""
+    """Decodes the whole file and keeps the pictures of the ranks `keep`."""
     reading = Reading(path)
-    for position, frame in enumerate(in_full(reading)):
-        if position in keep:
-            shown = picture(frame, None, False)
-            reading.pictures[position] = resize.apply(shown) if resize else shown
+    for rank, frame in enumerate(in_full(reading)):
+        if rank in keep:
+            shown = reading.rgb(frame)
+            reading.pictures[rank] = resize.apply(shown) if resize else shown
     return reading
 
 
@@ -252,7 +241,7 @@ def _read_chosen(
     reading = Reading(path)
     try:
         for rank, frame in by_packets(reading, packets, ranks):
-            reading.pictures[rank] = resize.apply(picture(frame, None, False))
+            reading.pictures[rank] = resize.apply(reading.rgb(frame))
     except PacketMismatch:
         return None
     return reading

@@ -1,33 +1,19 @@
 """Index of a file's packets, without decoding: which packets a chosen frame needs."""
 
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import av
 import numpy as np
 
-from dagr_jax.video.stream import Limits, open_stream
+from dagr_jax.video.clock import Clock, Timeline, declared_rate, playing_begins
+from dagr_jax.video.stream import Limits, open_stream, packets_of
 
 # Codecs with exactly one shown frame per packet. (VP8, for example, has packets of hidden frames.)
 _ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "rawvideo"}
-
-
-def mean_fps(times: Sequence[int | None], time_base: float, nominal: float) -> float:
-    """Computes the mean frame rate from presentation times.
-
-    Args:
-        times: Presentation time of each frame, in units of `time_base`; None: unknown.
-        time_base: Unit of the times in seconds.
-        nominal: Frame rate to return if a time is missing or all times are equal.
-
-    Returns:
-        Frames per second.
-    """
-    known = [time for time in times if time is not None]
-    span = (max(known) - min(known)) * time_base if known and len(known) == len(times) else 0.0
-    return (len(times) - 1) / span if span > 0 else nominal
 
 
 @dataclass(frozen=True)
@@ -43,6 +29,8 @@ class Packets:
         codec: FFmpeg's name of the codec.
         time_base: Unit of the times in seconds.
         nominal_fps: Frame rate declared by the container; 0: none.
+        begins: When the file begins to play, in s on its clock; NaN: unknown.
+        jumps: Number of jumps that were taken out of the clock.
     """
 
     times: tuple[int | None, ...]
@@ -53,6 +41,8 @@ class Packets:
     codec: str
     time_base: float = 0.0
     nominal_fps: float = 0.0
+    begins: float = math.nan
+    jumps: int = 0
 
     @property
     def count(self) -> int:
@@ -66,33 +56,30 @@ class Packets:
         times = np.array([self.times[i] for i in numbers.tolist()], np.int64)
         return numbers[np.argsort(times, kind="stable")]
 
-    @property
-    def seconds(self) -> list[float]:
-        """Sorted presentation times of the shown frames in s; empty if a packet has no time."""
+    @cached_property
+    def timeline(self) -> Timeline:
+        """When the shown frames are shown, as far as the packets tell."""
         times = [t for t, hidden in zip(self.times, self.hidden, strict=True) if not hidden]
-        known = [time * self.time_base for time in times if time is not None]
-        return sorted(known) if len(known) == len(times) else []
-
-    @property
-    def fps(self) -> float:
-        """Mean frame rate over the presentation times, in frames per second; 0 if unknown."""
-        times = [t for t, hidden in zip(self.times, self.hidden, strict=True) if not hidden]
-        return mean_fps(times, self.time_base, self.nominal_fps)
+        if None not in times:
+            times.sort()  # packets are in decoding order
+        return Timeline.of(times, self.time_base, self.nominal_fps, self.begins)
 
     @cached_property
     def tell(self) -> bool:
         """Whether frames can be chosen from the packets, without decoding the whole file."""
         if not self.whole or self.codec not in _ONE_FRAME_A_PACKET or not self.count:
             return False
-        times = [
-            t
-            for t, hidden in zip(self.times, self.hidden, strict=True)
-            if t is not None and not hidden
-        ]
         if None in self.times or not self.keys[0] or self.hidden[0]:
             return False
-        # No frame may be shown before the first key frame: decoders drop such frames.
-        return len(set(times)) == len(times) and min(times) == self.times[0]
+        times = np.array(self.times, np.int64)
+        shown = times[~np.array(self.hidden, bool)]
+        if len(np.unique(shown)) < len(shown):
+            return False
+        # Every frame that is decoded before a key frame must be shown before it. Otherwise the
+        # clock goes back. No frame may be shown before the first key frame: decoders drop these.
+        latest = np.maximum.accumulate(times)[:-1]
+        keys = np.flatnonzero(self.keys)[1:]
+        return bool(shown.min() == times[0] and (latest[keys - 1] < times[keys]).all())
 
     def spans(self, chosen: Iterable[int]) -> list[tuple[int, int]]:
         """Returns the packets to decode for the frames of chosen packets.
@@ -132,19 +119,31 @@ def read_packets(path: str | os.PathLike[str], limits: Limits | None = None) -> 
     """
     times, keys, hidden, total = [], [], [], 0
     with open_stream(path, limits) as (container, stream):
-        whole = True
+        whole, base, first = True, float(stream.time_base or 0), None
+        clock = Clock(container, stream)
         try:
-            for packet in container.demux(stream):
-                if packet.size:
-                    times.append(packet.pts)
-                    keys.append(packet.is_keyframe)
-                    hidden.append(packet.is_discard)
-                    total += packet.size
-                    whole &= not packet.is_corrupt
+            for packet in packets_of(container, stream, clock):
+                times.append(packet.pts)
+                keys.append(packet.is_keyframe)
+                hidden.append(packet.is_discard)
+                total += packet.size
+                whole &= not packet.is_corrupt
+                if limits is not None and packet.dts is not None:
+                    first = packet.dts if first is None else first
+                    limits.check_seconds(path, (packet.dts - first) * base)
         except av.FFmpegError:
             whole = False
         codec = stream.codec_context.codec.canonical_name
-        base, rate = float(stream.time_base or 0), stream.average_rate or stream.guessed_rate
+        rate, begins = declared_rate(stream), playing_begins(container, stream)
     return Packets(
-        tuple(times), tuple(keys), tuple(hidden), total, whole, codec, base, float(rate or 0)
+        times=tuple(times),
+        keys=tuple(keys),
+        hidden=tuple(hidden),
+        bytes=total,
+        whole=whole,
+        codec=codec,
+        time_base=base,
+        nominal_fps=rate,
+        begins=begins,
+        jumps=clock.jumps,
     )

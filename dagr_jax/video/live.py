@@ -10,17 +10,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from dagr_jax.video.clip import Clip, ClipAssembler, ClipPlan, Piece
 from dagr_jax.video.inputs import InputSpec
+from dagr_jax.video.reading import Reading
 from dagr_jax.video.stream import Limits, VideoError, video_stream
+from dagr_jax.video.windows import LiveFrames
 
 # Network protocols only: a playlist from the network must not read files of this machine.
 _PROTOCOLS = "http,https,tcp,tls,crypto,data,hls,rtp,rtsp,rtsps,rtmp,rtmps,rtmpt,srt,udp,httpproxy"
@@ -41,10 +41,12 @@ class Window:
         start: Start of the window, in seconds after the first frame of the connection.
         end: End of the window, in seconds after the first frame of the connection.
         arrived: Time at which the last frame of the window was decoded, in seconds since the epoch.
+        frames: Number of frames of the window.
         damaged: Number of packets that could not be decoded, plus packets and frames that are
             marked as corrupt.
         dropped: Number of windows that were dropped until now.
-        pictures: Frames that the model sees: pieces of streams, then the clip.
+        pictures: Frames that the model sees: pieces of streams, then the clip; without a clip if
+            no frame could be decoded.
     """
 
     number: int
@@ -52,6 +54,7 @@ class Window:
     start: float
     end: float
     arrived: float
+    frames: int
     damaged: int
     dropped: int
     pictures: tuple[Piece | Clip, ...]
@@ -197,38 +200,38 @@ class Feed:
             time.sleep(pause)
 
     def _read(self, container: InputContainer, stream: VideoStream, connection: int) -> None:
-        """Cuts the frames of a connection into windows with equal numbers of frames.
+        """Cuts the frames of a connection into windows.
 
         Args:
             container: Open container.
             stream: Video stream of the container.
             connection: Number of the connection, from 1.
         """
-        fps = float(stream.average_rate or stream.guessed_rate or 25)
-        length = max(round(self._seconds * fps), 1)
-        plan = ClipPlan(((0, length),), fps)
-        frames = _Frames(container, stream, fps)
-        while True:
-            begin, damaged = frames.seconds, frames.damaged
-            found = list(ClipAssembler(plan, self._spec).clips(frames.take(length)))
-            if frames.ended:  # before the window was complete
-                self.rest = frames.seconds - begin
-                return
-            if begin == 0:
-                self._beginning = hash(_bytes_of(found))
+        reading = Reading(self.source)
+        frames = LiveFrames(container, stream, self._seconds, reading)
+        first, damaged = True, 0
+        while count := frames.count():
+            begin, end = frames.begin, frames.end
+            plan = ClipPlan(((0, count),), 1 / frames.interval, path=self.source)
+            found = list(ClipAssembler(plan, self._spec).clips(frames.take(count), reading))
+            if first:
+                self._beginning, first = hash(_bytes_of(found)), False
             self._put(
                 Window(
                     number=self._count,
                     connection=connection,
                     start=begin,
-                    end=frames.seconds,
+                    end=end,
                     arrived=time.time(),
+                    frames=count,
                     damaged=frames.damaged - damaged,
                     dropped=0,
                     pictures=tuple(found),
                 )
             )
             self._count += 1
+            damaged = frames.damaged
+        self.rest = frames.rest
 
     def _put(self, item: Window | Again) -> None:
         with self._changed:
@@ -242,52 +245,6 @@ class Feed:
                 self._waiting.remove(windows[0])
                 self._dropped += 1
             self._changed.notify_all()
-
-
-class _Frames:
-    """The frames of a connection, in presentation order.
-
-    Args:
-        container: Open container.
-        stream: Video stream of the container.
-        fps: Frames per second, for frames without a time.
-
-    Attributes:
-        seconds: End of the last frame that was taken, in seconds after the first frame.
-        damaged: Number of packets that could not be decoded, plus packets and frames that are
-            marked as corrupt.
-        ended: Whether the source ended before all requested frames were taken.
-    """
-
-    def __init__(self, container: InputContainer, stream: VideoStream, fps: float):
-        self.seconds, self.damaged, self.ended = 0.0, 0, False
-        self._duration = 1 / fps
-        self._tick = float(stream.time_base or 0)
-        self._first: int | None = None
-        self._all = self._decoded(container, stream)
-
-    def take(self, count: int) -> Iterator[tuple[int, VideoFrame]]:
-        """Yields (number from 0, frame) of the next `count` frames."""
-        number = -1
-        for number, frame in enumerate(islice(self._all, count)):
-            if frame.pts is None:
-                self.seconds += self._duration
-            else:
-                self._first = frame.pts if self._first is None else self._first
-                self.seconds = (frame.pts - self._first) * self._tick + self._duration
-            self.damaged += frame.is_corrupt
-            yield number, frame
-        self.ended = number + 1 < count
-
-    def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-        for packet in container.demux(stream):
-            if packet.size:  # An empty packet would flush the decoder.
-                self.damaged += packet.is_corrupt
-                try:
-                    yield from stream.codec_context.decode(packet)
-                except av.FFmpegError:
-                    self.damaged += 1
-        yield from stream.codec_context.decode(None)
 
 
 def _bytes_of(pictures: Iterable[Piece | Clip]) -> bytes:

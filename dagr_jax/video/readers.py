@@ -12,17 +12,15 @@ import json
 import signal
 import subprocess
 import sys
-import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-import av
 import numpy as np
 
-from dagr_jax.runtime.errors import DagrError
+from dagr_jax.runtime.errors import DagrError, failed
 from dagr_jax.video.clip import Clip, ClipPlan, Piece, read_clips
 from dagr_jax.video.inputs import InputSpec
 from dagr_jax.video.reading import VideoInfo
@@ -217,19 +215,9 @@ def serve(socket: Connection) -> None:
             send("end")
         except DagrError as error:
             send("error", [task["path"], error.problem, error.remedy])
-        except (av.FFmpegError, OSError, MemoryError) as error:
-            remedy = "re-encode it, or score a smaller version"
-            send("error", [task["path"], _failed(error), remedy])
-        except Exception as error:  # A defect: print its traceback and read the next file.
-            traceback.print_exc()
-            remedy = "report this defect with the traceback above"
-            send("error", [task["path"], _failed(error), remedy])
-
-
-def _failed(error: Exception) -> str:
-    """Returns a description of an error in one line."""
-    told = str(error).splitlines()[0] if str(error) else "no reason given"
-    return f"reading it failed ({type(error).__name__}: {told})"
+        except Exception as error:  # costs this file only
+            found = failed(task["path"], VideoError, "reading it", error)
+            send("error", [task["path"], found.problem, found.remedy])
 
 
 if __name__ == "__main__":

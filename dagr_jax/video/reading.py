@@ -1,38 +1,30 @@
 """One decoding pass over a file: its frames and the properties of the file."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Collection, Iterator
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
 
-from dagr_jax.video.index import Packets, mean_fps
+from dagr_jax.video.clock import Clock, Timeline, declared_rate, playing_begins
+from dagr_jax.video.display import COLOR_SPACES, Display, unconverted
+from dagr_jax.video.index import Packets
 from dagr_jax.video.stream import (
     Limits,
     Packet,
     VideoError,
-    clockwise,
+    check_damage,
     decoded,
     open_stream,
-    orientation,
+    packets_of,
 )
 
-# FFmpeg's names of the matrices from YUV to RGB (AVColorSpace).
-_COLOR_SPACES = {
-    0: "gbr",
-    1: "bt709",
-    4: "fcc",
-    5: "bt470bg",
-    6: "smpte170m",
-    7: "smpte240m",
-    9: "bt2020nc",
-    10: "bt2020c",
-    14: "ictcp",
-}
 _HDR = {ColorTrc.SMPTE2084: "pq", ColorTrc.ARIB_STD_B67: "hlg"}
 
 
@@ -46,17 +38,19 @@ class VideoInfo:
         height: Display height in pixels, after rotation.
         rotation: Clockwise rotation of stored pictures for display: 0, 90, 180 or 270 degrees.
         num_frames: Number of frames that can be decoded.
-        fps: Mean frames per second over the presentation times; 0: unknown.
-        duration: Duration in seconds, num_frames / fps; 0 if fps is unknown.
+        fps: Usual number of frames per second (`Timeline.fps`); 0: unknown.
+        duration: Seconds from the first frame to the end of the last one; 0: unknown.
         codec: FFmpeg's name of the codec, such as 'h264'.
         pix_fmt: FFmpeg's name of the stored pixel format, such as 'yuv420p'.
         color_space: FFmpeg's name of the colour matrix, such as 'bt709'; '' if the file has none.
-        bit_rate: Bits per second of the video stream, from the sizes of its packets; 0 if fps is
-            unknown.
+        bit_rate: Bits per second of the video stream, from the sizes of its packets; 0 if the
+            duration is unknown.
         bit_depth: Bits per stored sample.
         hdr: 'pq' or 'hlg' if the file has one of these transfer functions, else ''.
         damaged: Number of packets that could not be read or decoded, plus packets and frames that
             are marked as corrupt, among the decoded ones.
+        notes: What was unusual in the file and how it was treated, separated by "; "; "" if
+            nothing was.
     """
 
     path: str
@@ -73,6 +67,7 @@ class VideoInfo:
     bit_depth: int
     hdr: str
     damaged: int
+    notes: str = ""
 
     @classmethod
     def of_frames(cls, count: int, height: int, width: int) -> "VideoInfo":
@@ -87,7 +82,8 @@ class Reading:
     Attributes:
         path: Path of the file.
         times: Presentation time of each decoded frame, in the decoder's output order.
-        pictures: Pictures that the caller keeps, by decoder position or by rank.
+        pictures: Pictures that the caller keeps, by rank.
+        display: How the frames are shown; None before the first frame.
         codec: FFmpeg's name of the codec.
         pix_fmt: FFmpeg's name of the stored pixel format.
         color_space: FFmpeg's name of the colour matrix; '' if the file has none.
@@ -95,16 +91,19 @@ class Reading:
         hdr: 'pq', 'hlg' or ''.
         height: Display height in pixels.
         width: Display width in pixels.
-        rotation: Clockwise rotation for display in degrees.
         nominal_fps: Frame rate declared by the container; 0: none.
         time_base: Unit of the times in seconds.
+        begins: When the file begins to play, in s on its clock; NaN: unknown.
         packet_bytes: Total size of the packets in bytes.
         damaged: Number of damaged packets and frames.
+        jumps: Number of jumps that were taken out of the clock of the stream.
+        notes: What was unusual in the frames.
     """
 
     path: str | os.PathLike[str]
     times: list[int | None] = dataclasses.field(default_factory=list)
     pictures: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    display: Display | None = None
     codec: str = ""
     pix_fmt: str = ""
     color_space: str = ""
@@ -112,63 +111,70 @@ class Reading:
     hdr: str = ""
     height: int = 0
     width: int = 0
-    rotation: int = 0
     nominal_fps: float = 0.0
     time_base: float = 0.0
+    begins: float = math.nan
     packet_bytes: int = 0
     damaged: int = 0
+    jumps: int = 0
+    notes: list[str] = dataclasses.field(default_factory=list)
 
-    def note_stream(self, stream: VideoStream) -> None:
-        rate = stream.average_rate or stream.guessed_rate
-        self.nominal_fps = float(rate) if rate else 0.0
+    def note_stream(self, container: InputContainer, stream: VideoStream) -> Clock:
+        """Records the properties of the stream, and returns its clock."""
+        self.nominal_fps = declared_rate(stream)
         self.codec = stream.codec_context.codec.canonical_name
         self.time_base = float(stream.time_base) if stream.time_base else 0.0
+        self.begins = playing_begins(container, stream)
+        return Clock(container, stream)
 
     def note_frame(self, frame: VideoFrame) -> None:
         """Records the display properties of the file, from its first frame."""
-        swap, flip_x, flip_y = orientation(frame)
-        self.height, self.width = frame.height, frame.width
-        if swap:
-            self.height, self.width = frame.width, frame.height
-        self.rotation = clockwise(swap, flip_x, flip_y)
+        if self.display is not None:
+            return
+        self.display = Display.of(frame)
+        self.height, self.width = self.display.size(frame)
         self.pix_fmt = frame.format.name
-        self.color_space = _COLOR_SPACES.get(int(frame.colorspace), "")
+        self.color_space = COLOR_SPACES.get(int(frame.colorspace), "")
         self.bit_depth = max(component.bits for component in frame.format.components)
         self.hdr = _HDR.get(ColorTrc(frame.color_trc), "")
+        if unconverted(frame):
+            told = self.color_space or str(int(frame.colorspace))
+            self.notes.append(f"its colour matrix ({told}) is not supported: read as untagged")
 
-    def order(self) -> np.ndarray:
-        """Returns the decoder position of each presentation rank, (num_frames,)."""
-        times = [time for time in self.times if time is not None]
-        if len(times) < len(self.times):
-            return np.arange(len(self.times))
-        return np.argsort(np.asarray(times, np.int64), kind="stable")
+    def rgb(self, frame: VideoFrame) -> np.ndarray:
+        """Converts a frame, (height, width, 3) uint8 RGB as the file is shown."""
+        assert self.display is not None  # the first frame has been noted
+        return self.display.rgb(frame)
 
-    def seconds(self) -> list[float]:
-        """Returns presentation times in s, sorted; from the frame rate if times are missing."""
-        times = [time for time in self.times if time is not None]
-        if len(times) < len(self.times) or not self.time_base:
-            return [number / (self.nominal_fps or 25.0) for number in range(len(self.times))]
-        return [time * self.time_base for time in sorted(times)]
+    @property
+    def timeline(self) -> Timeline:
+        """When the decoded frames are shown."""
+        return Timeline.of(self.times, self.time_base, self.nominal_fps, self.begins)
 
     def info(self) -> VideoInfo:
-        count = len(self.times)
-        fps = mean_fps(self.times, self.time_base, self.nominal_fps)
-        duration = count / fps if fps > 0 else 0.0
+        timeline, notes = self.timeline, [*self.notes]
+        if self.jumps:
+            notes.append(f"its clock jumps ({self.jumps} x): the jumps were taken out")
+        if timeline.note:
+            notes.append(timeline.note)
+        if self.damaged:
+            notes.append(f"{self.damaged} packets or pictures are damaged")
         return VideoInfo(
             path=os.fspath(self.path),
             width=self.width,
             height=self.height,
-            rotation=self.rotation,
-            num_frames=count,
-            fps=fps,
-            duration=duration,
+            rotation=self.display.rotation if self.display else 0,
+            num_frames=len(self.times),
+            fps=timeline.fps,
+            duration=timeline.duration,
             codec=self.codec,
             pix_fmt=self.pix_fmt,
             color_space=self.color_space,
-            bit_rate=8 * self.packet_bytes / duration if duration > 0 else 0.0,
+            bit_rate=8 * self.packet_bytes / timeline.duration if timeline.duration else 0.0,
             bit_depth=self.bit_depth,
             hdr=self.hdr,
             damaged=self.damaged,
+            notes="; ".join(notes),
         )
 
 
@@ -188,24 +194,29 @@ def in_full(reading: Reading, limits: Limits | None = None) -> Iterator[VideoFra
 
     Raises:
         VideoError: The file cannot be opened, it exceeds the limits, or (at the end) no frame could
-            be decoded.
+            be decoded, or more than `stream.DAMAGE` of the pictures are damaged.
     """
     with open_stream(reading.path, limits) as (container, stream):
-        reading.note_stream(stream)
-        for item in decoded(container, stream):
+        clock = reading.note_stream(container, stream)
+        first: int | None = None
+        for item in decoded(container, stream, clock):
             if isinstance(item, Packet):
                 reading.packet_bytes += item.size
                 reading.damaged += item.damaged
                 continue
-            if not reading.times:
-                reading.note_frame(item)
+            reading.note_frame(item)
             reading.damaged += item.is_corrupt
             reading.times.append(item.pts)
-            if limits is not None and reading.nominal_fps:
+            if limits is not None and item.pts is not None:
+                first = item.pts if first is None else first
+                limits.check_seconds(reading.path, (item.pts - first) * reading.time_base)
+            elif limits is not None and reading.nominal_fps:
                 limits.check_seconds(reading.path, len(reading.times) / reading.nominal_fps)
             yield item
+        reading.jumps = clock.jumps
     if not reading.times:
         raise VideoError(reading.path, "no frame of it decodes", "give a video file that plays")
+    check_damage(reading.path, reading.damaged, len(reading.times))
 
 
 def by_packets(
@@ -226,26 +237,30 @@ def by_packets(
         PacketMismatch: The file is damaged, or a frame differs from what the packets announce.
     """
     reading.times = [packets.times[i] for i in packets.shown.tolist()]
-    reading.packet_bytes = packets.bytes
+    reading.packet_bytes, reading.jumps = packets.bytes, packets.jumps
     missing = {reading.times[rank]: rank for rank in ranks}
     # Decode the first frame too: the display properties come from it.
     chosen = {int(packets.shown[rank]) for rank in (*ranks, 0)}
     with open_stream(reading.path, limits) as (container, stream):
-        reading.note_stream(stream)
-        numbered = enumerate(packet for packet in container.demux(stream) if packet.size)
+        clock = reading.note_stream(container, stream)
+        numbered = enumerate(packets_of(container, stream, clock))
         try:
             for first, last in packets.spans(chosen):
                 promised = {packets.times[i] for i in range(first, last + 1)}
+                latest = -math.inf
                 for frame in _span(numbered, stream, first, last, chosen):
-                    if frame.is_corrupt or frame.pts not in promised:
+                    # The decoder's output order is the truth: times that go back are wrong.
+                    if frame.is_corrupt or frame.pts is None or frame.pts not in promised:
                         raise PacketMismatch
-                    if not reading.height:
-                        reading.note_frame(frame)
+                    if frame.pts <= latest:
+                        raise PacketMismatch
+                    latest = float(frame.pts)
+                    reading.note_frame(frame)
                     if frame.pts in missing:
                         yield missing.pop(frame.pts), frame
         except av.FFmpegError as error:
             raise PacketMismatch from error
-    if missing or not reading.height:
+    if missing or reading.display is None:
         raise PacketMismatch
 
 

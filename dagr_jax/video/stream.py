@@ -1,4 +1,4 @@
-"""Opening of a video file, its decoder output, and conversion of a decoded frame to RGB."""
+"""Opening of a video file, and the output of its decoder."""
 
 import contextlib
 import dataclasses
@@ -6,16 +6,14 @@ import os
 from collections.abc import Iterator
 
 import av
-import numpy as np
+from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.sidedata.sidedata import SideData, SideDataContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
 from dagr_jax.runtime.errors import DagrError
-from dagr_jax.video.resize import resize_bilinear
+from dagr_jax.video.clock import Clock
 
 Size = tuple[int, int]
 
@@ -54,8 +52,23 @@ class RawVideo(os.PathLike):
 _TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}
 
 
+# Share of damaged packets and pictures above which a file is not scored: its pictures then show
+# the decoder's guesses. Encrypted files, for example, decode without an error at every other frame.
+DAMAGE = 0.2
+
+
 class VideoError(DagrError):
     """A file cannot be used as a video."""
+
+
+def check_damage(path: str | os.PathLike[str], damaged: int, pictures: int) -> None:
+    """Raises VideoError if more than `DAMAGE` of the pictures are damaged."""
+    if damaged > DAMAGE * max(pictures, 1):
+        raise VideoError(
+            path,
+            f"{min(damaged / max(pictures, 1), 1):.0%} of its pictures are damaged",
+            "copy or download it again, or decrypt it",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,18 +189,44 @@ def video_stream(
     stream.codec_context.thread_count = 1
     if limits is not None:
         limits.check_pixels(path, stream.codec_context.width, stream.codec_context.height)
-        limits.check_seconds(path, (container.duration or 0) / av.time_base)
+        # Not the duration of the container: a subtitle may be hours after the last picture.
+        limits.check_seconds(path, float((stream.duration or 0) * (stream.time_base or 0)))
         # Later headers in the stream may declare other sizes.
         stream.codec_context.options = {"max_pixels": str(limits.pixels)}
     return stream
 
 
-def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame | Packet]:
+def packets_of(
+    container: InputContainer, stream: VideoStream | AudioStream, clock: Clock
+) -> Iterator[av.Packet]:
+    """Reads the packets of a stream, with the jumps of its clock taken out.
+
+    Args:
+        container: The opened file.
+        stream: The stream.
+        clock: Clock of the stream.
+
+    Yields:
+        Each packet that holds data.
+
+    Raises:
+        av.FFmpegError: The file cannot be read on.
+    """
+    for packet in container.demux(stream):
+        if packet.size:  # an empty one would flush the decoder; some containers have them
+            clock.mend(packet)
+            yield packet
+
+
+def decoded(
+    container: InputContainer, stream: VideoStream, clock: Clock
+) -> Iterator[VideoFrame | Packet]:
     """Decodes the stream.
 
     Args:
         container: The opened file.
         stream: The video stream.
+        clock: Clock of the stream.
 
     Yields:
         For each packet a `Packet`, followed by the frames that the decoder outputs for it.
@@ -196,8 +235,7 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
         VideoError: There is not enough memory, whether or not the file is the cause. This is not
             treated as damage, because the decoded frames would then depend on the machine.
     """
-    # An empty packet would flush the decoder. Some containers have empty packets between others.
-    packets = (packet for packet in container.demux(stream) if packet.size)
+    packets = packets_of(container, stream, clock)
     reading = True
     while reading:
         packet, damaged = None, False
@@ -217,48 +255,3 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
             damaged = True
         yield Packet(packet.size if packet else 0, damaged)
         yield from frames
-
-
-def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """Returns how to orient a stored picture for display: (swap axes, then flip x, then flip y)."""
-    # Not frame.side_data: it creates a reference cycle between frame and container, and hundreds
-    # of frames would stay in memory until the cyclic garbage collector runs.
-    data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
-    if not isinstance(data, SideData):
-        return False, False, False
-    # FFmpeg's matrix (libavutil/display.h) maps a stored (x, y) to (a x + c y, b x + d y). Other
-    # angles, which no camera writes, are rounded to the nearest quarter turn.
-    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(data), "=i4")[:5])
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        return True, c < 0, b < 0
-    return False, a < 0, d < 0
-
-
-def clockwise(swap: bool, flip_x: bool, flip_y: bool) -> int:
-    """Returns the clockwise rotation of an orientation in degrees, ignoring mirroring."""
-    if swap:
-        return 270 if flip_y else 90
-    return 180 if flip_y else 0
-
-
-def picture(frame: VideoFrame, size: Size | None, antialias: bool) -> np.ndarray:
-    """Converts a frame to RGB in display orientation.
-
-    Args:
-        frame: Decoded frame.
-        size: (height, width) of the result in pixels, bilinear; None: the size of the frame.
-        antialias: Whether to resize with antialiasing.
-
-    Returns:
-        (height, width, 3) uint8 RGB.
-    """
-    # swscale's default path, without ACCURATE_RND, as in OpenCV and decord, and thus in the
-    # release.
-    rgb = frame.reformat(format="rgb24", dst_color_range=ColorRange.JPEG, threads=1).to_ndarray()
-    swap, flip_x, flip_y = orientation(frame)
-    if swap:
-        rgb = rgb.transpose(1, 0, 2)
-    rgb = rgb[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-    if size is None:
-        return np.ascontiguousarray(rgb)
-    return resize_bilinear(rgb, size, antialias=antialias)

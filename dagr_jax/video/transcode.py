@@ -1,5 +1,6 @@
 """Transcoding of a video: new pictures at the same times, with the original sound."""
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -11,8 +12,9 @@ from av.container import InputContainer, OutputContainer
 from av.video.stream import VideoStream
 
 from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.video.clock import Clock, playing_begins
 from dagr_jax.video.encode import ENCODERS
-from dagr_jax.video.stream import VideoError
+from dagr_jax.video.stream import VideoError, packets_of, video_stream
 
 # Sound codecs that .mp4 supports and players can play; other sound is re-encoded as AAC.
 _KEPT_SOUND = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
@@ -30,14 +32,14 @@ def transcode(
 ) -> None:
     """Writes an H.264 .mp4 file with the sound of another file, atomically.
 
-    The new file starts at time 0 with the first picture, as players expect.
+    Times count from where the source begins to play, so that pictures and sound stay together.
 
     Args:
         path: File to write.
         source: File with the sound. The sound is copied if .mp4 supports its codec, else it is
             re-encoded as AAC.
-        shown: (seconds, picture) in temporal order. Pictures are (H, W, 3) uint8 RGB, all of the
-            same shape.
+        shown: (seconds, picture) in temporal order, as `decode.timed_frames` gives them. Pictures
+            are (H, W, 3) uint8 RGB, all of the same shape.
         fps: Frame rate to declare in the file, in frames per second; 0: unknown.
 
     Raises:
@@ -68,13 +70,12 @@ def _transcode(
         av.open(str(partial), "w", options={"movflags": "faststart"}) as output,
     ):
         stream: VideoStream | None = None
-        last, begin = -1, 0.0
+        last = -1
         for seconds, picture in shown:
             if stream is None:
-                begin = seconds
-                stream = _stream(output, picture, fps, _pixel_shape(spoken, picture))
-                sound = _Sound(spoken, output, begin)
-            seconds -= begin
+                seen = video_stream(spoken, source, None)
+                stream = _stream(output, picture, fps, _pixel_shape(seen, picture))
+                sound = _Sound(spoken, output, _zero(spoken, seen, seconds))
             last = max(last + 1, round(seconds / _CLOCK))
             frame = av.VideoFrame.from_ndarray(picture)
             frame.pts, frame.time_base = last, _CLOCK
@@ -86,10 +87,22 @@ def _transcode(
         sound.until(float("inf"))
 
 
-def _pixel_shape(source: InputContainer, picture: np.ndarray) -> Fraction:
-    """Returns the pixel aspect ratio (width / height) of the source, for display orientation."""
-    stream = source.streams.best("video")
-    if not isinstance(stream, VideoStream) or not stream.sample_aspect_ratio:
+def _zero(source: InputContainer, stream: VideoStream, first: float) -> float:
+    """Returns what is second 0 of the new file, in seconds on the clock of the source.
+
+    Args:
+        source: The source.
+        stream: Its video stream.
+        first: When the first picture is shown in the new file, in seconds.
+    """
+    if first:  # the sound begins before the pictures
+        return playing_begins(source, stream)
+    return float((stream.start_time or 0) * (stream.time_base or 0))
+
+
+def _pixel_shape(stream: VideoStream, picture: np.ndarray) -> Fraction:
+    """Returns the pixel aspect ratio (width / height) of a stream, for display orientation."""
+    if not stream.sample_aspect_ratio:
         return Fraction(1)
     turned = (stream.height, stream.width) != picture.shape[:2]
     return 1 / stream.sample_aspect_ratio if turned else stream.sample_aspect_ratio
@@ -151,7 +164,7 @@ class _Sound:
             self._next = next(self._packets, None)
         except av.FFmpegError:  # stop the sound at the first damaged place
             self._next = None
-        if self._next is not None and self._next.time_base:
+        if self._next is not None and self._next.time_base and self._begin:
             shift = round(self._begin / self._next.time_base)
             for name in ("pts", "dts"):
                 if (time := getattr(self._next, name)) is not None:
@@ -159,8 +172,8 @@ class _Sound:
 
 
 def _copied(source: InputContainer, track: AudioStream, copy: AudioStream) -> Iterator[av.Packet]:
-    for packet in source.demux(track):
-        if packet.size and packet.dts is not None:
+    for packet in packets_of(source, track, Clock(source, track)):
+        if packet.dts is not None:
             packet.stream = copy
             yield packet
 
@@ -168,6 +181,30 @@ def _copied(source: InputContainer, track: AudioStream, copy: AudioStream) -> It
 def _encoded(
     source: InputContainer, track: AudioStream, encoder: AudioStream
 ) -> Iterator[av.Packet]:
-    for frame in source.decode(track):
+    for frame in _heard(source, track, encoder):
         yield from encoder.encode(frame)
     yield from encoder.encode(None)
+
+
+def _heard(
+    source: InputContainer, track: AudioStream, encoder: AudioStream
+) -> Iterator[av.AudioFrame]:
+    """Yields the sound of a track in the one form that an encoder takes.
+
+    The number of channels and the sampling rate may change within a track.
+    """
+    form, converter = None, None
+    packets = packets_of(source, track, Clock(source, track))
+    for packet in itertools.chain(packets, [None]):
+        try:
+            frames = track.codec_context.decode(packet)
+        except av.FFmpegError:  # damaged: silence
+            continue
+        for frame in frames:
+            if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
+                if converter is not None:
+                    yield from converter.resample(None)
+                wanted = encoder.codec_context
+                converter = av.AudioResampler(wanted.format, wanted.layout, wanted.sample_rate)
+            assert converter is not None
+            yield from converter.resample(frame)

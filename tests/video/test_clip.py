@@ -10,6 +10,7 @@ import pytest
 from av.video.frame import VideoFrame
 
 from dagr_jax.video.clip import Clip, ClipPlan, Piece, clips_of, plan_clips, read_clips
+from dagr_jax.video.clock import Timeline
 from dagr_jax.video.decode import VideoError, decode_frames, iter_frames, probe, read_clip
 from dagr_jax.video.inputs import Crops, InputSpec, Resize, Stream
 from dagr_jax.video.resize import resize
@@ -30,6 +31,11 @@ OF_WINDOWS = Stream(
 )
 SPEC = InputSpec({"frames": FRAMES})
 WINDOWS = InputSpec({"frames": FRAMES, "windows": OF_WINDOWS})
+
+
+def steady(length, fps):
+    """The timeline of frames at a constant rate; 0: unknown."""
+    return Timeline.of([None] * length, 0.0, fps)
 
 
 def taken(path, spec, seconds=0.0):
@@ -105,7 +111,7 @@ def test_a_damaged_file_is_read_again(tmp_path):
 @pytest.mark.parametrize("seconds", [0.01, 0.5, 2.0, 7.3])
 @pytest.mark.parametrize("length", [1, 2, 59, 60, 61, 1000])
 def test_segments_cover_the_video_without_gap(fps, seconds, length):
-    whole, *parts = plan_clips("x", length, fps, seconds).bounds
+    whole, *parts = plan_clips("x", steady(length, fps), seconds).bounds
     assert whole == (0, length)
     ends = [start + count for start, count in parts]
     assert [start for start, _ in parts] == [0, *ends[:-1]] and ends[-1] == length
@@ -125,12 +131,15 @@ def test_segments_are_shown_when_their_frames_are(tmp_path):
             assert begin == pytest.approx(begins[start], abs=2e-3)
             if start + count < 30:
                 assert end == pytest.approx(begins[start + count], abs=2e-3)
-        assert plan.shown[0] == (0, pytest.approx(5 + 5 / 29, abs=2e-3))  # from the mean frame rate
+        # The last frame is shown as long as most frames are.
+        assert plan.shown[0] == (0, pytest.approx(5 + 1 / 25, abs=2e-3))
+        # Cut by time: a second of 25 frames, then the frames of each second.
+        assert [count for _, count in plan.bounds[1:]] == [25, 1, 1, 1, 2]
 
 
 def test_segments_need_a_frame_rate():
     with pytest.raises(VideoError, match="x: it has no frame rate; score it without segments"):
-        plan_clips("x", 10, 0.0, 1.0)
+        plan_clips("x", steady(10, 0.0), 1.0)
 
 
 def test_limits(tmp_path):
@@ -266,7 +275,7 @@ def test_memory_does_not_grow_with_a_stream_in_pieces(tmp_path):
             alive.add(frame)
             return frame
 
-    plan = plan_clips("x", 200, 25.0, 4.0)
+    plan = plan_clips("x", steady(200, 25.0), 4.0)
     assert len(plan.bounds) == 3
     count = 0
     for message in clips_of(Frames(), InputSpec({"all": Stream("all", 0, chunk=16)}), plan):
@@ -297,7 +306,7 @@ def test_a_short_clip_is_masked_or_repeated(large):
         }
     )
     plan, clips, _, _ = taken(path, spec, 0.5)
-    assert sorted({length for _, length in plan.bounds}) == [12, 13, 15, 53]
+    assert sorted({length for _, length in plan.bounds}) == [12, 13, 16, 53]
     for (start, length), found in clips.items():
         ranks = start + np.arange(20) * length // 20
         frames = decode_frames(path, ranks, SIZE)
