@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from dagr_jax import cli
+from dagr_jax.models.contract import Outputs
 from dagr_jax.runtime.errors import DagrError
-from dagr_jax.score import Scorer
-from dagr_jax.score import scorer as scorers
+from dagr_jax.score import Scorer, sources
 from dagr_jax.video import readers
 from dagr_jax.video.inputs import InputSpec, Resize, Stream
 from tests.programs import ROOT
@@ -72,7 +72,10 @@ CLIPS = ["--source", "clips"]
         ([*PREPARE, *CLIPS, "--out", "folder"], "folder: exists and is not a prepared set; name"),
         ([*PREPARE, *CLIPS, "--out", "file/new"], "file/new: Not a directory; check the path"),
         ([*PREPARE, "--source", "folder", "--out", "new"], "or labels.xlsx is not in it; give the"),
-        ([*PREPARE, *CLIPS, "--out", "new", "--labels", "gone"], "gone: it cannot be read"),
+        (
+            [*PREPARE, *CLIPS, "--out", "new", "--labels", "gone"],
+            "gone: No such file or directory",
+        ),
         ([*PREPARE, *CLIPS, "--out", "new", "--labels", "bytes.csv"], "bytes.csv: it "),
         (["prepare", "diem", "--source", "gone", "--out", "new"], "gone: no video of DIEM with"),
         (["convert", "gone.safetensors", "--out", "new"], "gone.safetensors: there is no such"),
@@ -84,9 +87,9 @@ CLIPS = ["--source", "clips"]
             ["convert", "checkpoint", "--to-torch", "gone/a.safetensors"],
             "No such file or directory",
         ),
-        (["report", "table", "gone.csv"], "gone.csv: No such file or directory; give a"),
-        (["report", "table", "bytes.csv"], "bytes.csv: is no CSV file; give a predictions.csv"),
-        (["report", "table", "folder"], "folder/predictions.csv: No such file or directory; give"),
+        (["report", "table", "gone.csv"], "gone.csv: there is no such file; give a"),
+        (["report", "table", "bytes.csv"], "bytes.csv: it is no text; save it as UTF-8"),
+        (["report", "table", "folder"], "folder/predictions.csv: there is no such file; give"),
         (["report", "table", "told"], "told/metrics.json: names no data set; put DATASET= before"),
         (["report", "table", "predictions.csv", "--fuse", "b=c"], "--fuse b=c: is not NAME="),
         (["report", "compare", "predictions.csv", "other.csv"], "videos are of one alone"),
@@ -100,7 +103,7 @@ CLIPS = ["--source", "clips"]
         (
             ["report", "registers", "checkpoint", "--data", "set", "--out", "a.png"]
             + ["--classes", "bytes.csv"],
-            "bytes.csv: is not a CSV file in UTF-8; save it as one",
+            "bytes.csv: it is no text; save it as UTF-8",
         ),
         (
             ["report", "strips", "gone.mp4", "--checkpoint", "checkpoint", "--out", "a.png"],
@@ -177,12 +180,9 @@ DEFECTS = [
 
 
 COMMANDS = [
-    (SCORE, "score.predictor.Predictor.predict"),
-    ([*SCORE, "--out", "{new}.csv"], "score.predictor.Predictor.predict"),
-    (
-        ["watch", "clips/0.mp4", "--checkpoint", "checkpoint"],
-        "score.predictor.Predictor.predict",
-    ),
+    (SCORE, "score.scorer.load_variables"),
+    ([*SCORE, "--out", "{new}.csv"], "report.tables.write"),
+    (["watch", "clips/0.mp4", "--checkpoint", "checkpoint"], "score.scorer.load_variables"),
     ([*EVALUATE, "--workdir", "{new}"], "data.loader.eval_batches"),
     ([*PREPARE, *CLIPS, "--out", "{new}"], "data.decode_set._digest_in"),
     (["convert", "checkpoint", "--to-torch", "{new}.safetensors"], "convert.layers.to_torch"),
@@ -261,12 +261,14 @@ def test_a_defect_shows_its_traceback(home):
             "(OSError: [Errno 5] Input/output error)",
             False,
         ),
-        (MemoryError(), "(MemoryError: no reason given)", False),
+        (MemoryError(), "(MemoryError)", False),
         (KeyError("rate"), "(KeyError: 'rate')", True),
     ],
 )
 def test_a_file_that_a_reader_fails_on(monkeypatch, capfd, error, said, shown):
-    """Whatever it is, it is the row of that file; of a defect the traceback is shown as well."""
+    """Whatever it is, it is the row of that file; --debug shows the traceback."""
+    if shown:
+        monkeypatch.setenv("DAGR_DEBUG", "1")
 
     def broken(*_):
         raise error
@@ -288,29 +290,48 @@ def test_a_file_that_a_reader_fails_on(monkeypatch, capfd, error, said, shown):
     assert kind == "error" and ("Traceback" in capfd.readouterr().err) == shown
 
 
-def test_an_oserror_of_a_file_is_its_row_and_one_of_the_model_is_not(home, monkeypatch):
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_an_error_of_one_file_is_its_row(home, monkeypatch, capfd, batch_size):
+    """Whether reading it fails, the model fails on it, or its score is not a number."""
     scorer = Scorer.from_checkpoint(home / "checkpoint")
-    good, bad = str(home / "clips" / "0.mp4"), str(home / "clips" / "1.mp4")
-    real = scorers.read_clips
+    names = [str(home / "clips" / f"{i}.mp4") for i in range(4)]
+    real = sources.read_clips
 
     def read(path, *more):
-        if path == bad:
+        if path == names[1]:
             raise OSError(errno.EIO, "Input/output error", path)
+        if path == names[2]:
+            raise KeyError("of ours")
         yield from real(path, *more)
 
-    monkeypatch.setattr(scorers, "read_clips", read)
-    rows = [row.to_dict() for row in scorer.score_many([bad, good])]
-    assert rows[0] == {
-        "file": bad,
-        "error": f"{bad}: reading it failed (Input/output error); check the file",
-    }
-    assert rows[1]["score"] == scorer.score(good).score
+    monkeypatch.setattr(sources, "read_clips", read)
+    rows = list(scorer.score_many(names, batch_size=batch_size))
+    wanted = [scorer.score(names[i]).score for i in (0, 3)]
+    np.testing.assert_allclose([rows[0].score, rows[3].score], wanted, rtol=1e-5)
+    said = f"OSError: [Errno 5] Input/output error: '{names[1]}'"
+    assert rows[1].error == (
+        f"{names[1]}: scoring it failed ({said}); check the disk, or name another one"
+    )
+    assert rows[2].error.startswith(f"{names[2]}: scoring it failed (KeyError: 'of ours'); ")
+    assert "Traceback" not in capfd.readouterr().err
 
     def broken(*_):
-        raise OSError("of the model")
+        raise RuntimeError("of the model")
 
-    monkeypatch.setattr("dagr_jax.score.predictor.Predictor.predict", broken)
-    with pytest.raises(OSError, match="of the model"):
-        list(scorer.score_many([good]))
+    with monkeypatch.context() as patch:
+        patch.setattr("dagr_jax.score.predictor.Predictor.predict", broken)
+        patch.setenv("DAGR_DEBUG", "1")
+        rows = list(scorer.score_many([names[0], names[3]], batch_size=batch_size))
+        assert ["(RuntimeError: of the model)" in row.error for row in rows] == [True, True]
+        assert "Traceback" in capfd.readouterr().err
+        with pytest.raises(RuntimeError, match="of the model"):
+            scorer.score(names[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "dagr_jax.score.predictor.Predictor.predict",
+            lambda _, clips, __: [Outputs(np.float32(np.nan), {}) for _ in clips],
+        )
+        (row,) = scorer.score_many([names[0]])
+        assert row.error.startswith(f"{names[0]}: its score is not a finite number; use another")
     with pytest.raises(DagrError, match="give uint8"):
         scorer.score(np.zeros((2, 8, 8, 3), np.float32))

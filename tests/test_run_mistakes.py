@@ -117,7 +117,7 @@ def data(home):
         ({"model.args.preset": "both"}, "preset 'both' is unknown; use one of paper, release"),
         ({"model.args.alpha": -0.5}, "alpha must be in [0, 1], got -0.5"),
         ({"model.name": "both"}, "unknown model 'both'; available: "),
-        ({"split.file": "bytes.csv"}, "bytes.csv: is not a CSV file in UTF-8; save it as one"),
+        ({"split.file": "bytes.csv"}, "bytes.csv: it is no text; save it as UTF-8"),
         ({"split.protocol": "both"}, "protocol 'both' is unknown; one of random, repeated"),
         ({"vqa.init": "gone"}, "gone: no complete checkpoint in it"),
         ({"vqa.backbone": "gone.safetensors"}, "gone.safetensors: there is no such file"),

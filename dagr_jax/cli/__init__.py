@@ -1,12 +1,13 @@
 """The `dagr` command."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from dagr_jax import __version__
 from dagr_jax.cli import bench, convert, evaluate, models, prepare, report, score, watch
-from dagr_jax.cli.options import Parser
+from dagr_jax.cli.options import Parser, add_debug
 from dagr_jax.runtime import startup
 from dagr_jax.runtime.errors import DagrError, show_tracebacks
 
@@ -28,10 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in (score, watch, convert, prepare, evaluate, models, report, bench):
         command.add(commands)
     for added in commands.choices.values():
-        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        add_debug(added)
     arguments = parser.parse_args(argv)
-    if arguments.debug:
-        show_tracebacks()
+    show_tracebacks(arguments.debug)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of files are bytes; what is not UTF-8 is printed as it is.
+            stream.reconfigure(errors="surrogateescape")
     if argv is None:
         startup.set_up()
     try:

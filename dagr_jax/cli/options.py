@@ -29,6 +29,17 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
 
+def add_debug(command: argparse.ArgumentParser, default: Any = False) -> None:
+    """Adds the option --debug to a command and its subcommands, so that it may stand anywhere."""
+    told = "show the traceback of an error"
+    command.add_argument("--debug", action="store_true", default=default, help=told)
+    for action in command._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                # Suppressed: its default must not undo what stands before the subcommand.
+                add_debug(below, argparse.SUPPRESS)
+
+
 def add_checkpoint(command: argparse.ArgumentParser) -> None:
     """Adds the option --checkpoint."""
     command.add_argument(

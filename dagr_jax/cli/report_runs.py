@@ -1,7 +1,6 @@
 """Subcommands of `dagr report` for networks and sweeps: saliency, registers, strips, sweep."""
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -11,7 +10,8 @@ from typing import Any
 
 from dagr_jax.cli.report_output import add_output, check, put
 from dagr_jax.report import tables
-from dagr_jax.runtime.errors import DagrError, environment
+from dagr_jax.runtime import texts
+from dagr_jax.runtime.errors import DagrError
 
 
 def add(kinds: Any) -> None:
@@ -186,14 +186,10 @@ def _registers(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -
 
 def _classes(path: str) -> dict[str, str]:
     """Reads {video: class} from a CSV file."""
-    try:
-        with environment(path), open(path, newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except (csv.Error, UnicodeError) as error:
-        raise DagrError(path, "is not a CSV file in UTF-8", "save it as one") from error
-    if not rows or not {"video", "class"} <= rows[0].keys():
+    header, rows = texts.read_table(path)
+    if not rows or not {"video", "class"} <= set(header):
         raise DagrError(path, "has no columns video and class", "name them in the first line")
-    return {row["video"]: row["class"] for row in rows}
+    return {row["video"]: row["class"] for _, row in rows}
 
 
 def _strips(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -17,7 +17,8 @@ def add(commands: Any) -> None:
         "watch",
         help="score live video, window by window",
         description="Prints one JSON line per window until the video ends or you press Ctrl-C. "
-        "Exit code: 0 at the end, 1 if the source cannot be read (any more), 2 for a usage error.",
+        "Exit code: 0 at the end, 1 if the source cannot be read (any more) or a window could not "
+        "be scored, 2 for a usage error.",
     )
     watch.add_argument(
         "source",
@@ -73,7 +74,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error("watch: --waiting and --max-pixels must be at least 1")
     from dagr_jax.runtime.compile_cache import keep_compiled
     from dagr_jax.score import Scorer
-    from dagr_jax.score.live import LiveScore, watch
+    from dagr_jax.score.live import LiveFailure, LiveScore, watch
     from dagr_jax.video.live import Feed
     from dagr_jax.video.stream import Limits
 
@@ -90,11 +91,14 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         retries=arguments.retries,
         limits=Limits(arguments.max_pixels, math.inf),
     )
-    scored, dropped, code = 0, 0, 0
+    scored, failed, dropped, code = 0, 0, 0, 0
     try:
         for item in watch(scorer, feed):
             if isinstance(item, LiveScore):
                 scored, dropped = scored + 1, item.dropped
+                print(json.dumps(item.to_dict()), flush=True)
+            elif isinstance(item, LiveFailure):
+                failed, dropped = failed + 1, item.dropped
                 print(json.dumps(item.to_dict()), flush=True)
             else:
                 told = f"{arguments.source}: {item.reason}; next attempt in {item.pause:g} s"
@@ -108,6 +112,8 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         pass
     if scored or not code:
         told = f"{scored} windows scored, {dropped} dropped"
+        if failed:
+            told, code = f"{told}, {failed} could not be scored", 1
         if feed.rest:
             told += f"; the last {feed.rest:.2f} s are shorter than a window and were not scored"
         print(f"dagr: {told}", file=sys.stderr)

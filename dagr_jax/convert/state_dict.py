@@ -44,10 +44,10 @@ class Network:
 def from_state_dict(arrays: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     """Converts a state_dict of the PyTorch release.
 
-    Keys may have the prefix 'module.', and the state_dict may be the entry 'model_state_dict' or
-    'state_dict' of a checkpoint. 'num_batches_tracked' is optional. The number of attention heads
-    cannot be read from the arrays; it is that of the release, 4 in the full network and 1 in the
-    temporal-only network.
+    Keys may have the prefix 'module.' or '_orig_mod.', and the state_dict may be the entry
+    'model_state_dict' or 'state_dict' of a checkpoint. 'num_batches_tracked' is optional. The
+    number of attention heads cannot be read from the arrays; it is that of the release, 4 in the
+    full network and 1 in the temporal-only network.
 
     Args:
         arrays: {name: float32 array}.
@@ -108,10 +108,13 @@ def to_state_dict(
     return layers.to_torch(torch_network(name).torch_layers(model), variables, counters)
 
 
-def strip(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Extracts the state_dict of a checkpoint, and removes the prefix 'module.' from its names.
+_WRAPPERS = ("module.", "_orig_mod.")
 
-    The parallel wrappers of PyTorch add this prefix.
+
+def strip(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Extracts the state_dict of a checkpoint, and removes the prefixes of wrappers from its names.
+
+    PyTorch's parallel wrappers add 'module.', and torch.compile adds '_orig_mod.'.
 
     Args:
         arrays: Contents of the checkpoint.
@@ -120,7 +123,7 @@ def strip(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
         {name: numpy array}.
 
     Raises:
-        StateDictError: An entry is not an array, or two entries have the same name.
+        StateDictError: An entry is not an array, or not finite; or two have the same name.
     """
     for container in CONTAINERS:
         if isinstance(arrays.get(container), Mapping):
@@ -129,13 +132,18 @@ def strip(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     stripped: dict[str, np.ndarray] = {}
     for key, value in arrays.items():
         name = key
-        while name.startswith("module."):
-            name = name.removeprefix("module.")
+        while name.startswith(_WRAPPERS):
+            name = name.partition(".")[2]
         if name in stripped:
             raise StateDictError(f"the state_dict holds {name} twice, with and without 'module.'")
         if not hasattr(value, "shape"):
             raise StateDictError(f"{key} is of type {type(value).__name__}, not an array")
         stripped[name] = np.asarray(value)
+        if stripped[name].dtype.kind == "f" and not np.isfinite(stripped[name]).all():
+            raise StateDictError(
+                f"{key} holds values that are not finite; convert a checkpoint from before the "
+                "training diverged"
+            )
     return stripped
 
 

@@ -5,6 +5,7 @@ next call reuses the shards and produces bit-identical records.
 """
 
 import concurrent.futures
+import contextlib
 import csv
 import functools
 import hashlib
@@ -13,6 +14,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +37,7 @@ from dagr_jax.data.rated import RatedSet, Source
 from dagr_jax.data.records import Clip, Listed, file_digest, write_list
 from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.runtime.errors import DagrError, environment, one_file
+from dagr_jax.runtime.texts import open_text
 from dagr_jax.video.decode import VideoError
 from dagr_jax.video.inputs import Stream
 
@@ -160,14 +163,27 @@ def _decode_all(
     paths = [_shard(shards, video) for video in found]
     waiting = [i for i, reason in enumerate(told) if not (reason or paths[i].exists())]
     done = len(found) - len(waiting)
-    with (
-        tqdm(desc="prepare", total=len(found), initial=done, unit="video", disable=None) as bar,
-        worker_pool(workers) as pool,
-    ):
-        jobs = {pool.submit(work, found[i], paths[i]): i for i in waiting}
-        for job in concurrent.futures.as_completed(jobs):
-            told[jobs[job]] = job.result()
-            bar.update()
+    with tqdm(desc="prepare", total=len(found), initial=done, unit="video", disable=None) as bar:
+
+        def decode(numbers: Sequence[int], count: int) -> list[int]:
+            """Decodes some videos; returns those that are left when a process crashes."""
+            missing = dict.fromkeys(numbers)
+            with contextlib.suppress(BrokenProcessPool), worker_pool(count) as pool:
+                jobs = {pool.submit(work, found[i], paths[i]): i for i in numbers}
+                for job in concurrent.futures.as_completed(jobs):
+                    told[jobs[job]] = job.result()
+                    del missing[jobs[job]]
+                    bar.update()
+            return list(missing)
+
+        left: list[int] = decode(waiting, workers)
+        while left:
+            # One of the first videos that are left has crashed its process: find it, alone.
+            suspects, rest = left[: 2 * workers + 2], left[2 * workers + 2 :]
+            if crashed := decode(suspects, 1):
+                told[crashed[0]] = "unreadable: it crashed the process that decoded it"
+                bar.update()
+            left = decode([*crashed[1:], *rest], workers)
     return told
 
 
@@ -268,7 +284,7 @@ def _report(
         CollectError: More than `max_failures` videos failed.
     """
     path = folder / "report.csv"
-    with atomic_file(path) as partial, open(partial, "w", newline="") as stream:
+    with atomic_file(path) as partial, open_text(partial) as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("file", "status", "reason"))
         for video, reason in zip(videos, reasons, strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 
 from dagr_jax.video.decode import VideoError, decode_frames, probe
 from dagr_jax.video.inputs import Stream
-from dagr_jax.video.pictures import pictures, read_picture
+from dagr_jax.video.pictures import check_same_numbers, pictures, read_picture
 from dagr_jax.video.resize import resize_bilinear
 
 
@@ -63,6 +63,7 @@ class Pictures:
                 f"has {len(maps)} maps and {len(fixations)} fixation maps",
                 "unpack the annotation again",
             )
+        check_same_numbers(maps, fixations)
         return len(maps)
 
     def read(
@@ -114,8 +115,8 @@ class GazeSet:
 def gaze_record(video: GazeVideo, stream: Stream, map_size: tuple[int, int]) -> dict[str, Any]:
     """Samples a video and its maps into what `prepare.Saliency` holds of it.
 
-    The lengths of a video and its maps may differ by a few frames at the end. Only frames that both
-    have are sampled.
+    The lengths of a video file and its maps may differ by a few frames at the end. Only frames that
+    both have are sampled. Where the frames are pictures too, their numbers must agree.
 
     Args:
         video: The video with its gaze.
@@ -132,6 +133,8 @@ def gaze_record(video: GazeVideo, stream: Stream, map_size: tuple[int, int]) -> 
     """
     shown = pictures(video.frames) if video.frames.is_dir() else []
     if video.frames.is_dir():
+        if shown and isinstance(video.gaze, Pictures):
+            check_same_numbers(shown, pictures(video.gaze.maps))
         count, fps = len(shown), 0.0
         shape = read_picture(shown[0], "L").shape if shown else (0, 0)
     else:

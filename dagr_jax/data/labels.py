@@ -4,7 +4,6 @@ A reader returns one `Label` for each row that names a video. It never guesses: 
 a value that is not a number are errors that name the file and the line.
 """
 
-import csv
 import math
 import zipfile
 import zlib
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 import scipy.io
 
+from dagr_jax.runtime import texts
 from dagr_jax.runtime.errors import DagrError
 
 SHEETS = (".xlsx", ".xls")
@@ -70,8 +70,8 @@ def is_list(path: Path) -> bool:
     """Returns whether a text file is a list without a header (its first row ends in a number)."""
     if path.suffix.lower() in (*SHEETS, ".mat"):
         return False
-    first = next(_rows(path), None)
-    return first is not None and len(first[1]) > 1 and _number(first[1][-1]) is not None
+    rows = _rows(path)
+    return bool(rows) and len(rows[0].cells) > 1 and _number(rows[0].cells[-1]) is not None
 
 
 def read_columns(path: Path, video: Sequence[str], mos: Sequence[str]) -> list[Label]:
@@ -90,10 +90,11 @@ def read_columns(path: Path, video: Sequence[str], mos: Sequence[str]) -> list[L
     Raises:
         LabelError: A column is missing, or a MOS is not a number.
     """
-    rows = _sheet(path) if path.suffix.lower() in SHEETS else list(_rows(path))
+    rows = _sheet(path) if path.suffix.lower() in SHEETS else _rows(path)
     if not rows:
         raise LabelError(path, "it is empty", "copy or download it again")
-    header = [cell.strip() for cell in rows[0][1]]
+    header = rows[0].cells
+    texts.refuse_equal(header, path, LabelError)
     at = [_column(path, header, names) for names in (video, mos)]
     labels = []
     for number, cells in rows[1:]:
@@ -189,35 +190,12 @@ def field(path: Path, tree: Mapping[str, Any], *names: str) -> Any:
     return tree
 
 
-def _rows(path: Path) -> Any:
-    """Yields (line number, stripped cells) of the non-empty rows of a text file."""
-    text = _text(path)
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = max(",;\t", key=first.count)
-    try:
-        for number, cells in enumerate(csv.reader(text.splitlines(), delimiter=separator), start=1):
-            cells = [cell.strip() for cell in cells]
-            if any(cells):
-                yield number, cells
-    except csv.Error as error:
-        raise LabelError(path, f"is not a table ({error})", "save it as .csv") from error
+def _rows(path: Path) -> list[texts.Line]:
+    """Returns the rows of a text file; with a decimal comma, another separator comes first."""
+    return texts.lines_of(texts.read_text(path, LabelError), path, LabelError, "\t;,")
 
 
-def _text(path: Path) -> str:
-    """Returns the text of a file in UTF-8 or GBK, the encoding of the official LSVQ files."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise LabelError(path, f"it cannot be read ({error.strerror})", "check the path") from error
-    for encoding in ("utf-8-sig", "gbk"):
-        try:
-            return raw.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise LabelError(path, "it is no text in UTF-8 or GBK", "save it as UTF-8")
-
-
-def _sheet(path: Path) -> list[tuple[int, list[str]]]:
+def _sheet(path: Path) -> list[texts.Line]:
     """Returns (row number, cells as text) of the non-empty rows of a workbook's first sheet."""
     try:
         table = pd.read_excel(path, header=None, dtype=object)
@@ -230,7 +208,7 @@ def _sheet(path: Path) -> list[tuple[int, list[str]]]:
     for number, row in enumerate(table.itertuples(index=False), start=1):
         cells = ["" if pd.isna(cell) else str(cell).strip() for cell in row]
         if any(cells):
-            rows.append((number, cells))
+            rows.append(texts.Line(number, cells))
     return rows
 
 

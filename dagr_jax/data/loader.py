@@ -201,6 +201,10 @@ class _Share(grain.MapDataset):
         return self._parent[epoch * self._all + batch * self._batch + self._first + place]
 
 
+_AHEAD = 2  # batches that a reading process makes ahead
+BUFFERED = _AHEAD + 2  # batches of each that are in shared memory at once, with those in hand
+
+
 def train_iterator(
     source: Source,
     *,
@@ -260,7 +264,7 @@ def train_iterator(
             # command line to parse.
             flags.FLAGS(sys.argv[:1])
         iterable = iterable.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD),
             worker_init_fn=_begin_reader,
         )
     return iter(iterable)

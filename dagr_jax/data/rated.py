@@ -1,17 +1,20 @@
 """Sets of rated videos: their MOS scale, label files and video files."""
 
+import logging
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from dagr_jax.data import labels
 from dagr_jax.data.labels import Label, LabelError
+from dagr_jax.video.files import suffixes, walk
 from dagr_jax.video.stream import RawVideo
 
-SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".yuv", ".m4v", ".mpg", ".y4m")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,39 @@ class RatedSet:
             if path and path.suffix.lower() == ".yuv" and self.raw:
                 width, height, fps = self.raw
                 file = RawVideo(str(path), width, height, fps=fps)
-            content = label.row.get("content") or self.content(label.video)
+            content = label.row.get("content") or self.content(relative.as_posix())
             found.append(Source(name, file, label.mos, content, self.part(label_file, label)))
-        return found
+        return _apart(found, label_file)
+
+
+def _apart(found: list[Source], label_file: Path) -> list[Source]:
+    """Says which videos of one name in several folders are taken for one content.
+
+    If all of them would be one content, such as `NAME/video.mp4`, the folder tells them apart.
+    """
+    folders: dict[str, set[PurePosixPath]] = {}
+    for source in found:
+        path = PurePosixPath(source.video)
+        if source.content == path.stem:
+            folders.setdefault(source.content, set()).add(path.parent)
+    if len(found) > 1 and [len(homes) for homes in folders.values()] == [len(found)]:
+        by_path = [str(PurePosixPath(source.video).with_suffix("")) for source in found]
+        return [replace(one, content=path) for one, path in zip(found, by_path, strict=True)]
+    if several := [content for content, homes in folders.items() if len(homes) > 1]:
+        homes = ", ".join(sorted(map(str, folders[several[0]]))[:3])
+        _LOG.warning(
+            "%s: %d contents are in several folders, such as %s in %s; if these are different "
+            "contents, add a column content",
+            label_file,
+            len(several),
+            several[0],
+            homes,
+        )
+    return found
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def inside(label_file: Path, label: Label) -> PurePosixPath:
@@ -165,6 +198,8 @@ def inside(label_file: Path, label: Label) -> PurePosixPath:
 class Files:
     """Index by name of the video files below a folder.
 
+    Names are compared without regard to case and to how accents are stored (Unicode NFC or NFD).
+
     Args:
         source: The folder.
 
@@ -177,11 +212,11 @@ class Files:
             raise LabelError(source, "there is no such folder", "give the folder of the videos")
         self.source = source
         self._by_name: dict[str, list[Path]] = {}
-        for folder, below, names in os.walk(source, followlinks=True):
-            below.sort()
-            for name in sorted(names):
-                if Path(name).suffix.lower() in SUFFIXES:
-                    self._by_name.setdefault(name.casefold(), []).append(Path(folder) / name)
+        for folder, names in walk(source):
+            for name in names:
+                known = Path(name).suffix.lower() in suffixes() | {".yuv"}
+                if known and not name.startswith("."):
+                    self._by_name.setdefault(_folded(name), []).append(Path(folder) / name)
 
     def find(
         self, label_file: Path, label: Label, relative: PurePosixPath, names: Iterable[str]
@@ -208,8 +243,8 @@ class Files:
             if path.suffix and path.is_file():
                 return path
         for name in wanted:
-            found = self._by_name.get(name.casefold(), [])
-            tails = [p for p in found if p.parent.parts[-1:] == relative.parent.parts[-1:]]
+            found = self._by_name.get(_folded(name), [])
+            tails = [p for p in found if _folded(p.parent.name) == _folded(relative.parent.name)]
             if len(tails or found) > 1:
                 listed = ", ".join(str(p.relative_to(self.source)) for p in (tails or found)[:3])
                 raise LabelError(

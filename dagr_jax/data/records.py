@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.runtime.errors import DagrError
+from dagr_jax.runtime.texts import open_text
 
 LIST = "videos.csv"
 
@@ -51,7 +52,7 @@ _COLUMNS = [field.name for field in dataclasses.fields(Listed)]
 
 def write_list(folder: Path, listed: Sequence[Listed]) -> None:
     """Writes `videos.csv` atomically, with one row per record, in the order of the records."""
-    with atomic_file(folder / LIST) as partial, open(partial, "w", newline="") as stream:
+    with atomic_file(folder / LIST) as partial, open_text(partial) as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_COLUMNS)
         writer.writerows(dataclasses.astuple(row) for row in listed)
@@ -72,7 +73,7 @@ def read_list(folder: Path) -> list[Listed]:
     path = folder / LIST
     if not path.is_file():
         raise DagrError(path, "no prepared set is here", "run the prepare stage first")
-    with open(path, newline="") as stream:
+    with open_text(path, "r") as stream:
         return [Listed(**row) for row in csv.DictReader(stream)]
 
 

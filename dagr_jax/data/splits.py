@@ -8,6 +8,7 @@ never used for selection.
 import collections
 import csv
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from dagr_jax.data.records import Listed
+from dagr_jax.runtime import texts
 from dagr_jax.runtime.atomic import atomic_file
-from dagr_jax.runtime.errors import DagrError, environment
+from dagr_jax.runtime.errors import DagrError
 
 PARTS = ("train", "val", "test")
 PROTOCOLS = ("random", "repeated", "official", "kfold", "train")
@@ -182,13 +184,13 @@ def write_split(path: Path, listed: Sequence[Listed], parts: Sequence[str]) -> N
         if part:
             writer.writerow((row.video, row.content, part, row.digest))
     if path.exists():
-        if path.read_text() != text.getvalue():
+        if os.fsdecode(path.read_bytes()) != text.getvalue():
             raise SplitError(
                 f"{path}: the videos were split otherwise before; take another --workdir"
             )
         return
     with atomic_file(path) as partial:
-        partial.write_text(text.getvalue())
+        partial.write_bytes(os.fsencode(text.getvalue()))
 
 
 def read_split(path: Path, listed: Sequence[Listed]) -> list[str]:
@@ -209,18 +211,13 @@ def read_split(path: Path, listed: Sequence[Listed]) -> list[str]:
     if not path.is_file():
         raise SplitError(f"{path}: there is no such file; give a CSV with video,content,part")
     content_of = {row.video: row.content for row in listed}
-    try:
-        with environment(path, SplitError), open(path, newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except (csv.Error, UnicodeError) as error:
-        raise SplitError(path, "is not a CSV file in UTF-8", "save it as one") from error
+    header, rows = texts.read_table(path, SplitError)
+    if missing := [column for column in ("video", "part") if rows and column not in header]:
+        raise SplitError(f"{path}: it has no column {missing[0]!r}; write video,part")
     found: dict[str, str] = {}
     part_of: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
-        try:
-            video, part = row["video"], row["part"]
-        except KeyError as error:
-            raise SplitError(f"{path}: it has no column {error}; write video,part") from None
+    for number, row in rows:
+        video, part = row["video"], row["part"]
         if part not in PARTS:
             raise SplitError(f"{path}: line {number}: part {part!r} is none of {', '.join(PARTS)}")
         if video not in content_of:

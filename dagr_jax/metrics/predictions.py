@@ -1,6 +1,5 @@
 """Prediction files: predictions of models for the videos of data sets."""
 
-import csv
 import dataclasses
 import json
 import math
@@ -12,9 +11,11 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from dagr_jax.runtime import texts
 from dagr_jax.runtime.errors import DagrError
 
 # Columns of a predictions.csv that do not hold predictions of a model.
+FEWEST = 3  # videos; of two, every rank correlation is 1 or -1
 _FACTS = ("video", "mos", "content")
 
 
@@ -80,6 +81,14 @@ def read(source: str) -> list[Predictions]:
             f"{place}: has predictions of {len(columns)} models ({', '.join(columns)}), so that it "
             f"cannot be called {model!r}; leave that out"
         )
+    mos = _numbers(place, rows, "mos")
+    values = {column: _numbers(place, rows, column) for column in columns}
+    if len(rows) < FEWEST:
+        raise PredictionsError(
+            place,
+            f"has {len(rows)} videos; a correlation needs at least {FEWEST}",
+            "give the predictions of more videos",
+        )
     contents = _contents(home / "split.csv") if told.exists() else {}
     videos = tuple(row["video"] for row in rows)
     known = tuple(row.get("content") or contents.get(row["video"], "") for row in rows)
@@ -89,8 +98,8 @@ def read(source: str) -> list[Predictions]:
             model=model or (own if column == "prediction" else column),
             dataset=dataset,
             videos=videos,
-            mos=_numbers(place, rows, "mos"),
-            values=_numbers(place, rows, column),
+            mos=mos,
+            values=values[column],
             contents=known if all(known) else videos,
         )
         for column in columns
@@ -196,26 +205,22 @@ def refuse_twins(models: Sequence[Predictions]) -> None:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, strict=True))
-    except OSError as error:
+    if not path.is_file():
         remedy = "give a predictions.csv or the workdir of a finished run"
-        raise PredictionsError(path, str(error.strerror), remedy) from error
-    except (csv.Error, UnicodeError) as error:
-        raise PredictionsError(f"{path}: is no CSV file; give a predictions.csv") from error
-    if not rows or not {"video", "mos"} < rows[0].keys():
+        raise PredictionsError(path, "there is no such file", remedy)
+    header, numbered = texts.read_table(path, PredictionsError)
+    if not numbered or not {"video", "mos"} < set(header):
         raise PredictionsError(
             f"{path}: needs a line of names, video and mos and a model among them, and rows"
         )
+    if "" in header:
+        raise PredictionsError(path, "a column has no name", "name the model, or drop the column")
     seen: set[str] = set()
-    for number, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise PredictionsError(f"{path}: line {number} has not as many cells as the first")
+    for _, row in numbered:
         if row["video"] in seen:
             raise PredictionsError(f"{path}: {row['video']} is in it twice; leave one out")
         seen.add(row["video"])
-    return rows
+    return [row for _, row in numbered]
 
 
 def _dataset_of(path: Path) -> str:
@@ -248,5 +253,4 @@ def _contents(path: Path) -> dict[str, str]:
     """Reads {video: content} from the split file of a run; empty if there is no such file."""
     if not path.exists():
         return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        return {row["video"]: row["content"] for row in csv.DictReader(file)}
+    return {row["video"]: row["content"] for _, row in texts.read_table(path).rows}

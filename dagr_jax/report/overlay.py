@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dagr_jax.report.tables import printable
-from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.atomic import atomic_file, short_name
 from dagr_jax.runtime.errors import DagrError, environment
 from dagr_jax.score import Result, Scorer
 from dagr_jax.score.maps import maps_over_time
@@ -59,7 +59,7 @@ def write_overlay(scorer: Scorer, result: Result, folder: Path, name: str) -> tu
     """
     with environment(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    film, sheet = folder / f"{name}.mp4", folder / f"{name}.png"
+    film, sheet = (folder / short_name(name, suffix) for suffix in (".mp4", ".png"))
     for target in (film, sheet):
         if target.exists() and target.samefile(result.file):
             raise DagrError(target, "is the video itself", "give another folder")

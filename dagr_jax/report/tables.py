@@ -89,7 +89,7 @@ def write(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> No
     """
     text = render(rows, form_of(path))
     with atomic_file(path) as partial:
-        partial.write_text(text)
+        partial.write_bytes(os.fsencode(text))
 
 
 def form_of(path: str | os.PathLike[str]) -> str:

@@ -1,12 +1,15 @@
 """Atomic writing of files and folders: each is either complete or absent."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from dagr_jax.runtime.errors import environment
+
+LONGEST_NAME = 255  # bytes, on all common file systems
 
 
 @contextlib.contextmanager
@@ -25,13 +28,23 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         DagrError: The file cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    partial = path.with_name(short_name(f".{path.stem}", f".partial{path.suffix}"))
     with environment(path, inside=partial):
         try:
             yield partial
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def short_name(stem: str, suffix: str) -> str:
+    """Returns stem + suffix as a name that file systems allow: at most 255 bytes."""
+    name = os.fsencode(stem + suffix)
+    if len(name) <= LONGEST_NAME:
+        return stem + suffix
+    # The digest keeps names apart that begin alike.
+    mark = f"~{hashlib.blake2b(name, digest_size=4).hexdigest()}{suffix}"
+    return os.fsdecode(os.fsencode(stem)[: LONGEST_NAME - len(os.fsencode(mark))]) + mark
 
 
 @contextlib.contextmanager

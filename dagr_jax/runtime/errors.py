@@ -89,9 +89,9 @@ def environment(
 _DEBUG = "DAGR_DEBUG"
 
 
-def show_tracebacks() -> None:
-    """Shows the traceback of every error that `one_file` turns into a line (`--debug`)."""
-    os.environ[_DEBUG] = "1"
+def show_tracebacks(shown: bool) -> None:
+    """Says whether the traceback of an error that `one_file` turns into a line is shown."""
+    os.environ[_DEBUG] = "1" if shown else ""
 
 
 def in_a_line(error: BaseException) -> str:

@@ -2,15 +2,19 @@
 
 import dataclasses
 import datetime
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from dagr_jax.runtime.errors import one_file
+from dagr_jax.score.results import not_finite
 from dagr_jax.score.scorer import Scorer
-from dagr_jax.video.clip import ClipPlan, clips_of
-from dagr_jax.video.live import Again, Feed
+from dagr_jax.video.clip import Clip, ClipPlan, clips_of
+from dagr_jax.video.live import Again, Feed, Window
+from dagr_jax.video.stream import VideoError, check_damage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +55,31 @@ class LiveScore:
         return dataclasses.asdict(self)
 
 
-def watch(scorer: Scorer, feed: Feed) -> Iterator[LiveScore | Again]:
+@dataclasses.dataclass(frozen=True)
+class LiveFailure:
+    """A window that could not be scored.
+
+    Attributes:
+        source, window, connection, start, end, time, dropped, damaged: As in `LiveScore`.
+        error: The error in one line.
+    """
+
+    source: str
+    window: int
+    connection: int
+    start: float
+    end: float
+    time: str
+    dropped: int
+    damaged: int
+    error: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain data, in the order of the class."""
+        return dataclasses.asdict(self)
+
+
+def watch(scorer: Scorer, feed: Feed) -> Iterator[LiveScore | LiveFailure | Again]:
     """Scores the windows of a feed as they arrive.
 
     Args:
@@ -59,8 +87,9 @@ def watch(scorer: Scorer, feed: Feed) -> Iterator[LiveScore | Again]:
         feed: Feed that was made with `scorer.inputs`.
 
     Yields:
-        A LiveScore for each window that is not dropped, and each Again of the feed: a connection
-        that was lost or not made.
+        A LiveScore for each window that is not dropped, or a LiveFailure if its pictures are
+        damaged or scoring it failed; and each Again of the feed: a connection that was lost or not
+        made.
 
     Raises:
         VideoError: The source cannot be read (any more).
@@ -77,19 +106,42 @@ def watch(scorer: Scorer, feed: Feed) -> Iterator[LiveScore | Again]:
         if isinstance(item, Again):
             yield item
             continue
-        prediction = scorer.predict(item.pictures)
         when = datetime.datetime.fromtimestamp(item.arrived, datetime.UTC)
+        told: dict[str, Any] = {
+            "source": feed.source,
+            "window": item.number,
+            "connection": item.connection,
+            "start": round(item.start, 3),
+            "end": round(item.end, 3),
+            "time": when.isoformat(timespec="milliseconds"),
+            "dropped": item.dropped,
+            "damaged": item.damaged,
+        }
+        try:
+            with one_file(feed.source, VideoError, "scoring a window"):
+                prediction = _predicted(scorer, item, feed.source)
+        except VideoError as error:
+            yield LiveFailure(**told, error=str(error))
+            continue
         yield LiveScore(
-            source=feed.source,
-            window=item.number,
-            connection=item.connection,
-            start=round(item.start, 3),
-            end=round(item.end, 3),
-            time=when.isoformat(timespec="milliseconds"),
+            **told,
             score=100.0 * prediction,
             mos=low + prediction * (high - low),
             lag=round(time.time() - item.arrived, 3),
-            dropped=item.dropped,
-            damaged=item.damaged,
             checkpoint=digest,
         )
+
+
+def _predicted(scorer: Scorer, window: Window, source: str) -> float:
+    """Returns the prediction for a window.
+
+    Raises:
+        VideoError: Its pictures are damaged, or the prediction is not a finite number.
+    """
+    check_damage(source, window.damaged, window.frames)
+    if not any(isinstance(one, Clip) for one in window.pictures):
+        raise VideoError(source, "no frame of the window decodes", "check the source")
+    prediction = scorer.predict(window.pictures)
+    if not math.isfinite(prediction):
+        raise not_finite(source)
+    return prediction

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dagr_jax.runtime.errors import DagrError
+from dagr_jax.video.stream import VideoError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,3 +147,9 @@ class Failure:
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain data."""
         return dataclasses.asdict(self)
+
+
+def not_finite(name: str) -> VideoError:
+    """Returns the error for a score that is no finite number, of the video `name`."""
+    remedy = "use another checkpoint; the weights of this one may not be finite"
+    return VideoError(name, "its score is not a finite number", remedy)

@@ -17,7 +17,7 @@ from dagr_jax.models.contract import Contract, Outputs
 from dagr_jax.runtime.errors import DagrError, failed, one_file
 from dagr_jax.score.predictor import Predictor
 from dagr_jax.score.progress import PendingClip, PendingVideo, forget
-from dagr_jax.score.results import Failure, Result, Segment
+from dagr_jax.score.results import Failure, Result, Segment, not_finite
 from dagr_jax.score.sources import Video, is_path, messages_of, name_of
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.meta import CheckpointError
@@ -338,11 +338,7 @@ class Scorer:
             raise one.cause
         assert one.plan is not None and one.info is not None
         if not all(map(math.isfinite, one.predictions.values())):
-            raise VideoError(
-                one.name or "frames",
-                "its score is not a finite number",
-                "use another checkpoint; the weights of this one may not be finite",
-            )
+            raise not_finite(one.name or "frames")
         low, high = self.meta["mos_range"]
         prediction, bounds = one.predictions[one.plan.bounds[0]], one.plan.bounds[1:]
         segments = tuple(

@@ -6,6 +6,7 @@ Nothing in this module writes files.
 import dataclasses
 import functools
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from dagr_jax.data import loader
 from dagr_jax.data.prepare import has_records
 from dagr_jax.models.config import add_training, base_config
 from dagr_jax.models.contract import CachedStream, Contract, TrainStage
-from dagr_jax.runtime import distributed
+from dagr_jax.runtime import distributed, machine
 from dagr_jax.runtime.errors import DagrError
 from dagr_jax.stages import split
 from dagr_jax.stages.artifacts import StageError, digest, plain
@@ -27,6 +28,8 @@ from dagr_jax.train import mesh as meshes
 from dagr_jax.train.loop import predict_all
 from dagr_jax.train.meta import make_meta
 from dagr_jax.video.inputs import InputSpec, Stream
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +200,32 @@ class Run:
             self.mesh,
         )
 
+    @functools.cached_property
+    def workers(self) -> int:
+        """Processes that read records: `config.workers`, or 0 if their batches would not fit.
+
+        They hand batches over in shared memory, of which containers have 64 MB by default; a
+        process that finds it full dies without a word. With 0, threads of this process read.
+        """
+        wanted = self.config.workers
+        stages = [stage for stage in self.stages.values() if isinstance(stage, TrainStage)]
+        stream = self.stored[1]
+        height, width = stream.resize.size or (0, 0)
+        record = 4 * (stream.frames or 1) * height * width  # RGB and a map, in bytes
+        batch = max((self.config[stage.name].batch_size for stage in stages), default=0) * record
+        needed = wanted * loader.BUFFERED * batch // distributed.share()[1]
+        there = machine.shared_memory()
+        if there is None or needed <= there:
+            return wanted
+        _LOG.warning(
+            "/dev/shm: has %d MB, and the batches of %d reading processes need %d MB; threads read "
+            "instead. Give the container more (docker run --shm-size), or set --config.workers=0",
+            there >> 20,
+            wanted,
+            needed >> 20,
+        )
+        return 0
+
     def section(self, stage: TrainStage) -> config_dict.ConfigDict:
         """Returns the config section of a training stage with its steps resolved."""
         if stage.records == "quality":
@@ -221,7 +250,7 @@ class Run:
             inputs=self.inputs.to_json(),
             settings=self.contract.settings(self.config),
             config_digest=digest(chosen),
-            worker_count=self.config.workers,
+            worker_count=self.workers,
         )
 
 

@@ -66,7 +66,7 @@ def train_stage(run: Run, stage: TrainStage) -> Path:
         source,
         batch_size=section.batch_size,
         seed=run.config.seed,
-        workers=run.config.workers,
+        workers=run.workers,
         frames=stage.frames,
         random_crops=stage.records == "quality" and _random_crops(run),
         share=distributed.share(),

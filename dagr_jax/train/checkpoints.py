@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from dagr_jax import registry
+from dagr_jax.runtime import machine
 from dagr_jax.runtime.errors import environment
 from dagr_jax.train.mesh import fresh_copy
 from dagr_jax.train.meta import (
@@ -287,6 +288,9 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
         CheckpointError: There is no complete checkpoint, or it cannot be read.
     """
     _silence_orbax()
+    here = jax.sharding.SingleDeviceSharding(
+        next(one for one in machine.devices() if one.process_index == jax.process_index())
+    )
     where = _checkpoint_of(Path(path).resolve())
     if where is None:
         raise CheckpointError(
@@ -296,8 +300,7 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
     meta = read_meta(where)
     meta = registry.contract_of(meta["model"]).upgrade(meta)
     try:
-        # The shardings on disk name the devices of the run that wrote them. This is a local one.
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        # The shardings on disk name the devices of the run that wrote them; `here` is a local one.
         template = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
             _stored(where / "variables"),

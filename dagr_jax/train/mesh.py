@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dagr_jax.runtime import machine
 from dagr_jax.runtime.errors import DagrError
 
 AXIS = "data"
@@ -28,7 +29,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
         devices: Devices of the mesh; None: all devices of all hosts.
     """
     if devices is None:
-        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+        devices = sorted(machine.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.asarray(list(devices)), (AXIS,))
 
 

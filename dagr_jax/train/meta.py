@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dagr_jax import __version__
-from dagr_jax.runtime.errors import DagrError
+from dagr_jax.runtime.errors import DagrError, environment, in_a_line
 
 # A run resumes only from a checkpoint that has the same values in all of these fields.
 MUST_MATCH = ("model", "version", "config_digest", "worker_count")
@@ -113,8 +113,8 @@ def complete_steps(directory: Path) -> Iterator[int]:
     Orbax writes a step into a temporary folder and renames it at the end. If a process is killed
     while it deletes a step, parts of the folder are missing.
     """
-    if directory.is_dir():
-        for child in directory.iterdir():
+    with environment(directory, CheckpointError):
+        for child in directory.iterdir() if directory.is_dir() else ():
             parts = (child / "_CHECKPOINT_METADATA", child / "meta" / "metadata")
             if child.name.isdigit() and all(part.exists() for part in parts):
                 yield int(child.name)
@@ -163,9 +163,13 @@ def read_meta(where: Path) -> dict[str, Any]:
 
 
 def unreadable(where: Path, error: Exception) -> CheckpointError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """Returns the error for a checkpoint that cannot be read. It may be whole all the same."""
+    if isinstance(error, PermissionError):
+        return CheckpointError(where, "may not be read", "change the permissions of its files")
     return CheckpointError(
-        f"{where}: cannot be read ({first}); delete this folder to use an earlier step"
+        where,
+        f"cannot be read ({in_a_line(error)[:200]})",
+        "copy it again; if it is damaged, move it away to use an earlier step",
     )
 
 

@@ -1,27 +1,62 @@
 """Video files on the command line: files, folders, patterns and lists."""
 
+import contextlib
+import functools
 import glob
+import io
 import os
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+import av
+from av.format import ContainerFormat
+
+from dagr_jax.runtime import texts
 from dagr_jax.runtime.errors import environment
 
-# Suffixes of videos in a folder. A file that is named explicitly may have any name.
-SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("3gp", "asf", "avi", "flv", "h264", "h265", "hevc", "ivf", "m2ts", "m4v", "mjpeg"),
-        *("mkv", "mov", "mp4", "mpeg", "mpg", "mts", "mxf", "obu", "ogv", "ts", "vob", "webm"),
-        *("wmv", "y4m"),
+# Marks a folder with the video copies of an HTML page. Such a folder is not searched for videos.
+OF_PAGE = ".of-a-page"
+
+
+# Formats of FFmpeg that carry pictures but are not videos: single or animated pictures, playlists,
+# raw frames; and suffixes of sound, pictures, subtitles and scripts in formats that carry videos.
+_NO_VIDEO = frozenset(
+    (
+        *("apng", "avif", "fits", "gif", "ico", "image2", "webp"),
+        *("dash", "hls", "rawvideo", "swf"),
+    )
+)
+_OTHERS = frozenset(
+    (
+        *("isma", "m4a", "m4b", "mka", "ogg", "ra", "wma"),
+        *("avif", "heic", "heif", "mpo", "mks", "avs"),
     )
 )
 
 
-# Marks a folder with the video copies of an HTML page. Such a folder is not searched for videos.
-OF_PAGE = ".of-a-page"
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """Returns the suffixes of videos in a folder, with their dots: those that FFmpeg knows.
+
+    They are those of the formats that have a default video codec. A file that is named explicitly
+    may have any name.
+    """
+    found: set[str] = set()
+    for name in av.formats_available - _NO_VIDEO:
+        with contextlib.suppress(ValueError):  # it cannot be written, or not to memory
+            known = ContainerFormat(name, "w").extensions
+            if known and _default_codec(name) not in ("none", "png"):  # png: covers of sound files
+                found |= known
+                found |= ContainerFormat(name, "r").extensions
+    return frozenset(f".{suffix.strip().lower()}" for suffix in found - _OTHERS)
+
+
+def _default_codec(name: str) -> str:
+    with av.open(io.BytesIO(), "w", format=name) as container:
+        return container.default_video_codec
 
 
 def expand(names: Iterable[str], stdin: TextIO | None = None) -> Iterator[str]:
@@ -44,11 +79,7 @@ def expand(names: Iterable[str], stdin: TextIO | None = None) -> Iterator[str]:
         if name == "-":
             yield from expand_lines(stdin or sys.stdin)
         elif name.startswith("@") and not os.path.exists(name):
-            with (
-                environment(name[1:]),
-                open(name[1:], encoding="utf-8", errors="surrogateescape") as lines,
-            ):
-                yield from expand_lines(lines)
+            yield from expand_lines(_listed(name[1:]))
         else:
             yield from _found(name)
 
@@ -63,7 +94,9 @@ def expand_lines(lines: Iterable[str]) -> Iterator[str]:
         Paths.
     """
     rest, with_nul = "", False
-    for line in lines:
+    for number, line in enumerate(lines):
+        if not number:
+            line = line.removeprefix("\ufeff")  # a byte order mark on stdin
         with_nul = with_nul or "\0" in line
         if with_nul:  # names may then contain line breaks
             *names, rest = (rest + line).split("\0")
@@ -75,26 +108,87 @@ def expand_lines(lines: Iterable[str]) -> Iterator[str]:
         yield from _found(rest.rstrip("\r\n"))
 
 
+def _listed(path: str) -> list[str]:
+    """Returns the lines of a list file.
+
+    Names of files are bytes, which UTF-8 with lone surrogates keeps. The list is in another
+    encoding if it begins with a byte order mark, or if none of its names that are not UTF-8 exists.
+    """
+    with environment(path):
+        raw = Path(path).read_bytes()
+    if texts.marked(raw):
+        return texts.decode(raw, path).splitlines(keepends=True)
+    lines = os.fsdecode(raw).splitlines(keepends=True)
+    odd = [line.rstrip("\r\n") for line in lines if "\0" not in line and not _is_utf8(line)]
+    if odd and not any(os.path.exists(name) for name in odd):
+        return texts.decode(raw, path).splitlines(keepends=True)
+    return lines
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\udc80" <= letter <= "\udcff" for letter in text)
+
+
 def _found(name: str) -> list[str]:
+    name = _existing(name)
     if os.path.isdir(name):
-        return _videos_in(Path(name)) or [name]
+        return _videos_in(name) or [name]
     if not os.path.exists(name) and glob.has_magic(name):
-        inside = (_found(path) for path in sorted(glob.glob(name, recursive=True)))
-        return [path for paths in inside for path in paths] or [name]
+        # Brackets may also be part of the name of a folder, as in "show [2020]/*.mp4".
+        for pattern in (name, name.replace("[", "[[]")):
+            if matched := sorted(glob.glob(pattern, recursive=True)):
+                return [path for one in matched for path in _found(one)]
     return [name]
 
 
-def _videos_in(folder: Path) -> list[str]:
+def _existing(name: str) -> str:
+    """Returns the form of a name that exists: as it is, or in another Unicode form or with slashes.
+
+    macOS stores accents apart from their letters, and lists from Windows have backslashes.
+    """
+    if os.path.exists(name):
+        return name
+    slashes = name.replace("\\", "/")
+    for one in (name, slashes):
+        for form in ("NFC", "NFD"):
+            with contextlib.suppress(ValueError):
+                other = unicodedata.normalize(form, one)
+                if other != name and os.path.exists(other):
+                    return other
+    return slashes if slashes != name and os.path.exists(slashes) else name
+
+
+def _videos_in(folder: str) -> list[str]:
     """Lists the videos in a folder and its subfolders, without hidden ones, sorted by name."""
     found = []
-    for home, folders, files in os.walk(folder):
-        if OF_PAGE in files:
-            folders.clear()
+    for home, names in walk(folder):
+        if OF_PAGE in names:
             continue
-        folders[:] = [name for name in folders if not name.startswith(".")]
         found += [
             os.path.join(home, name)
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes()
         ]
     return sorted(found)
+
+
+def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yields each folder below a folder with the names of its files, sorted.
+
+    Links to folders are followed, but no folder is visited twice. Hidden folders are left out, and
+    so are those below a folder with the copies of an HTML page.
+
+    Args:
+        folder: The folder; it is the first one.
+    """
+    seen = set()
+    for home, folders, names in os.walk(folder, followlinks=True):
+        where = os.stat(home)
+        if (where.st_dev, where.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((where.st_dev, where.st_ino))
+        yield home, sorted(names)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if OF_PAGE in names:
+            folders.clear()

@@ -16,6 +16,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from dagr_jax.runtime.errors import DagrError, failed
 from dagr_jax.video.clip import Clip, ClipAssembler, ClipPlan, Piece
 from dagr_jax.video.inputs import InputSpec
 from dagr_jax.video.reading import Reading
@@ -160,8 +161,10 @@ class Feed:
             self._connect()
         except _LeftError:
             pass
-        except Exception as error:  # Every error is raised again in the consumer.
+        except DagrError as error:  # raised again in the consumer
             self._error = error
+        except Exception as error:
+            self._error = failed(self.source, VideoError, "reading it", error)
         with self._changed:
             self._ended = True
             self._changed.notify_all()

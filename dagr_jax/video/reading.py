@@ -157,8 +157,6 @@ class Reading:
             notes.append(f"its clock jumps ({self.jumps} x): the jumps were taken out")
         if timeline.note:
             notes.append(timeline.note)
-        if self.damaged:
-            notes.append(f"{self.damaged} packets or pictures are damaged")
         return VideoInfo(
             path=os.fspath(self.path),
             width=self.width,

@@ -1,6 +1,7 @@
 """Transcoding of a video: new pictures at the same times, with the original sound."""
 
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -194,6 +195,7 @@ def _heard(
     The number of channels and the sampling rate may change within a track.
     """
     form, converter = None, None
+    end = -math.inf  # of the sound so far, in seconds
     packets = packets_of(source, track, Clock(source, track))
     for packet in itertools.chain(packets, [None]):
         try:
@@ -201,6 +203,11 @@ def _heard(
         except av.FFmpegError:  # damaged: silence
             continue
         for frame in frames:
+            if frame.pts is not None and frame.time_base:
+                if float((frame.pts + 1) * frame.time_base) < end:
+                    continue  # overlaps what was heard before, where two recordings were joined
+                begin = float(frame.pts * frame.time_base)
+                end = begin + frame.samples / frame.sample_rate
             if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
                 if converter is not None:
                     yield from converter.resample(None)

@@ -193,3 +193,18 @@ def test_several_label_files_are_one_set(tmp_path, source):
     )
     assert (collected.named, collected.used) == (13, 12)
     assert collected.reasons == {"duplicate": 1}  # row 5 is in both files
+
+
+def dies_of_two(video: int, shard: Path) -> str:
+    if video in (3, 11):
+        os.kill(os.getpid(), signal.SIGSEGV)  # as a decoder that is led astray does
+    shard.write_text(str(video))
+    return "" if video % 5 else "unreadable: a fifth"
+
+
+def test_a_file_that_crashes_its_process_costs_only_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode_set, "_shard", lambda home, video: home / f"{video}.npz")
+    told = decode_set._decode_all(list(range(16)), [""] * 16, dies_of_two, tmp_path, 2)
+    crashed = "unreadable: it crashed the process that decoded it"
+    wanted = ["" if i % 5 else "unreadable: a fifth" for i in range(16)]
+    assert told == [crashed if i in (3, 11) else reason for i, reason in enumerate(wanted)]

@@ -156,7 +156,7 @@ def test_live_qualcomm(tmp_path):
         ("KoNViD_1k_mos.csv", "id,score\na,3\n", "no column 'flickr_id' or 'file_name'; it has id"),
         ("KoNViD_1k_mos.csv", "", "it is empty"),
         ("KoNViD_1k_mos.csv", "flickr_id,mos\n", "it names no video"),
-        ("KoNViD_1k_mos.csv", b"\xff\xfe\x00", "it is no text in UTF-8 or GBK"),
+        ("KoNViD_1k_mos.csv", b"\xff\xfe\x00", "it is no text in utf-16; save it as UTF-8"),
     ],
 )
 def test_a_bad_file_is_one_line_that_names_it(tmp_path, name, content, said):

@@ -163,7 +163,7 @@ def test_models_with_signs_in_their_names_are_fused(two, capsys):
         ("video,mos,p\na,1,x\n", "line 2: p is 'x'; give a finite number"),
         ("video,mos,p\na,1,nan\n", "line 2: p is 'nan'"),
         ("video,mos,p\na,1,1\na,2,2\n", "a is in it twice"),
-        ("video,mos,p\na,1\n", "line 2 has not as many cells as the first"),
+        ("video,mos,p\na,1\n", "line 2 has 2 cells and the first line 3; correct the line"),
     ],
 )
 def test_bad_files(tmp_path, capsys, text, says):

@@ -31,7 +31,10 @@ def test_the_second_process_finds_what_the_first_compiled(tmp_path):
     kept = {p for p in tmp_path.rglob("*-cache")}
     assert kept and first[0].startswith(str(tmp_path / "dagr_jax" / "jax-"))
     assert run(XDG_CACHE_HOME=str(tmp_path)) == first
-    assert {p for p in tmp_path.rglob("*-cache")} == kept
+    # Nothing was compiled twice. On a busy machine, further programs may be slow enough to keep.
+    later = [p.name.rsplit("-", 2)[0] for p in tmp_path.rglob("*-cache")]
+    assert {p.name.rsplit("-", 2)[0] for p in kept} <= set(later)
+    assert len(later) == len(set(later)) and all(p.exists() for p in kept)
 
 
 def test_an_own_cache_and_a_place_that_cannot_be_written_are_left_alone(tmp_path):
