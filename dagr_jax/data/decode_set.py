@@ -179,8 +179,11 @@ def _decode_all(
         left: list[int] = decode(waiting, workers)
         while left:
             # One of the first videos that are left has crashed its process: find it, alone.
-            suspects, rest = left[: 2 * workers + 2], left[2 * workers + 2 :]
-            if crashed := decode(suspects, 1):
+            first = 2 * workers + 2
+            suspects: list[int] = left[:first]
+            rest: list[int] = left[first:]
+            crashed: list[int] = decode(suspects, 1)
+            if crashed:
                 told[crashed[0]] = "unreadable: it crashed the process that decoded it"
                 bar.update()
             left = decode([*crashed[1:], *rest], workers)

@@ -118,6 +118,7 @@ class Timeline:
         tick: float,
         nominal: float,
         begins: float = math.nan,
+        decoded: Sequence[int | None] = (),
     ) -> "Timeline":
         """Makes the timeline of frames in the order in which they are shown.
 
@@ -127,6 +128,8 @@ class Timeline:
             tick: Unit of the times in seconds; 0: unknown.
             nominal: Frame rate that the file declares, for frames without times; 0: none.
             begins: When the file begins to play (`playing_begins`).
+            decoded: Decoding times, in units of `tick`. They tell the frame rate where the
+                presentation times go back.
         """
         count = len(times)
         known = np.array([i for i, time in enumerate(times) if time is not None], np.int64)
@@ -136,7 +139,8 @@ class Timeline:
         steps = np.diff(given) / np.diff(known)
         rate = usual_rate(np.abs(steps)) / tick
         if (steps < 0).any():
-            rate = nominal or rate
+            there = np.array([time for time in decoded if time is not None], np.float64)
+            rate = usual_rate(np.abs(np.diff(there))) / tick or nominal or rate
             return cls(_even(count, rate), rate, ignored=True)
         if not rate:  # all frames have the same time
             return cls(_even(count, nominal), nominal)

@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 from dagr_jax.video.clock import Clock, Timeline, declared_rate, playing_begins
 from dagr_jax.video.display import COLOR_SPACES, Display, unconverted
 from dagr_jax.video.index import Packets
+from dagr_jax.video.matroska import Crop, crop_of
 from dagr_jax.video.stream import (
     Limits,
     Packet,
@@ -82,6 +83,7 @@ class Reading:
     Attributes:
         path: Path of the file.
         times: Presentation time of each decoded frame, in the decoder's output order.
+        decoded: Decoding time of each decoded frame.
         pictures: Pictures that the caller keeps, by rank.
         display: How the frames are shown; None before the first frame.
         codec: FFmpeg's name of the codec.
@@ -94,6 +96,7 @@ class Reading:
         nominal_fps: Frame rate declared by the container; 0: none.
         time_base: Unit of the times in seconds.
         begins: When the file begins to play, in s on its clock; NaN: unknown.
+        crop: Crop in the header of the file.
         packet_bytes: Total size of the packets in bytes.
         damaged: Number of damaged packets and frames.
         jumps: Number of jumps that were taken out of the clock of the stream.
@@ -102,6 +105,7 @@ class Reading:
 
     path: str | os.PathLike[str]
     times: list[int | None] = dataclasses.field(default_factory=list)
+    decoded: list[int | None] = dataclasses.field(default_factory=list)
     pictures: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     display: Display | None = None
     codec: str = ""
@@ -114,6 +118,7 @@ class Reading:
     nominal_fps: float = 0.0
     time_base: float = 0.0
     begins: float = math.nan
+    crop: Crop = Crop()
     packet_bytes: int = 0
     damaged: int = 0
     jumps: int = 0
@@ -125,13 +130,15 @@ class Reading:
         self.codec = stream.codec_context.codec.canonical_name
         self.time_base = float(stream.time_base) if stream.time_base else 0.0
         self.begins = playing_begins(container, stream)
+        if "matroska" in container.format.name and os.path.isfile(self.path):
+            self.crop = crop_of(self.path)
         return Clock(container, stream)
 
     def note_frame(self, frame: VideoFrame) -> None:
         """Records the display properties of the file, from its first frame."""
         if self.display is not None:
             return
-        self.display = Display.of(frame)
+        self.display = Display.of(frame, self.crop)
         self.height, self.width = self.display.size(frame)
         self.pix_fmt = frame.format.name
         self.color_space = COLOR_SPACES.get(int(frame.colorspace), "")
@@ -149,7 +156,7 @@ class Reading:
     @property
     def timeline(self) -> Timeline:
         """When the decoded frames are shown."""
-        return Timeline.of(self.times, self.time_base, self.nominal_fps, self.begins)
+        return Timeline.of(self.times, self.time_base, self.nominal_fps, self.begins, self.decoded)
 
     def info(self) -> VideoInfo:
         timeline, notes = self.timeline, [*self.notes]
@@ -205,6 +212,7 @@ def in_full(reading: Reading, limits: Limits | None = None) -> Iterator[VideoFra
             reading.note_frame(item)
             reading.damaged += item.is_corrupt
             reading.times.append(item.pts)
+            reading.decoded.append(item.dts)
             if limits is not None and item.pts is not None:
                 first = item.pts if first is None else first
                 limits.check_seconds(reading.path, (item.pts - first) * reading.time_base)

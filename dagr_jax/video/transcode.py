@@ -105,7 +105,8 @@ def _pixel_shape(stream: VideoStream, picture: np.ndarray) -> Fraction:
     """Returns the pixel aspect ratio (width / height) of a stream, for display orientation."""
     if not stream.sample_aspect_ratio:
         return Fraction(1)
-    turned = (stream.height, stream.width) != picture.shape[:2]
+    # Unless both are square, or cropped to the other shape.
+    turned = (stream.height > stream.width) != (picture.shape[0] > picture.shape[1])
     return 1 / stream.sample_aspect_ratio if turned else stream.sample_aspect_ratio
 
 

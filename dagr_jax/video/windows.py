@@ -53,6 +53,8 @@ class LiveFrames:
         self._ahead: list[float] = []  # times of the frames that were read and not taken
         self._first: int | None = None  # time of the first frame, on the clock of the stream
         self._come = -math.inf  # frames before this time have been read
+        self._orderly = True  # whether the times of the frames never go back
+        self._latest: float = -math.inf
         self._frames = self._decoded()
         self._next: VideoFrame | None = None
         self._last: VideoFrame | None = None
@@ -102,21 +104,21 @@ class LiveFrames:
         for number in range(count):
             if self._next is None:
                 self._next = next(self._frames, None)
-            if self._next is not None and self._time(self._next, number) < border:
+            if self._next is not None and self._belongs(self._next, border):
                 self._last, self._next = self._next, None
             if self._last is not None:
                 yield number, self._last
         # Where it gives more, the rest is left out.
-        while self._next is not None and self._time(self._next, count) < border:
+        while self._orderly and self._next is not None and self._belongs(self._next, border):
             self._next = next(self._frames, None)
         self._ahead = [time for time in self._ahead if time >= border]
         self._number += 1
 
-    def _time(self, frame: VideoFrame, number: int) -> float:
-        """Returns the time of a frame in s; without times, from its number in the window."""
-        if frame.pts is None or self._first is None:
-            return self.begin + number * self.interval
-        return (frame.pts - self._first) * self._tick
+    def _belongs(self, frame: VideoFrame, border: float) -> bool:
+        """Whether a frame is shown before a time; always if the frames have no usable times."""
+        if not self._orderly or frame.pts is None or self._first is None:
+            return True
+        return (frame.pts - self._first) * self._tick < border
 
     def _read(self) -> av.Packet | None:
         packet = next(self._packets, None)
@@ -152,6 +154,8 @@ class LiveFrames:
                 frames = []
             for frame in frames:
                 self._reading.note_frame(frame)
+                self._orderly &= frame.pts is not None and frame.pts >= self._latest
+                self._latest = self._latest if frame.pts is None else frame.pts
                 self.damaged += frame.is_corrupt
                 yield frame
             if packet is None:
