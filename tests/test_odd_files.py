@@ -129,9 +129,9 @@ def test_prepared_records(odd, tmp_path):
     report = {row["file"]: row for row in csv.DictReader((tmp_path / "set/report.csv").open())}
     assert "100% of its pictures are damaged" in report.pop("encrypted.mp4")["reason"]
     assert {row["status"] for row in report.values()} == {"used"}
-    found = {}
-    for record in open_records(tmp_path / "set", "frames"):
-        found[Path(record["video"].decode()).stem] = [number_of(f) for f in record["entries"]]
+    names = [record["video"].decode() for record in open_records(tmp_path / "set", "quality")]
+    stored = [number_of(record["frame"]) for record in open_records(tmp_path / "set", "frames")]
+    found = {Path(name).stem: stored[5 * i : 5 * i + 5] for i, name in enumerate(names)}
     for kind, file in flat.items():
         chosen = np.arange(5) * (len(file.numbers) - 1) // 4
         assert found[kind] == [file.numbers[i] for i in chosen], kind

@@ -6,6 +6,7 @@ The metadata is plain JSON next to the weights, so that it can be read without t
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -164,8 +165,9 @@ def read_meta(where: Path) -> dict[str, Any]:
 
 def unreadable(where: Path, error: Exception) -> CheckpointError:
     """Returns the error for a checkpoint that cannot be read. It may be whole all the same."""
-    if isinstance(error, PermissionError):
-        return CheckpointError(where, "may not be read", "change the permissions of its files")
+    for path in (where, *where.rglob("*")):
+        if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+            return CheckpointError(path, "may not be read", "change its permissions")
     return CheckpointError(
         where,
         f"cannot be read ({in_a_line(error)[:200]})",

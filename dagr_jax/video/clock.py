@@ -129,7 +129,7 @@ class Timeline:
             nominal: Frame rate that the file declares, for frames without times; 0: none.
             begins: When the file begins to play (`playing_begins`).
             decoded: Decoding times, in units of `tick`. They tell the frame rate where the
-                presentation times go back.
+                presentation times go back, unless they go back as well.
         """
         count = len(times)
         known = np.array([i for i, time in enumerate(times) if time is not None], np.int64)
@@ -137,10 +137,12 @@ class Timeline:
             return cls(_even(count, nominal), nominal)
         given = np.array([times[i] for i in known.tolist()], np.float64)
         steps = np.diff(given) / np.diff(known)
-        rate = usual_rate(np.abs(steps)) / tick
+        rate = usual_rate(steps) / tick
         if (steps < 0).any():
-            there = np.array([time for time in decoded if time is not None], np.float64)
-            rate = usual_rate(np.abs(np.diff(there))) / tick or nominal or rate
+            there = np.diff(np.array([time for time in decoded if time is not None], np.float64))
+            if not len(there) or (there < 0).any():
+                there = np.diff(np.sort(given))
+            rate = usual_rate(there) / tick or nominal
             return cls(_even(count, rate), rate, ignored=True)
         if not rate:  # all frames have the same time
             return cls(_even(count, nominal), nominal)

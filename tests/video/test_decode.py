@@ -7,14 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from dagr_jax.video.decode import (
-    VideoError,
-    decode_frames,
-    iter_frames,
-    probe,
-    read_clip,
-    timed_frames,
-)
+from dagr_jax.video.decode import VideoError, decode_frames, iter_frames, probe, read_clip
 from dagr_jax.video.resize import resize_bilinear
 
 from .clips import ENCODERS, decode_all, flat_colour, moving_bar, remux, tone, write
@@ -94,29 +87,6 @@ def test_rank_not_time_with_a_varying_frame_rate(tmp_path):
     assert bar_positions(frames) == [0, 4, 8, 14]  # frames 0, 2, 4, 7
     assert info.fps == pytest.approx(30, rel=0.02)  # Matroska rounds times to milliseconds
     assert info.duration == pytest.approx(91 / 30, abs=2e-3)
-
-
-def test_the_order_of_the_decoder_wins_over_presentation_times(tmp_path):
-    """Times that go back are ignored, all of them; the frame rate counts."""
-    shown = np.random.default_rng(0).permutation(40)
-    source = write(tmp_path / "intra.mkv", moving_bar(40, width=96), g="1", bf="0")
-
-    def show_later(i, packet):
-        packet.pts = 40 * (40 + int(shown[i]))  # milliseconds; not before the decoding time
-
-    path = remux(source, tmp_path / "shuffled.mkv", edit=show_later)
-    decoded = decode_all(path)
-    assert [pts for pts, _ in decoded] != sorted(pts for pts, _ in decoded)
-    expected = [rgb for _, rgb in decoded]
-    assert bar_positions(expected) == [2 * i for i in range(40)]
-    frames, info = read_clip(path, 8)
-    np.testing.assert_array_equal(frames[[0, 7]], [expected[0], expected[39]])
-    assert (info.fps, info.duration) == (25, 1.6)
-    assert info.notes == "its times go back: shown at 25 frames/s"
-    np.testing.assert_array_equal(decode_frames(path, range(40)), expected)
-    times, every = zip(*timed_frames(path), strict=True)
-    np.testing.assert_array_equal(every, expected)
-    np.testing.assert_allclose(times, np.arange(40) / 25)
 
 
 def test_without_times_the_order_of_the_decoder_counts(tmp_path, clip):

@@ -1,0 +1,121 @@
+"""Texts and tables in the encodings and forms that people have."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from dagr_jax.runtime.errors import DagrError
+from dagr_jax.runtime.texts import Line, decode, lines_of, open_text, read_table, read_text
+
+NAMES = "video,mos\nKöln.mp4,3.5\nà la plage.mp4,2\n"
+CHINESE = "name,mos\n视频一.mp4,3.2\n测试视频.mp4,4.4\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "said"),
+    [
+        (NAMES, "utf-8", ""),
+        (NAMES, "utf-8-sig", ""),
+        (NAMES, "utf-16", ""),
+        (NAMES, "utf-32", ""),
+        (NAMES, "cp1252", "is not UTF-8; read as cp1252"),
+        (CHINESE, "gb18030", "is not UTF-8; read as gb18030"),
+    ],
+)
+def test_encodings(tmp_path, caplog, text, encoding, said):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(text.encode(encoding))
+    with caplog.at_level(logging.WARNING):
+        assert read_text(path) == text
+    assert [said] * bool(said) == [m.removeprefix(f"{path}: ") for m in caplog.messages]
+
+
+@pytest.mark.parametrize("raw", [bytes(range(256)), b"\xff\xfe\x00", b"\x00\x01\xfe\xff" * 9])
+def test_what_is_no_text(raw):
+    with pytest.raises(DagrError, match="a.csv: it is no text.*; save it as UTF-8"):
+        decode(raw, "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "cells"),
+    [
+        ("a.mp4;3,1\nb.mp4;2,5\n", [["a.mp4", "3,1"], ["b.mp4", "2,5"]]),
+        ("a.mp4\t3,1\nb.mp4\t2\n", [["a.mp4", "3,1"], ["b.mp4", "2"]]),
+        ("a.mp4,3.1\nb.mp4,2\n", [["a.mp4", "3.1"], ["b.mp4", "2"]]),
+        ("x;y.mp4,3\nb.mp4,2\n", [["x;y.mp4", "3"], ["b.mp4", "2"]]),
+        ('"a, b.mp4",3\nc.mp4,2\n', [["a, b.mp4", "3"], ["c.mp4", "2"]]),
+        (" a.mp4 , 3 \r\n\r\n,\r\nb.mp4,2", [["a.mp4", "3"], ["b.mp4", "2"]]),
+    ],
+)
+def test_separators(text, cells):
+    found = lines_of(text, "a.csv", separators="\t;,")
+    assert [line.cells for line in found] == cells
+
+
+def test_a_stray_quote_is_an_error_with_its_line():
+    text = 'video,mos\na.mp4,1\n"b.mp4,2\nc.mp4,3\n"d.mp4,4\n'
+    with pytest.raises(DagrError, match="labels.csv: line 3: its quotes cannot be meant"):
+        lines_of(text, "labels.csv")
+    assert lines_of('a"b.mp4,2\n', "labels.csv") == [Line(1, ['a"b.mp4', "2"])]  # in a name
+
+
+def test_tables(tmp_path, caplog):
+    path = tmp_path / "table.csv"
+    path.write_text(",video,mos\n0,a,1\n1,b,2\n")
+    with caplog.at_level(logging.WARNING):
+        assert read_table(path).rows == [
+            (2, {"video": "a", "mos": "1"}),
+            (3, {"video": "b", "mos": "2"}),
+        ]
+    assert caplog.messages == [f"{path}: the first column, without a name, is taken for an index"]
+    path.write_text(",video,mos\nx,a,1\ny,b,2\n")
+    assert read_table(path).header == ["", "video", "mos"]  # not an index
+    for text, said in (
+        ("video,mos,mos\na,1,2\n", "two columns are called 'mos'; rename or drop one"),
+        ("video,mos\na,1\nb\n", "line 3 has 1 cells and the first line 2; correct the line"),
+    ):
+        path.write_text(text)
+        with pytest.raises(DagrError, match=said):
+            read_table(path)
+
+
+def test_names_that_are_no_utf8_come_back(tmp_path):
+    path, name = tmp_path / "names.csv", b"f\xfcr.mp4".decode("utf-8", "surrogateescape")
+    with open_text(path) as file:
+        file.write(name)
+    assert path.read_bytes() == b"f\xfcr.mp4"
+    with open_text(path, "r") as file:
+        assert file.read() == name
+
+
+def test_500_mutated_tables(tmp_path):
+    """Each is a table or one clear line."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "table.csv"
+    whole = [NAMES.encode(kind) for kind in ("utf-8", "utf-16", "cp1252")]
+    whole.append(CHINESE.encode("gb18030"))
+    odd = b'",;\t\n\r\x00\xff\xfe\xef\xbb\xbf0.'
+    refused = 0
+    for i in range(500):
+        data = bytearray(whole[i % 4] * rng.integers(1, 4))
+        for _ in range(rng.integers(1, 8)):
+            place = int(rng.integers(0, len(data) - 9)) if len(data) > 9 else 0
+            match int(rng.integers(0, 4)):
+                case 0:
+                    data[place : place + 1] = rng.bytes(1)
+                case 1:
+                    data[place:place] = bytes([odd[rng.integers(0, len(odd))]])
+                case 2:
+                    del data[place : place + int(rng.integers(1, 9))]
+                case _:
+                    data = data[: place + 1]
+        path.write_bytes(data)
+        try:
+            header, rows = read_table(path)
+        except DagrError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+        else:
+            assert all(len(row) == len(set(header)) for _, row in rows)
+    assert 50 < refused < 500
