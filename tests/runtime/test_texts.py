@@ -2,7 +2,6 @@
 
 import logging
 
-import numpy as np
 import pytest
 
 from dagr_jax.runtime.errors import DagrError
@@ -87,35 +86,3 @@ def test_names_that_are_no_utf8_come_back(tmp_path):
     assert path.read_bytes() == b"f\xfcr.mp4"
     with open_text(path, "r") as file:
         assert file.read() == name
-
-
-def test_500_mutated_tables(tmp_path):
-    """Each is a table or one clear line."""
-    rng = np.random.default_rng(0)
-    path = tmp_path / "table.csv"
-    whole = [NAMES.encode(kind) for kind in ("utf-8", "utf-16", "cp1252")]
-    whole.append(CHINESE.encode("gb18030"))
-    odd = b'",;\t\n\r\x00\xff\xfe\xef\xbb\xbf0.'
-    refused = 0
-    for i in range(500):
-        data = bytearray(whole[i % 4] * rng.integers(1, 4))
-        for _ in range(rng.integers(1, 8)):
-            place = int(rng.integers(0, len(data) - 9)) if len(data) > 9 else 0
-            match int(rng.integers(0, 4)):
-                case 0:
-                    data[place : place + 1] = rng.bytes(1)
-                case 1:
-                    data[place:place] = bytes([odd[rng.integers(0, len(odd))]])
-                case 2:
-                    del data[place : place + int(rng.integers(1, 9))]
-                case _:
-                    data = data[: place + 1]
-        path.write_bytes(data)
-        try:
-            header, rows = read_table(path)
-        except DagrError as error:
-            refused += 1
-            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
-        else:
-            assert all(len(row) == len(set(header)) for _, row in rows)
-    assert 50 < refused < 500
