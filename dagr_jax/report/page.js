@@ -115,7 +115,8 @@ for (const [name, { colours: hexes }] of Object.entries(data.maps)) {
   colours[name] = hexes.match(/.{6}/g).map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
 }
 const titled = (name) => name[0].toUpperCase() + name.slice(1);
-const lengthOf = () => now.row.duration || video.duration || 0;
+// The sound may begin before the pictures, or end after them.
+const lengthOf = () => Math.max(partsOf(now.row).at(-1).end, video.duration || 0);
 const partAt = (seconds) => {
   const parts = partsOf(now.row);
   const found = parts.findIndex((part) => seconds < part.end);
@@ -206,7 +207,8 @@ function pictureBox() {
 }
 
 function drawHeat() {
-  heat.hidden = !(now && sheet && $("shown").checked);
+  const shows = now && sheet && $("shown").checked;
+  heat.hidden = !shows || video.currentTime < partsOf(now.row)[0].start - 0.01;
   if (heat.hidden) return;
   const { width, height, columns, seconds } = now.maps[chosen];
   const [left, top, w, h] = pictureBox();
