@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from dagr_jax import cli, convert
+from dagr_jax.data.records import Listed
+from dagr_jax.data.splits import read_split, write_split
 from dagr_jax.runtime import machine
 from dagr_jax.stages.run import Run
 from dagr_jax.train.checkpoints import load_variables
@@ -85,6 +87,29 @@ def test_weights_that_are_not_finite(value):
     arrays[key] = np.where(arrays[key] == arrays[key].max(), value, arrays[key])
     with pytest.raises(convert.StateDictError, match=f"^{key} holds values that are not finite; "):
         convert.from_state_dict(arrays)
+
+
+def test_a_split_names_every_file(tmp_path):
+    """Names that are not UTF-8, or with signs that end a line elsewhere, come back."""
+    names = [os.fsdecode(b"caf\xe9.mp4"), "é.mp4", "a\u2028b.mp4", 'c"\n,d.mp4']
+    listed = [Listed(name, f"c{i}") for i, name in enumerate(names)]
+    parts = ["train", "val", "test", "train"]
+    write_split(tmp_path / "split.csv", listed, parts)
+    assert read_split(tmp_path / "split.csv", listed) == parts
+
+
+def test_names_on_stdin_that_are_no_utf8(checkpoint, clips, tmp_path):
+    name = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    shutil.copy(clips[0], name)
+    call = [sys.executable, "-m", "dagr_jax.cli", "score", "-", "--checkpoint", str(checkpoint)]
+    done = subprocess.run(
+        [*call, "--format", "csv", "--workers", "1"],
+        input=os.fsencode(name) + b"\n",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout.splitlines()[1].startswith(os.fsencode(name))
 
 
 def test_debug_may_stand_behind_a_subcommand(tmp_path, capsys):

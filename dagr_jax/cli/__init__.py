@@ -32,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         add_debug(added)
     arguments = parser.parse_args(argv)
     show_tracebacks(arguments.debug)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
-            # Names of files are bytes; what is not UTF-8 is printed as it is.
+            # Names of files are bytes; what is not UTF-8 is read and printed as it is.
             stream.reconfigure(errors="surrogateescape")
     if argv is None:
         startup.set_up()

@@ -2,7 +2,6 @@
 
 import functools
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -260,9 +259,8 @@ def train_iterator(
     iterable = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
     if workers:
         if not flags.FLAGS.is_parsed():
-            # Grain passes absl flags to its workers, so they must be parsed. A library has no
-            # command line to parse.
-            flags.FLAGS(sys.argv[:1])
+            # Grain passes absl flags to its workers. A library has no command line to parse.
+            flags.FLAGS.mark_as_parsed()
         iterable = iterable.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD),
             worker_init_fn=_begin_reader,

@@ -211,13 +211,15 @@ def read_split(path: Path, listed: Sequence[Listed]) -> list[str]:
     if not path.is_file():
         raise SplitError(f"{path}: there is no such file; give a CSV with video,content,part")
     content_of = {row.video: row.content for row in listed}
-    header, rows = texts.read_table(path, SplitError)
+    header, rows = texts.read_own_table(path, SplitError)
+    if not {row.get("video") for _, row in rows} <= content_of.keys():
+        header, rows = texts.read_table(path, SplitError)  # of another program
     if missing := [column for column in ("video", "part") if rows and column not in header]:
         raise SplitError(f"{path}: it has no column {missing[0]!r}; write video,part")
     found: dict[str, str] = {}
     part_of: dict[str, str] = {}
     for number, row in rows:
-        video, part = row["video"], row["part"]
+        video, part = row["video"], row.get("part", "")
         if part not in PARTS:
             raise SplitError(f"{path}: line {number}: part {part!r} is none of {', '.join(PARTS)}")
         if video not in content_of:

@@ -253,4 +253,4 @@ def _contents(path: Path) -> dict[str, str]:
     """Reads {video: content} from the split file of a run; empty if there is no such file."""
     if not path.exists():
         return {}
-    return {row["video"]: row["content"] for _, row in texts.read_table(path).rows}
+    return {row["video"]: row["content"] for _, row in texts.read_own_table(path).rows}

@@ -6,8 +6,10 @@ Names of files are bytes on Linux. Names that are not UTF-8 pass through text as
 
 import codecs
 import csv
+import io
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_LINE_END = re.compile(r"\r\n|\r|\n")  # not str.splitlines, which knows more that names may hold
 # What label files are in where they are not in Unicode: those of the West and of China (LSVQ). Few
 # names are not enough to tell more encodings apart.
 _LIKELY = ["gb18030", "cp1252"]
@@ -118,7 +121,7 @@ def lines_of(
     Raises:
         DagrError: A quote is not closed in its line.
     """
-    rows = text.splitlines()
+    rows = _LINE_END.split(text)
     filled = [row for row in rows if row.strip()]
     chosen = max(separators, key=filled[0].count) if filled else separators[0]
     for separator in separators:
@@ -158,6 +161,28 @@ class Table(NamedTuple):
 
     header: list[str]
     rows: list[tuple[int, dict[str, str]]]
+
+
+def read_own_table(path: str | os.PathLike[str], kind: type[DagrError] = DagrError) -> Table:
+    """Reads a CSV file with a header that this package wrote: UTF-8 with any file name.
+
+    Args:
+        path: The file.
+        kind: Class of the raised error.
+
+    Raises:
+        DagrError: The file cannot be read, or is not a table.
+    """
+    with environment(path, kind):
+        raw = Path(path).read_bytes()
+    text = decode(raw, path, kind) if marked(raw) else raw.decode("utf-8", "surrogateescape")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header, *rows = [(reader.line_num, cells) for cells in reader if any(cells)] or [(0, [])]
+    except csv.Error as error:
+        raise kind(path, f"is not a table ({error})", "save it as .csv") from error
+    names = [name.strip() for name in header[1]]
+    return Table(names, [(n, dict(zip(names, cells, strict=False))) for n, cells in rows])
 
 
 def read_table(path: str | os.PathLike[str], kind: type[DagrError] = DagrError) -> Table:

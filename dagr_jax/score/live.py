@@ -138,6 +138,8 @@ def _predicted(scorer: Scorer, window: Window, source: str) -> float:
     Raises:
         VideoError: Its pictures are damaged, or the prediction is not a finite number.
     """
+    if window.problem:
+        raise VideoError(source, window.problem, "check the source")
     check_damage(source, window.damaged, window.frames)
     if not any(isinstance(one, Clip) for one in window.pictures):
         raise VideoError(source, "no frame of the window decodes", "check the source")

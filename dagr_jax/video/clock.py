@@ -64,12 +64,14 @@ class Clock:
         stream: The stream whose packets are given to `mend`.
 
     Attributes:
+        may_jump: Whether jumps are taken out; by default, where the format has no clock for the
+            whole file.
         jumps: Number of jumps that were taken out.
     """
 
     def __init__(self, container: InputContainer, stream: Stream):
         # Other formats store times for the whole file: a jump in them is meant.
-        self._may_jump = bool(container.format.flags & _TS_DISCONT)
+        self.may_jump = bool(container.format.flags & _TS_DISCONT)
         self._tick = float(stream.time_base or 0)
         rate = declared_rate(stream) if isinstance(stream, VideoStream) else 0.0
         self._usual = round(1 / rate / self._tick) if rate and self._tick else 0
@@ -79,7 +81,7 @@ class Clock:
 
     def mend(self, packet: av.Packet) -> None:
         """Changes the times of the next packet, so that its clock goes on."""
-        if not self._may_jump:
+        if not self.may_jump:
             return
         if packet.dts is not None:
             if self._next is not None:
@@ -172,7 +174,7 @@ def usual_rate(steps: np.ndarray) -> float:
     steps = steps[steps > 0]
     if not len(steps):
         return 0.0
-    middle = np.median(steps)
+    middle = np.sort(steps)[len(steps) // 2]  # one of them, so that at least one is near
     # The mean of many intervals is exact where a clock of milliseconds rounds each of them.
     near = steps[(steps > middle / 2) & (steps < 1.5 * middle)]
     return len(near) / float(near.sum())

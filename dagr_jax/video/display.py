@@ -85,6 +85,8 @@ class Display:
         converted = frame.reformat(format="rgb24", dst_color_range=ColorRange.JPEG, threads=1)
         rgb = converted.to_ndarray()
         top, bottom, left, right = self.crop
+        if top + bottom >= len(rgb) or left + right >= rgb.shape[1]:  # a later, smaller frame
+            top = bottom = left = right = 0
         rgb = rgb[top : len(rgb) - bottom, left : rgb.shape[1] - right]
         if self.swap:
             rgb = rgb.transpose(1, 0, 2)

@@ -15,7 +15,7 @@ import av
 from av.format import ContainerFormat
 
 from dagr_jax.runtime import texts
-from dagr_jax.runtime.errors import environment
+from dagr_jax.runtime.errors import DagrError, environment
 
 # Marks a folder with the video copies of an HTML page. Such a folder is not searched for videos.
 OF_PAGE = ".of-a-page"
@@ -112,17 +112,28 @@ def _listed(path: str) -> list[str]:
     """Returns the lines of a list file.
 
     Names of files are bytes, which UTF-8 with lone surrogates keeps. The list is in another
-    encoding if it begins with a byte order mark, or if none of its names that are not UTF-8 exists.
+    encoding if it begins with a byte order mark. A line that is not UTF-8 is in another encoding if
+    its file then exists.
     """
     with environment(path):
         raw = Path(path).read_bytes()
     if texts.marked(raw):
-        return texts.decode(raw, path).splitlines(keepends=True)
-    lines = os.fsdecode(raw).splitlines(keepends=True)
-    odd = [line.rstrip("\r\n") for line in lines if "\0" not in line and not _is_utf8(line)]
-    if odd and not any(os.path.exists(name) for name in odd):
-        return texts.decode(raw, path).splitlines(keepends=True)
+        return _lines(texts.decode(raw, path))
+    lines = _lines(os.fsdecode(raw))
+    odd = [i for i, line in enumerate(lines) if "\0" not in line and not _is_utf8(line)]
+    missing = [i for i in odd if not os.path.exists(lines[i].rstrip("\r\n"))]
+    if missing:
+        guessed = b"".join(os.fsencode(lines[i]) for i in missing)
+        with contextlib.suppress(DagrError):
+            for i, line in zip(missing, _lines(texts.decode(guessed, path)), strict=False):
+                if os.path.exists(_existing(line.rstrip("\r\n"))):
+                    lines[i] = line
     return lines
+
+
+def _lines(text: str) -> list[str]:
+    """Splits text as files are read: names may hold what str.splitlines splits at."""
+    return list(io.StringIO(text, newline=""))
 
 
 def _is_utf8(text: str) -> bool:

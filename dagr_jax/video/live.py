@@ -48,6 +48,7 @@ class Window:
         dropped: Number of windows that were dropped until now.
         pictures: Frames that the model sees: pieces of streams, then the clip; without a clip if
             no frame could be decoded.
+        problem: Why the frames cannot be used; "" if they can.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Window:
     damaged: int
     dropped: int
     pictures: tuple[Piece | Clip, ...]
+    problem: str = ""
 
 
 class _LeftError(Exception):
@@ -212,11 +214,17 @@ class Feed:
         """
         reading = Reading(self.source)
         frames = LiveFrames(container, stream, self._seconds, reading)
-        first, damaged = True, 0
+        first = True
         while count := frames.count():
             begin, end = frames.begin, frames.end
             plan = ClipPlan(((0, count),), 1 / frames.interval, path=self.source)
-            found = list(ClipAssembler(plan, self._spec).clips(frames.take(count), reading))
+            taken, found, problem = frames.take(count), [], ""
+            try:
+                found = list(ClipAssembler(plan, self._spec).clips(taken, reading))
+            except VideoError as error:  # such as frames of two sizes: costs this window
+                problem = error.problem
+                for _ in taken:
+                    pass
             if first:
                 self._beginning, first = hash(_bytes_of(found)), False
             self._put(
@@ -227,13 +235,13 @@ class Feed:
                     end=end,
                     arrived=time.time(),
                     frames=count,
-                    damaged=frames.damaged - damaged,
+                    damaged=frames.damaged,
                     dropped=0,
                     pictures=tuple(found),
+                    problem=problem,
                 )
             )
             self._count += 1
-            damaged = frames.damaged
         self.rest = frames.rest
 
     def _put(self, item: Window | Again) -> None:

@@ -31,15 +31,15 @@ def crop_of(path: str | os.PathLike[str]) -> Crop:
     return Crop(**found)
 
 
-def _read(file: BinaryIO, end: int, found: dict[str, int]) -> bool:
+def _read(file: BinaryIO, end: int, found: dict[str, int], depth: int = 0) -> bool:
     """Reads the elements up to `end`; returns whether a video track was found."""
     while file.tell() < min(end, _LONGEST):
         name, size = _name(file), _size(file)
         if name == _CLUSTER:
             return True
         after = end if size is None else min(file.tell() + size, end)
-        if name in (_SEGMENT, _TRACKS, _TRACK):
-            if _read(file, after, found):
+        if name in (_SEGMENT, _TRACKS, _TRACK) and depth < 3:
+            if _read(file, after, found, depth + 1):
                 return True
         elif name == _VIDEO:
             while file.tell() < after:

@@ -174,8 +174,10 @@ class _Sound:
 
 
 def _copied(source: InputContainer, track: AudioStream, copy: AudioStream) -> Iterator[av.Packet]:
+    last = -math.inf
     for packet in packets_of(source, track, Clock(source, track)):
-        if packet.dts is not None:
+        if packet.dts is not None and packet.dts > last:  # joined recordings may overlap
+            last = packet.dts
             packet.stream = copy
             yield packet
 

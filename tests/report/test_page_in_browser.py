@@ -11,6 +11,9 @@ import matplotlib
 import numpy as np
 import pytest
 
+from dagr_jax import cli
+from tests.odd_files import late_picture
+
 from .pages import EVIL, data_of, tile
 
 BROWSER = next(
@@ -167,6 +170,22 @@ def test_the_saliency_is_that_of_the_time(tab, made):
         )
         opacity = heat_of(tab, maps)[..., 3] / 255 / 0.6
         np.testing.assert_allclose(opacity, tile(maps, number), atol=0.02)
+
+
+def test_pictures_that_begin_after_the_sound(tab, checkpoint, tmp_path):
+    """Two seconds of sound, then a second of pictures: the chart and the saliency wait as well."""
+    file = late_picture(tmp_path).path
+    page = tmp_path / "page.html"
+    call = ["score", str(file), "--checkpoint", str(checkpoint), "--page", str(page)]
+    assert cli.main([*call, "--segments", "0.5"]) == 0
+    tab.goto(page.as_uri())
+    until(tab, "video.readyState >= 2 && sheet !== null")
+    assert tab.evaluate("heat.hidden") and tab.evaluate("video.currentTime") == 0
+    assert tab.evaluate("lengthOf()") == pytest.approx(3, abs=0.05)
+    assert tab.evaluate("partsOf(now.row)[0].start") == 2
+    tab.evaluate("video.currentTime = 2.2")
+    until(tab, "!heat.hidden && partAt(video.currentTime) === 0")
+    assert not tab.wrong
 
 
 def test_of_two_maps_one_is_chosen(tab, two_maps):

@@ -50,6 +50,11 @@ def test_a_pause_does_not_change_the_rate():
     assert line.fps == 25 and line.duration == pytest.approx(62)
 
 
+def test_the_rate_of_a_slide_show_is_that_of_one_of_its_intervals():
+    line = Timeline.of([0, 33, 3000], 1e-3, 0.0)
+    assert line.fps == pytest.approx(1000 / 2967) and line.duration == pytest.approx(5.967)
+
+
 def test_lost_times_are_interpolated_or_all_are_ignored():
     line = Timeline.of([0, None, 7200, 10800, None], TICK, 0.0)
     np.testing.assert_allclose(line.seconds, np.arange(5) / 25)

@@ -73,6 +73,15 @@ def test_names_that_are_no_utf8(home):
     assert f"./{os.fsdecode(name)}" in list(expand(["."]))
 
 
+def test_only_lines_that_are_no_utf8_are_guessed(home):
+    """One name that is gone, in another encoding, changes no other line."""
+    for name in ("été.mp4", "a\u2028b.mp4"):
+        (home / name).touch()
+    (home / "list.txt").write_bytes("été.mp4\na\u2028b.mp4\n".encode() + b"caf\xe9.mp4\n")
+    wanted = ["été.mp4", "a\u2028b.mp4", os.fsdecode(b"caf\xe9.mp4")]
+    assert list(expand(["@list.txt"])) == wanted
+
+
 @pytest.mark.parametrize(("asked", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
 def test_accents_in_both_forms(home, asked, stored):
     there, wanted = (unicodedata.normalize(form, "été.mp4") for form in (stored, asked))

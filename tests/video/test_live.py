@@ -135,6 +135,48 @@ def test_damage_is_counted_where_it_is(stream, tmp_path):
     assert damaged and all(4 <= number <= 10 for number in damaged)
 
 
+def test_pictures_that_are_lost_are_damage_of_their_own_window(tmp_path):
+    """Packets 20 to 59 do not decode: the last picture stays, and its windows say so."""
+    path = write(tmp_path / "clip.mp4", moving_bar(100), g="10", bf="0")
+
+    def spoil(number, packet):
+        if 20 <= number < 60:
+            packet.update(np.zeros(packet.size, np.uint8).tobytes())
+
+    spoilt = remux(path, tmp_path / "spoilt.mkv", edit=spoil)
+    windows = list(Feed(str(spoilt), SPEC, 0.4, every=True, patience=0.1))
+    assert [w.frames for w in windows] == [10] * 10
+    assert [w.damaged for w in windows] == [0, 0, 10, 10, 10, 10, 0, 0, 0, 0]
+    assert all(isinstance(w.pictures[-1], Clip) for w in windows)
+
+
+def test_a_clock_that_starts_again_in_any_format(tmp_path):
+    path = write(tmp_path / "clip.mp4", moving_bar(80), g="10", bf="0")
+
+    def again(number, packet):
+        if number >= 40:
+            packet.pts += -1600 + 3_600_000  # an hour later; Matroska allows no step back
+            packet.dts = packet.pts
+
+    broken = remux(remux(path, tmp_path / "a.mkv"), tmp_path / "again.mkv", edit=again)
+    windows = list(Feed(str(broken), SPEC, 0.8, every=True, patience=0.1))
+    assert [(w.number, w.frames, w.damaged) for w in windows] == [(i, 20, 0) for i in range(4)]
+    np.testing.assert_allclose([w.start for w in windows], [0, 0.8, 1.6, 2.4], atol=1e-9)
+
+
+def test_frames_of_two_sizes_cost_their_window(tmp_path):
+    parts = [
+        remux(write(tmp_path / f"{k}.mp4", moving_bar(30, width=64 + 32 * k)), tmp_path / f"{k}.ts")
+        for k in range(2)
+    ]
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    own_size = InputSpec({"every": Stream("all", 0)})
+    windows = list(Feed(str(joined), own_size, 0.8, every=True, patience=0.1))
+    assert [bool(w.problem) for w in windows] == [False, True, False]
+    assert windows[1].problem == "its frames have 2 sizes" and not windows[1].pictures
+
+
 class Breaks(http.server.BaseHTTPRequestHandler):
     """Serves a file; the first time, it sends only half of the announced bytes."""
 
