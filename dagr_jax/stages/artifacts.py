@@ -72,7 +72,7 @@ def refuse_differences(folder: Path, held: Any, wanted: Any, what: str) -> None:
     if differing:
         raise StageError(
             f"{folder}: holds {what} of another configuration ({'; '.join(differing)}); "
-            "use another --workdir, or delete this one"
+            "use another --workdir"
         )
 
 

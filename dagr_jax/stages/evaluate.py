@@ -129,7 +129,7 @@ def evaluate(
             its contents were seen.
     """
     if folder.exists():
-        raise StageError(f"{folder}: exists already; use another --workdir, or delete it")
+        raise StageError(f"{folder}: exists already; use another --workdir")
     how = {"batch_size": batch_size, "bootstrap": 1000, "extras": True}
     return _evaluate(checkpoint, data, folder, config_dict.ConfigDict(how), maps)
 

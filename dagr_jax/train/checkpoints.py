@@ -250,7 +250,7 @@ def write_variables(
     """
     directory = Path(directory).resolve()
     if directory.exists():
-        raise CheckpointError(f"{directory}: already exists; delete it, or use another folder")
+        raise CheckpointError(f"{directory}: already exists; use another folder")
     _silence_orbax()
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -109,7 +109,7 @@ def test_errors_are_one_line_and_leave_nothing_behind(tmp_path, files, capsys):
     cases = [
         ([str(tmp_path / "no.safetensors"), "--out", out], "there is no such file"),
         ([str(tmp_path / "broken.safetensors"), "--out", out], "missing: final_conv.bias"),
-        ([saliency, "--out", str(tmp_path / "there")], "there: already exists; delete it, or use"),
+        ([saliency, "--out", str(tmp_path / "there")], "there: already exists; use another"),
         (["--saliency", saliency, "--out", out], "needs a quality network; pass it as --vqa"),
         (
             ["--saliency", saliency, "--vqa", quality, "--window", "-1", "--out", out],
