@@ -122,6 +122,8 @@ def lines_of(
         DagrError: A quote is not closed in its line.
     """
     rows = _LINE_END.split(text)
+    if named := re.fullmatch("sep=(.)", rows[0]):  # Excel tells the separator in the first line
+        rows[0], separators = "", named[1]
     filled = [row for row in rows if row.strip()]
     chosen = max(separators, key=filled[0].count) if filled else separators[0]
     for separator in separators:

@@ -23,6 +23,8 @@ from av.video.stream import VideoStream
 # Forward and backward jumps that are taken out, in seconds: FFmpeg's -dts_delta_threshold, and the
 # tolerance in its test of times that go back.
 LEAP, _BACK = 10.0, 0.1
+# Encoders of sound begin early, by one or two of their blocks of 1,024 samples. In seconds.
+_EARLY = 0.1
 # Frame rates that are not believed. Containers with a clock of milliseconds announce 1,000 frames
 # per second if they do not know the rate.
 HIGHEST_RATE = 480.0
@@ -102,8 +104,8 @@ class Timeline:
 
     Attributes:
         seconds: (n,) float64 time of each frame in s, after the first one; never decreasing.
-        begin: When the first frame is shown, in s after the file begins to play. Less than a frame
-            counts as nothing: encoders of sound begin a few milliseconds early.
+        begin: When the first frame is shown, in s after the file begins to play. At most `_EARLY`
+            counts as nothing.
         fps: Usual number of frames per second, from the intervals near the median; 0: unknown.
         ignored: Whether the times of the file were not used, because they go back.
     """
@@ -151,7 +153,7 @@ class Timeline:
         seconds = (np.interp(np.arange(count), known, given) - given[0]) * tick
         ends = np.arange(count) - known[-1]  # frames after the last known time
         late = given[0] * tick - begins
-        begin = float(late) if late >= 1 / rate else 0.0
+        begin = float(late) if late > max(_EARLY, 1.5 / rate) else 0.0
         return cls(seconds + np.where(ends > 0, ends / rate, 0.0), rate, begin)
 
     @property

@@ -9,7 +9,7 @@ from PIL import Image
 from dagr_jax.runtime.errors import environment
 from dagr_jax.video.stream import VideoError
 
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".webp")
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -41,12 +41,6 @@ def natural(path: Path) -> list[tuple[bool, int, str]]:
     return [(text, 0 if text else int(one), one) for text, one in key] + [(True, 0, path.name)]
 
 
-def number_of(path: Path) -> int | None:
-    """Returns the last number in a name; None if it has none."""
-    found = re.findall(r"[0-9]+", path.stem)
-    return int(found[-1]) if found else None
-
-
 def check_same_numbers(*series: list[Path]) -> None:
     """Checks that pictures that belong together, such as frames and maps, do so one by one.
 
@@ -76,12 +70,16 @@ def check_same_numbers(*series: list[Path]) -> None:
 
 
 def _counted(series: list[Path]) -> list[tuple[int | None, Path]]:
-    """Returns pictures with their numbers, counted from the first; None without numbers."""
-    numbers = [number_of(path) for path in series]
-    first = numbers[0]
-    if first is None or None in numbers:
-        return [(None, path) for path in series]
-    return [(n - first, path) for n, path in zip(numbers, series, strict=True) if n is not None]
+    """Returns pictures with their numbers, counted from the first; None if they have no numbers.
+
+    The number of a picture is the last one in its name that is not the same in all names.
+    """
+    found = [[int(one) for one in re.findall(r"[0-9]+", path.stem)] for path in series]
+    if len({len(numbers) for numbers in found}) == 1:
+        for column in reversed(list(zip(*found, strict=True))):
+            if len(set(column)) == len(series):
+                return [(n - column[0], path) for n, path in zip(column, series, strict=True)]
+    return [(None, path) for path in series]
 
 
 def read_picture(path: Path, mode: str) -> np.ndarray:

@@ -43,6 +43,7 @@ def test_what_is_no_text(raw):
         ("a.mp4\t3,1\nb.mp4\t2\n", [["a.mp4", "3,1"], ["b.mp4", "2"]]),
         ("a.mp4,3.1\nb.mp4,2\n", [["a.mp4", "3.1"], ["b.mp4", "2"]]),
         ("x;y.mp4,3\nb.mp4,2\n", [["x;y.mp4", "3"], ["b.mp4", "2"]]),
+        ("sep=;\r\nx,y.mp4;3\r\n", [["x,y.mp4", "3"]]),
         ('"a, b.mp4",3\nc.mp4,2\n', [["a, b.mp4", "3"], ["c.mp4", "2"]]),
         (" a.mp4 , 3 \r\n\r\n,\r\nb.mp4,2", [["a.mp4", "3"], ["b.mp4", "2"]]),
     ],

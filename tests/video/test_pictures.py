@@ -63,6 +63,19 @@ def test_each_frame_has_its_own_gaze(gaze):
     assert [int(m.sum(0).argmax()) for m in found["fixations"]] == list(range(12))
 
 
+def test_numbers_that_say_something_else(gaze):
+    """The number of the video, and of how many there are, is in the name of each picture."""
+    for folder in ("frames", "maps", "fixations"):
+        for i, path in enumerate(pictures(gaze / folder)):
+            path.rename(path.with_name(f"clip7 {folder[0]} ({i + 1} of 12).png"))
+    assert record(gaze)["length"] == 12
+    (gaze / "frames" / "clip7 f (5 of 12).png").unlink()
+    (gaze / "maps" / "clip7 m (9 of 12).png").unlink()
+    (gaze / "fixations" / "clip7 f (9 of 12).png").unlink()
+    with pytest.raises(VideoError, match="does not belong to clip7 f .6 of 12..png by its number"):
+        record(gaze)
+
+
 @pytest.mark.parametrize(
     ("gone", "said"),
     [
