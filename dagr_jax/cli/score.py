@@ -192,9 +192,28 @@ def _score(
     engine: "Readers | Cluster",
     stdout: TextIO,
 ) -> int:
+    from dagr_jax.video.readers import Readers
     from dagr_jax.video.stream import Limits
 
     limits = Limits(arguments.max_pixels, arguments.max_seconds)
+    with contextlib.ExitStack() as stack:
+        drawing = None
+        if arguments.page or arguments.overlay:
+            # A process of its own: those of the engine read ahead in the meantime.
+            drawing = stack.enter_context(Readers(1, arguments.timeout))
+        return _scored(arguments, scorer, files, total, engine, stdout, limits, drawing)
+
+
+def _scored(
+    arguments: argparse.Namespace,
+    scorer: "Scorer",
+    files: Iterable[str],
+    total: int | None,
+    engine: "Readers | Cluster",
+    stdout: TextIO,
+    limits: "Limits",
+    drawing: "Readers | None",
+) -> int:
     told = {
         "checkpoint": scorer.digest,
         "segments": arguments.segments,
@@ -212,11 +231,11 @@ def _score(
         if arguments.page:
             from dagr_jax.report.page import Page
 
-            page = Page(arguments.page, scorer, arguments.segments, limits)
+            page = Page(arguments.page, scorer, arguments.segments, limits, drawing)
         found = _rows(arguments, scorer, files, engine, limits, row_file)
         # disable=None: no progress bar if stderr is not a terminal.
         for row in tqdm(found, total=total, unit="video", disable=None):
-            row, problems = _drawn(arguments.overlay, page, scorer, row, taken)
+            row, problems = _drawn(arguments.overlay, page, scorer, row, taken, drawing)
             rows.append(row)
             undrawn += map(str, problems)
             if row_file:
@@ -293,6 +312,7 @@ def _drawn(
     scorer: "Scorer",
     row: dict[str, Any],
     taken: set[str],
+    drawing: "Readers | None",
 ) -> tuple[dict[str, Any], list[DagrError]]:
     """Makes the overlay and page entry of a row.
 
@@ -307,7 +327,7 @@ def _drawn(
     if overlay and "error" not in row:
         try:
             with one_file(row["file"], VideoError, "drawing its overlay"):
-                _draw(overlay, scorer, row, taken)
+                _draw(overlay, scorer, row, taken, drawing)
         except VideoError as error:
             problems.append(error)
     if page:
@@ -317,7 +337,13 @@ def _drawn(
     return row, problems
 
 
-def _draw(folder: str, scorer: "Scorer", row: dict[str, Any], taken: set[str]) -> None:
+def _draw(
+    folder: str,
+    scorer: "Scorer",
+    row: dict[str, Any],
+    taken: set[str],
+    drawing: "Readers | None",
+) -> None:
     """Writes the overlay of a scored file. Files with the same name are numbered in order."""
     from dagr_jax.report.overlay import write_overlay
     from dagr_jax.score import Result
@@ -328,7 +354,7 @@ def _draw(folder: str, scorer: "Scorer", row: dict[str, Any], taken: set[str]) -
             break
         name = f"{stem}-{number}"
     taken.add(name)
-    write_overlay(scorer, Result.from_dict(row), Path(folder), name)
+    write_overlay(scorer, Result.from_dict(row), Path(folder), name, drawing)
 
 
 def _shown(rows: list[dict[str, Any]], form: str) -> str:

@@ -13,6 +13,7 @@ from dagr_jax.runtime.atomic import atomic_file, short_name
 from dagr_jax.runtime.errors import DagrError, environment
 from dagr_jax.score import Result, Scorer
 from dagr_jax.score.maps import maps_over_time
+from dagr_jax.video.readers import Readers
 from dagr_jax.video.transcode import transcode
 
 _SHEET_WIDTH, _GAP = 320, 8
@@ -38,7 +39,9 @@ def heat(frame: np.ndarray, saliency: np.ndarray, strength: float = 0.6) -> np.n
     return np.rint(frame * (1 - share) + colours * share).astype(np.uint8)
 
 
-def write_overlay(scorer: Scorer, result: Result, folder: Path, name: str) -> tuple[Path, Path]:
+def write_overlay(
+    scorer: Scorer, result: Result, folder: Path, name: str, readers: Readers | None = None
+) -> tuple[Path, Path]:
     """Writes a video with the heat map and the current score, and a contact sheet.
 
     The video is H.264, with the frame size, frame times and sound of the file. The score is that
@@ -49,6 +52,8 @@ def write_overlay(scorer: Scorer, result: Result, folder: Path, name: str) -> tu
         result: Result for the file.
         folder: Output folder; it is created if missing.
         name: Name of the new files, without suffix.
+        readers: Processes one of which reads the file, so that it cannot crash this one; None: this
+            process reads it.
 
     Returns:
         (.mp4 file, .png file).
@@ -67,7 +72,8 @@ def write_overlay(scorer: Scorer, result: Result, folder: Path, name: str) -> tu
     wanted = set(np.linspace(0, result.total_frames - 1, 8).astype(int).tolist())
 
     def pictures() -> Iterator[tuple[float, np.ndarray]]:
-        for number, (seconds, frame, maps) in enumerate(maps_over_time(scorer, result.file)):
+        found = maps_over_time(scorer, result.file, readers)
+        for number, (seconds, frame, maps) in enumerate(found):
             hot = heat(frame, next(iter(maps.values())))
             if number in wanted:
                 tiles.append((seconds, _small(frame), _small(hot)))

@@ -26,6 +26,7 @@ from dagr_jax.score.maps import looks
 from dagr_jax.video.clip import ClipPlan
 from dagr_jax.video.decode import timed_frames
 from dagr_jax.video.files import OF_PAGE
+from dagr_jax.video.readers import Readers
 from dagr_jax.video.stream import Limits, VideoError
 from dagr_jax.video.transcode import transcode
 
@@ -53,6 +54,8 @@ class Page:
         scorer: Scorer that produced the results.
         segments: Length of a segment in seconds, as in the scoring.
         limits: Limits on videos, as in the scoring.
+        readers: Processes one of which reads the files, so that they cannot crash this one; None:
+            this process reads them.
 
     Raises:
         DagrError: That folder exists and does not belong to a page.
@@ -64,9 +67,11 @@ class Page:
         scorer: Scorer,
         segments: float = 0.0,
         limits: Limits | None = None,
+        readers: Readers | None = None,
     ):
         self._path = Path(path)
-        self._scorer, self._segments, self._limits = scorer, segments, limits
+        self._scorer, self._readers = scorer, readers
+        self._options = {"segments": segments, "limits": limits, "readers": readers}
         self._files: list[dict[str, Any]] = []
         self._copies = self._path.with_name(f"{self._path.stem}_files")
         if self._copies.exists() and not (self._copies / OF_PAGE).exists():
@@ -105,7 +110,7 @@ class Page:
         return found
 
     def _look(self, result: Result) -> dict[str, Any]:
-        seen = _Seen.of(self._scorer, result, self._segments, self._limits)
+        seen = _Seen.of(self._scorer, result, self._options)
         return {"thumb": seen.thumbnail, "maps": seen.sheets()}
 
     def _copy(self, result: Result) -> dict[str, Any]:
@@ -116,7 +121,8 @@ class Page:
             self._copies.mkdir(exist_ok=True)
             (self._copies / OF_PAGE).touch()
         copy = self._copies / f"{len(self._files)}.mp4"
-        transcode(copy, result.file, _even(timed_frames(result.file)), result.fps)
+        frames = (self._readers.frames if self._readers else timed_frames)(result.file)
+        transcode(copy, result.file, _even(frames), result.fps)
         return {"link": _relative(str(copy), self._path.parent), "proxy": True}
 
     def write(self) -> None:
@@ -174,9 +180,9 @@ class _Seen:
         self._maps: dict[str, list[tuple[float, np.ndarray]]] = {}
 
     @classmethod
-    def of(cls, scorer: Scorer, result: Result, segments: float, limits: Limits | None) -> "_Seen":
+    def of(cls, scorer: Scorer, result: Result, options: Mapping[str, Any]) -> "_Seen":
         seen, taken, stride = cls(), 0, 1
-        for message in looks(scorer, result.file, segments=segments, limits=limits):
+        for message in looks(scorer, result.file, **options):
             if isinstance(message, ClipPlan):  # what came before does not count
                 seen, taken = cls(), 0
                 total = len(message.bounds) * result.frames

@@ -12,6 +12,7 @@ from dagr_jax.models.contract import Outputs
 from dagr_jax.score.scorer import Scorer
 from dagr_jax.video.clip import Clip, ClipPlan, Piece, clips_of, read_clips
 from dagr_jax.video.decode import timed_frames
+from dagr_jax.video.readers import Readers
 from dagr_jax.video.stream import Limits, VideoError
 
 
@@ -56,6 +57,7 @@ def looks(
     *,
     segments: float = 0.0,
     limits: Limits | None = None,
+    readers: Readers | None = None,
 ) -> Iterator[ClipPlan | Seen]:
     """Yields the frames and maps that `scorer.score` uses in each segment.
 
@@ -64,6 +66,8 @@ def looks(
         video: Video file.
         segments: Length of a segment in seconds; 0: the whole video is one segment.
         limits: Largest number of pixels and seconds; a file above a limit is refused.
+        readers: Processes one of which reads the file, so that it cannot crash this one; None: this
+            process reads it.
 
     Yields:
         A ClipPlan, then a Seen for each of its segments as soon as the segment is read. A second
@@ -75,7 +79,10 @@ def looks(
     plan = ClipPlan((), 0.0)
     name, first = next(iter(scorer.inputs.streams.items()))
     pieces: dict[tuple[int, int], list[Piece]] = {}
-    for message in read_clips(video, scorer.inputs, segments, limits):
+    messages = (readers.clips if readers else read_clips)(
+        os.fspath(video), scorer.inputs, segments, limits
+    )
+    for message in messages:
         if isinstance(message, ClipPlan):
             begin = int(bool(segments))
             plan = dataclasses.replace(
@@ -100,7 +107,9 @@ def looks(
             yield Seen(start + share * (end - start), frames, maps)
 
 
-def maps_over_time(scorer: Scorer, video: str | os.PathLike[str]) -> Iterator[TimedMaps]:
+def maps_over_time(
+    scorer: Scorer, video: str | os.PathLike[str], readers: Readers | None = None
+) -> Iterator[TimedMaps]:
     """Yields every frame of a file with its maps, computed in consecutive windows.
 
     A window has the window length of the checkpoint, or else as many frames as a score uses. The
@@ -110,6 +119,7 @@ def maps_over_time(scorer: Scorer, video: str | os.PathLike[str]) -> Iterator[Ti
     Args:
         scorer: Scorer of the checkpoint.
         video: Video file.
+        readers: As in `looks`.
 
     Yields:
         A TimedMaps for each frame, in presentation order.
@@ -123,7 +133,7 @@ def maps_over_time(scorer: Scorer, video: str | os.PathLike[str]) -> Iterator[Ti
     streams = scorer.inputs.streams.values()
     length = next((s.window for s in streams if s.window), next(iter(streams)).frames or 8)
     plan = ClipPlan(((0, length),), 0.0, path=os.fspath(video))
-    frames = timed_frames(video)
+    frames = (readers.frames if readers else timed_frames)(os.fspath(video))
     while window := list(itertools.islice(frames, length)):
         filled = [frame for _, frame in window]
         filled += filled[-1:] * (length - len(window))

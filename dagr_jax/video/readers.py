@@ -16,17 +16,25 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dagr_jax.runtime.errors import DagrError, failed
 from dagr_jax.video.clip import Clip, ClipPlan, Piece, read_clips
+from dagr_jax.video.decode import timed_frames
 from dagr_jax.video.inputs import InputSpec
 from dagr_jax.video.reading import VideoInfo
 from dagr_jax.video.stream import Limits, VideoError
 
 Message = ClipPlan | Piece | Clip | VideoInfo
+
+
+class TimedFrame(NamedTuple):
+    """A frame of a video and when it is shown (`video.decode.timed_frames`)."""
+
+    seconds: float
+    frame: np.ndarray
 
 
 class Readers:
@@ -69,11 +77,7 @@ class Readers:
             The next path is yielded after the iterator is exhausted: messages that the caller has
             not taken are discarded.
         """
-        task = {
-            "spec": spec.to_json(),
-            "seconds": seconds,
-            "limits": limits and dataclasses.asdict(limits),
-        }
+        task = _clips_of(spec, seconds, limits)
         under_way: deque[tuple[str, _Process]] = deque()
         idle, paths = deque(self._processes), iter(paths)
         while True:
@@ -90,14 +94,56 @@ class Readers:
                     pass
             idle.append(process)
 
+    def clips(
+        self, path: str, spec: InputSpec, seconds: float = 0.0, limits: Limits | None = None
+    ) -> Iterator[Message]:
+        """Reads one video in the first process, as `video.clip.read_clips` does here.
+
+        Like `frames`, it must not be called while `read` is under way.
+
+        Raises:
+            VideoError: The file cannot be decoded, crashes the process, or takes too long.
+        """
+        yield from self._alone({"path": path, **_clips_of(spec, seconds, limits)})
+
+    def frames(self, path: str) -> Iterator[TimedFrame]:
+        """Reads every frame of a video in the first process, as `timed_frames` does here.
+
+        Raises:
+            VideoError: The file cannot be decoded, crashes the process, or takes too long.
+        """
+        yield from self._alone({"path": path})
+
+    def _alone(self, task: dict[str, Any]) -> Iterator[Any]:
+        process, whole = self._processes[0], False
+        process.ask(task)
+        try:
+            yield from process.answers(task["path"], self._patience)
+            whole = True
+        except VideoError:
+            whole = True  # the process is idle, or has been started again
+            raise
+        finally:
+            if not whole:  # the caller has left
+                process.end()
+                process.start()
+
+
+def _clips_of(spec: InputSpec, seconds: float, limits: Limits | None) -> dict[str, Any]:
+    return {
+        "spec": spec.to_json(),
+        "seconds": seconds,
+        "limits": limits and dataclasses.asdict(limits),
+    }
+
 
 class _Process:
     """One reading process, which is started again after a crash or timeout."""
 
     def __init__(self) -> None:
-        self._start()
+        self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self._socket, theirs = Pipe()
         with theirs:
             self._program = subprocess.Popen(
@@ -116,10 +162,10 @@ class _Process:
             self._socket.send_bytes(json.dumps(task).encode())
         except OSError:  # The process died between two files.
             self.end()
-            self._start()
+            self.start()
             self._socket.send_bytes(json.dumps(task).encode())
 
-    def answers(self, path: str, patience: float) -> Iterator[Message]:
+    def answers(self, path: str, patience: float) -> Iterator[Any]:
         try:
             while (message := self._receive(patience)) is not None:
                 yield message
@@ -133,10 +179,10 @@ class _Process:
         else:
             return
         self.end()
-        self._start()
+        self.start()
         raise VideoError(path, problem, remedy)
 
-    def _receive(self, patience: float) -> Message | None:
+    def _receive(self, patience: float) -> Message | TimedFrame | None:
         """Returns the next message; None at the end of a file.
 
         Args:
@@ -164,6 +210,8 @@ class _Process:
             if array.size:
                 self._socket.recv_bytes_into(array.data.cast("B"))
             arrays[name] = array
+        if kind == "frame":
+            return TimedFrame(fields["seconds"], arrays["frame"])
         start, length = fields["start"], fields["length"]
         if kind == "clip":
             return Clip(start, length, arrays)
@@ -198,9 +246,14 @@ def serve(socket: Connection) -> None:
             task = json.loads(socket.recv_bytes())
         except (EOFError, OSError):
             return
-        limits = task["limits"] and Limits(**task["limits"])
-        spec = InputSpec.from_json(task["spec"])
         try:
+            if "spec" not in task:
+                for seconds, frame in timed_frames(task["path"]):
+                    send_arrays("frame", {"seconds": seconds}, {"frame": frame})
+                send("end")
+                continue
+            limits = task["limits"] and Limits(**task["limits"])
+            spec = InputSpec.from_json(task["spec"])
             for message in read_clips(task["path"], spec, task["seconds"], limits):
                 match message:
                     case ClipPlan():

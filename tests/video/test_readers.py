@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dagr_jax.video.clip import Clip, ClipPlan, Piece, read_clips
+from dagr_jax.video.decode import timed_frames
 from dagr_jax.video.inputs import Crops, InputSpec, Resize, Stream
 from dagr_jax.video.readers import Readers
 from dagr_jax.video.stream import Limits, VideoError
@@ -114,6 +115,31 @@ def test_a_process_that_is_lost_costs_one_file(clips, stop, says):
     for pid in ended:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_one_file_alone_is_as_this_process_reads_it(clips, tmp_path):
+    """Its clips, or all its frames with their times; a caller may leave before the end."""
+    with Readers(1) as readers:
+        for _ in range(2):
+            assert_equal(
+                list(readers.clips(clips[3], SPEC, 0.2)), list(read_clips(clips[3], SPEC, 0.2))
+            )
+            times, frames = zip(*readers.frames(clips[4]), strict=True)
+            wanted_times, wanted = zip(*timed_frames(clips[4]), strict=True)
+            assert times == wanted_times
+            np.testing.assert_array_equal(frames, wanted)
+            left = readers.frames(clips[1])
+            assert next(left).seconds == 0
+            left.close()
+        with pytest.raises(VideoError, match="gone.mp4: there is no such file"):
+            next(readers.frames("gone.mp4"))
+        large = write(tmp_path / "large.mp4", moving_bar(20, 240, 320))  # more than a socket holds
+        frames = readers.frames(str(large))
+        next(frames)
+        readers._processes[0]._program.kill()  # as a file does that crashes the decoder
+        with pytest.raises(VideoError, match="it crashed the decoder process .SIGKILL."):
+            list(frames)
+        assert len(list(readers.frames(str(large)))) == 20
 
 
 def test_a_script_without_a_main_guard_is_not_run_again(clips, tmp_path):
