@@ -192,5 +192,6 @@ def child(folder: Path, *names: str) -> Path | None:
 
 
 def folders(source: Path) -> Sequence[Path]:
-    """Returns the direct subfolders of a folder, sorted by name."""
-    return sorted(Path(entry.path) for entry in os.scandir(source) if entry.is_dir())
+    """Returns the direct subfolders of a folder that are not hidden, sorted by name."""
+    found = [entry for entry in os.scandir(source) if entry.is_dir()]
+    return sorted(Path(entry.path) for entry in found if not entry.name.startswith("."))

@@ -1,5 +1,6 @@
 """Folders of pictures: natural order, numbers that agree, depths, hidden files."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,7 @@ def record(home):
 
 def test_each_frame_has_its_own_gaze(gaze):
     (gaze / "maps" / "._0003.png").write_text("of macOS")
+    shutil.copytree(gaze, gaze.parent / ".trash" / "v0")
     found = record(gaze)
     assert [int(frame.mean()) // 20 for frame in found["frames"]] == list(range(12))
     assert [int(m.sum(0).argmax()) for m in found["maps"]] == list(range(12))
