@@ -128,6 +128,7 @@ def read_packets(path: str | os.PathLike[str], limits: Limits | None = None) -> 
                 hidden.append(packet.is_discard)
                 total += packet.size
                 whole &= not packet.is_corrupt
+                # Headers are not believed: a subtitle may be hours after the last picture.
                 if limits is not None and packet.dts is not None:
                     first = packet.dts if first is None else first
                     limits.check_seconds(path, (packet.dts - first) * base)

@@ -189,8 +189,6 @@ def video_stream(
     stream.codec_context.thread_count = 1
     if limits is not None:
         limits.check_pixels(path, stream.codec_context.width, stream.codec_context.height)
-        # Not the duration of the container: a subtitle may be hours after the last picture.
-        limits.check_seconds(path, float((stream.duration or 0) * (stream.time_base or 0)))
         # Later headers in the stream may declare other sizes.
         stream.codec_context.options = {"max_pixels": str(limits.pixels)}
     return stream
