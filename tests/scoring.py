@@ -123,7 +123,7 @@ def make_bad(home: Path) -> dict[str, str]:
         "head.mp4": "FFmpeg cannot read it",
         "no-frames.mp4": "FFmpeg cannot read it",
         "large.mp4": "frames of 200 x 200 are more than 10000 pixels",
-        "long.mp4": "4 s are more than 3 s",
+        "long.mp4": "it is longer than 3 s",
         "folder.mp4": "it is a folder without videos",
         "gone.mp4": "there is no such file",
     }

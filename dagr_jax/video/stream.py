@@ -97,7 +97,7 @@ class Limits:
         if seconds > self.seconds:
             raise VideoError(
                 path,
-                f"{seconds:.0f} s are more than {self.seconds:g} s",
+                f"it is longer than {self.seconds:g} s",
                 "cut it, or raise the limit (--max-seconds)",
             )
 
