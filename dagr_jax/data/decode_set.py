@@ -224,11 +224,12 @@ def _write(shard: Path, file: os.PathLike[str], read: Callable[[], dict[str, Any
     try:
         with one_file(file, VideoError, "reading it"), environment(file, VideoError):
             record = read()
+            digest = file_digest(file)
     except VideoError as error:
         return f"unreadable: {error.problem}"
     if record["length"] < 2:
         return "too short: it has one frame"
-    write_shard(shard, {**record, "digest": file_digest(file)})
+    write_shard(shard, {**record, "digest": digest})
     return ""
 
 

@@ -62,6 +62,16 @@ def read_list(path: Path) -> list[Label]:
     for number, cells in _rows(path):
         if len(cells) < 2:
             raise LabelError(path, f"line {number} has one column", "write 'path, x, x, mos'")
+        if len(cells) == 3 and all(cell.isdigit() for cell in cells[1:]):
+            raise LabelError(
+                path,
+                f"line {number} has three columns: is {','.join(cells[1:])} one number?",
+                "write 'path, x, x, mos'; a decimal comma needs semicolons or tabs as separators",
+            )
+        if cells[0].isdigit() and _number(cells[1]) is None:
+            raise LabelError(
+                path, f"line {number} begins with an index, not a path", "drop the first column"
+            )
         labels.append(Label(cells[0], _mos(path, number, cells[-1]), {}, number))
     return _some(path, labels)
 
@@ -98,7 +108,12 @@ def read_columns(path: Path, video: Sequence[str], mos: Sequence[str]) -> list[L
     at = [_column(path, header, names) for names in (video, mos)]
     labels = []
     for number, cells in rows[1:]:
-        cells = [*cells, *[""] * (len(header) - len(cells))]
+        if len(cells) <= max(at) or any(cells[len(header) :]):
+            raise LabelError(
+                path,
+                f"line {number} has {len(cells)} cells and the first line {len(header)}",
+                "correct the line; a decimal comma needs semicolons or tabs between the cells",
+            )
         if cells[at[0]]:
             value = _mos(path, number, cells[at[1]])
             row = dict(zip(header, cells, strict=False))
@@ -234,7 +249,7 @@ def _mos(path: Path, line: int, cell: str) -> float:
 def _number(cell: str) -> float | None:
     """Parses a finite number with a decimal point or comma; None if it is not one."""
     try:
-        value = float(cell.replace(",", "."))
+        value = float("_" if "_" in cell else cell.replace(",", "."))
     except ValueError:
         return None
     return value if math.isfinite(value) else None

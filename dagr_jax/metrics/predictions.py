@@ -209,6 +209,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
         remedy = "give a predictions.csv or the workdir of a finished run"
         raise PredictionsError(path, "there is no such file", remedy)
     header, numbered = texts.read_table(path, PredictionsError)
+    known = {name: name.casefold() for name in header if name.casefold() in _FACTS}
+    header = [known.get(name, name) for name in header]
+    numbered = [
+        (line, {known.get(name, name): cell for name, cell in row.items()})
+        for line, row in numbered
+    ]
     if not numbered or not {"video", "mos"} < set(header):
         raise PredictionsError(
             f"{path}: needs a line of names, video and mos and a model among them, and rows"
@@ -237,7 +243,7 @@ def _numbers(path: Path, rows: Sequence[dict[str, str]], column: str) -> np.ndar
     found = []
     for number, row in enumerate(rows, 2):
         try:
-            value = float(row[column])
+            value = float(row[column].replace(",", "."))
         except ValueError:
             value = math.nan
         if not math.isfinite(value):

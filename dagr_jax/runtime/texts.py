@@ -60,20 +60,48 @@ def decode(raw: bytes, name: str | os.PathLike[str], kind: type[DagrError] = Dag
                 return raw.decode(encoding)
             except UnicodeDecodeError as error:
                 raise kind(name, f"it is no text in {encoding}", "save it as UTF-8") from error
+    raw = raw.rstrip(b"\x1a\0")  # how old programs end a file
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         pass
+    # Lines in UTF-8 are right: only the others are guessed.
+    lines = raw.splitlines(keepends=True)
+    odd = [i for i, line in enumerate(lines) if not _is_utf8(line)]
+    found = _guess(b"".join(lines[i] for i in odd))
+    if found is None:
+        raise kind(name, "it is no text", "save it as UTF-8")
+    _LOG.warning("%s: is not UTF-8; read as %s", os.fspath(name), found)
+    told = [line.decode(found if i in set(odd) else "utf-8") for i, line in enumerate(lines)]
+    return "".join(told)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _guess(raw: bytes) -> str | None:
+    """Returns the encoding of text that is not UTF-8; None if it is no text."""
     import charset_normalizer
 
-    found = None
-    if b"\0" not in raw:
-        found = charset_normalizer.from_bytes(raw, cp_isolation=_LIKELY).best()
+    if b"\0" in raw or any(byte < 32 and byte not in b"\t\n\r\f\v" for byte in raw):
+        return None
+    if re.fullmatch(rb"([\x00-\x7f]|[\xa1-\xfe]{2})*", raw) is None and _few(raw):
+        # Not Chinese, whose common signs are pairs of these bytes; and too little to tell more.
+        likely = ["cp1252"]
+    else:
+        likely = _LIKELY
+    found = charset_normalizer.from_bytes(raw, cp_isolation=likely).best()
     found = found or charset_normalizer.from_bytes(raw).best()
-    if found is None or "\0" in str(found):
-        raise kind(name, "it is no text", "save it as UTF-8")
-    _LOG.warning("%s: is not UTF-8; read as %s", os.fspath(name), found.encoding)
-    return str(found)
+    return found.encoding if found else None
+
+
+def _few(raw: bytes) -> bool:
+    return sum(byte > 127 for byte in raw) < 40
 
 
 def read_text(path: str | os.PathLike[str], kind: type[DagrError] = DagrError) -> str:
@@ -198,7 +226,7 @@ def read_table(path: str | os.PathLike[str], kind: type[DagrError] = DagrError) 
         DagrError: The file cannot be read or is not a table, two columns have the same name, or a
             row has more or fewer cells than the header.
     """
-    lines = lines_of(read_text(path, kind), path, kind)
+    lines = lines_of(read_text(path, kind), path, kind, "\t;,")
     if not lines:
         return Table([], [])
     header, rows = lines[0].cells, lines[1:]
@@ -209,9 +237,11 @@ def read_table(path: str | os.PathLike[str], kind: type[DagrError] = DagrError) 
                 f"line {number} has {len(cells)} cells and the first line {len(header)}",
                 "correct the line",
             )
-    if header[0] == "" and _is_index([cells[0] for _, cells in rows]):
-        _LOG.warning("%s: the first column, without a name, is taken for an index", os.fspath(path))
+    if _is_index(header[0], [cells[0] for _, cells in rows]):
+        _LOG.warning("%s: the first column is taken for an index", os.fspath(path))
         header, rows = header[1:], [Line(number, cells[1:]) for number, cells in rows]
+    while header and not header[-1] and not any(cells[-1] for _, cells in rows):
+        header, rows = header[:-1], [Line(number, cells[:-1]) for number, cells in rows]
     refuse_equal(header, path, kind)
     return Table(header, [(n, dict(zip(header, cells, strict=True))) for n, cells in rows])
 
@@ -220,12 +250,16 @@ def refuse_equal(
     header: Iterable[str], name: str | os.PathLike[str], kind: type[DagrError] = DagrError
 ) -> None:
     """Raises DagrError if two columns have the same name."""
-    if twice := [column for column, count in Counter(header).items() if count > 1 and column]:
+    folded = Counter(column.casefold() for column in header)
+    if twice := [column for column, count in folded.items() if count > 1 and column]:
         raise kind(name, f"two columns are called {twice[0]!r}", "rename or drop one of them")
 
 
-def _is_index(cells: Sequence[str]) -> bool:
+def _is_index(name: str, cells: Sequence[str]) -> bool:
+    """Whether a first column counts the rows, as pandas writes it."""
+    if name and name != "index" and not name.startswith("Unnamed:"):
+        return False
     try:
-        return len({int(cell) for cell in cells}) == len(cells)
+        return all(float(cell).is_integer() for cell in cells)
     except ValueError:
         return False

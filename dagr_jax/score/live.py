@@ -33,6 +33,7 @@ class LiveScore:
         dropped: Number of windows dropped so far because windows arrived too fast.
         damaged: Number of packets of the window that could not be decoded, plus packets and frames
             marked as corrupt.
+        notes: What is unusual in the connection and how it is treated; "" if nothing is.
         checkpoint: Digest of the weights and the settings that a score depends on, twelve
             hexadecimal digits.
     """
@@ -48,6 +49,7 @@ class LiveScore:
     lag: float
     dropped: int
     damaged: int
+    notes: str
     checkpoint: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,7 +62,7 @@ class LiveFailure:
     """A window that could not be scored.
 
     Attributes:
-        source, window, connection, start, end, time, dropped, damaged: As in `LiveScore`.
+        source, window, connection, start, end, time, dropped, damaged, notes: As in `LiveScore`.
         error: The error in one line.
     """
 
@@ -72,6 +74,7 @@ class LiveFailure:
     time: str
     dropped: int
     damaged: int
+    notes: str
     error: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,6 +119,7 @@ def watch(scorer: Scorer, feed: Feed) -> Iterator[LiveScore | LiveFailure | Agai
             "time": when.isoformat(timespec="milliseconds"),
             "dropped": item.dropped,
             "damaged": item.damaged,
+            "notes": item.notes,
         }
         try:
             with one_file(feed.source, VideoError, "scoring a window"):

@@ -81,6 +81,11 @@ class Clock:
         self._shift = 0
         self.jumps = 0
 
+    @property
+    def note(self) -> str:
+        """What a user should know about the clock; "" if nothing."""
+        return f"its clock jumps ({self.jumps} x): the jumps were taken out" if self.jumps else ""
+
     def mend(self, packet: av.Packet) -> None:
         """Changes the times of the next packet, so that its clock goes on."""
         if not self.may_jump:
@@ -107,6 +112,7 @@ class Timeline:
         begin: When the first frame is shown, in s after the file begins to play. At most `_EARLY`
             counts as nothing.
         fps: Usual number of frames per second, from the intervals near the median; 0: unknown.
+        pause: Longest time from one frame to the next in s, if it is more than `LEAP`; else 0.
         ignored: Whether the times of the file were not used, because they go back.
     """
 
@@ -114,6 +120,7 @@ class Timeline:
     fps: float
     begin: float = 0.0
     ignored: bool = False
+    pause: float = 0.0
 
     @classmethod
     def of(
@@ -141,20 +148,26 @@ class Timeline:
             return cls(_even(count, nominal), nominal)
         given = np.array([times[i] for i in known.tolist()], np.float64)
         steps = np.diff(given) / np.diff(known)
-        rate = usual_rate(steps) / tick
+        rate = _believed(usual_rate(steps) / tick, given, tick, nominal)
         if (steps < 0).any():
             there = np.diff(np.array([time for time in decoded if time is not None], np.float64))
             if not len(there) or (there < 0).any():
                 there = np.diff(np.sort(given))
-            rate = usual_rate(there) / tick or nominal
+            rate = _believed(usual_rate(there) / tick, given, tick, nominal)
             return cls(_even(count, rate), rate, ignored=True)
-        if not rate:  # all frames have the same time
+        if not rate or not given[-1] > given[0]:  # all frames have the same time
             return cls(_even(count, nominal), nominal)
         seconds = (np.interp(np.arange(count), known, given) - given[0]) * tick
         ends = np.arange(count) - known[-1]  # frames after the last known time
         late = given[0] * tick - begins
         begin = float(late) if late > max(_EARLY, 1.5 / rate) else 0.0
-        return cls(seconds + np.where(ends > 0, ends / rate, 0.0), rate, begin)
+        longest = float(steps.max()) * tick
+        return cls(
+            seconds + np.where(ends > 0, ends / rate, 0.0),
+            rate,
+            begin,
+            pause=longest if longest > LEAP else 0.0,
+        )
 
     @property
     def duration(self) -> float:
@@ -164,7 +177,18 @@ class Timeline:
     @property
     def note(self) -> str:
         """What a user should know about the times; "" if nothing."""
+        if self.pause:
+            return f"a picture stays for {self.pause:.0f} s"
         return f"its times go back: shown at {self.fps:.6g} frames/s" if self.ignored else ""
+
+
+def _believed(rate: float, given: np.ndarray, tick: float, nominal: float) -> float:
+    """Returns a rate, or a better one if no camera has it: the declared one, or the mean."""
+    if rate < HIGHEST_RATE:
+        return rate
+    span = float(np.ptp(given)) * tick
+    mean = (len(given) - 1) / span if span else 0.0
+    return nominal or (mean if mean < HIGHEST_RATE else 0.0)
 
 
 def _even(count: int, rate: float) -> np.ndarray:
@@ -179,4 +203,6 @@ def usual_rate(steps: np.ndarray) -> float:
     middle = np.sort(steps)[len(steps) // 2]  # one of them, so that at least one is near
     # The mean of many intervals is exact where a clock of milliseconds rounds each of them.
     near = steps[(steps > middle / 2) & (steps < 1.5 * middle)]
+    if 3 * len(near) < 2 * len(steps):  # no steady clock: the mean, without pauses
+        near = steps[steps < 5 * middle]
     return len(near) / float(near.sum())

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import glob
 import io
+import mimetypes
 import os
 import sys
 import unicodedata
@@ -51,6 +52,9 @@ def suffixes() -> frozenset[str]:
             if known and _default_codec(name) not in ("none", "png"):  # png: covers of sound files
                 found |= known
                 found |= ContainerFormat(name, "r").extensions
+    # Python's own table, not that of the machine, so that every machine finds the same files.
+    types = mimetypes.MimeTypes(filenames=()).types_map[True]
+    found |= {suffix[1:] for suffix, kind in types.items() if kind.startswith("video/")}
     return frozenset(f".{suffix.strip().lower()}" for suffix in found - _OTHERS)
 
 
@@ -146,27 +150,28 @@ def _found(name: str) -> list[str]:
         return _videos_in(name) or [name]
     if not os.path.exists(name) and glob.has_magic(name):
         # Brackets may also be part of the name of a folder, as in "show [2020]/*.mp4".
-        for pattern in (name, name.replace("[", "[[]")):
+        slashes = name.replace("\\", "/")
+        for pattern in (name, slashes, *(one.replace("[", "[[]") for one in (name, slashes))):
             if matched := sorted(glob.glob(pattern, recursive=True)):
                 return [path for one in matched for path in _found(one)]
     return [name]
 
 
 def _existing(name: str) -> str:
-    """Returns the form of a name that exists: as it is, or in another Unicode form or with slashes.
+    """Returns the form of a name that exists: as it is, in another Unicode form, with slashes.
 
     macOS stores accents apart from their letters, and lists from Windows have backslashes.
     """
     if os.path.exists(name):
         return name
-    slashes = name.replace("\\", "/")
-    for one in (name, slashes):
+    plain = name.strip().strip('"')  # as Explorer copies a path
+    for one in (name, plain, plain.replace("\\", "/")):
         for form in ("NFC", "NFD"):
             with contextlib.suppress(ValueError):
                 other = unicodedata.normalize(form, one)
-                if other != name and os.path.exists(other):
+                if other and os.path.exists(other):
                     return other
-    return slashes if slashes != name and os.path.exists(slashes) else name
+    return name
 
 
 def _videos_in(folder: str) -> list[str]:

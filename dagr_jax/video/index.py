@@ -10,10 +10,10 @@ import av
 import numpy as np
 
 from dagr_jax.video.clock import Clock, Timeline, declared_rate, playing_begins
-from dagr_jax.video.stream import Limits, open_stream, packets_of
+from dagr_jax.video.stream import Length, Limits, open_stream, packets_of
 
 # Codecs with exactly one shown frame per packet. (VP8, for example, has packets of hidden frames.)
-_ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "rawvideo"}
+ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "rawvideo"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Packets:
     @cached_property
     def tell(self) -> bool:
         """Whether frames can be chosen from the packets, without decoding the whole file."""
-        if not self.whole or self.codec not in _ONE_FRAME_A_PACKET or not self.count:
+        if not self.whole or self.codec not in ONE_FRAME_A_PACKET or not self.count:
             return False
         if None in self.times or not self.keys[0] or self.hidden[0]:
             return False
@@ -119,7 +119,8 @@ def read_packets(path: str | os.PathLike[str], limits: Limits | None = None) -> 
     """
     times, keys, hidden, total = [], [], [], 0
     with open_stream(path, limits) as (container, stream):
-        whole, base, first = True, float(stream.time_base or 0), None
+        whole, base = True, float(stream.time_base or 0)
+        length = Length(path, limits, base, 0.0)
         clock = Clock(container, stream)
         try:
             for packet in packets_of(container, stream, clock):
@@ -128,10 +129,7 @@ def read_packets(path: str | os.PathLike[str], limits: Limits | None = None) -> 
                 hidden.append(packet.is_discard)
                 total += packet.size
                 whole &= not packet.is_corrupt
-                # Headers are not believed: a subtitle may be hours after the last picture.
-                if limits is not None and packet.dts is not None:
-                    first = packet.dts if first is None else first
-                    limits.check_seconds(path, (packet.dts - first) * base)
+                length.add(packet.dts)
         except av.FFmpegError:
             whole = False
         codec = stream.codec_context.codec.canonical_name

@@ -48,6 +48,7 @@ class Window:
         dropped: Number of windows that were dropped until now.
         pictures: Frames that the model sees: pieces of streams, then the clip; without a clip if
             no frame could be decoded.
+        notes: What is unusual in the connection and how it is treated; "" if nothing is.
         problem: Why the frames cannot be used; "" if they can.
     """
 
@@ -61,6 +62,7 @@ class Window:
     dropped: int
     pictures: tuple[Piece | Clip, ...]
     problem: str = ""
+    notes: str = ""
 
 
 class _LeftError(Exception):
@@ -239,6 +241,7 @@ class Feed:
                     dropped=0,
                     pictures=tuple(found),
                     problem=problem,
+                    notes="; ".join(frames.notes),
                 )
             )
             self._count += 1

@@ -44,7 +44,7 @@ def natural(path: Path) -> list[tuple[bool, int, str]]:
 def check_same_numbers(*series: list[Path]) -> None:
     """Checks that pictures that belong together, such as frames and maps, do so one by one.
 
-    Their names may differ, and each series may start at another number.
+    Their names may differ, and one series may count from 0 and the other from 1.
 
     Args:
         *series: Pictures of each kind, in order.
@@ -60,17 +60,21 @@ def check_same_numbers(*series: list[Path]) -> None:
                 f"has {len(other)} pictures, and {first[0].parent.name} has {len(first)}",
                 "unpack both again",
             )
-        for ours, theirs in zip(_counted(first), _counted(other), strict=True):
-            if None not in (ours[0], theirs[0]) and ours[0] != theirs[0]:
+        pairs = list(zip(_numbered(first), _numbered(other), strict=True))
+        # One may count from 0 and the other from 1.
+        (one, _), (two, _) = pairs[0] if pairs else ((None, None), (None, None))
+        shift = two - one if one is not None and two is not None and {one, two} == {0, 1} else 0
+        for (one, ours), (two, theirs) in pairs:
+            if one is not None and two is not None and one + shift != two:
                 raise VideoError(
-                    theirs[1],
-                    f"does not belong to {ours[1].name} by its number: a picture is missing",
+                    theirs,
+                    f"does not belong to {ours.name} by its number: a picture is missing",
                     "unpack both again",
                 )
 
 
-def _counted(series: list[Path]) -> list[tuple[int | None, Path]]:
-    """Returns pictures with their numbers, counted from the first; None if they have no numbers.
+def _numbered(series: list[Path]) -> list[tuple[int | None, Path]]:
+    """Returns pictures with their numbers; None if they have no numbers.
 
     The number of a picture is the last one in its name that is not the same in all names.
     """
@@ -78,7 +82,7 @@ def _counted(series: list[Path]) -> list[tuple[int | None, Path]]:
     if len({len(numbers) for numbers in found}) == 1:
         for column in reversed(list(zip(*found, strict=True))):
             if len(set(column)) == len(series):
-                return [(n - column[0], path) for n, path in zip(column, series, strict=True)]
+                return list(zip(column, series, strict=True))
     return [(None, path) for path in series]
 
 
@@ -98,7 +102,13 @@ def read_picture(path: Path, mode: str) -> np.ndarray:
     try:
         with Image.open(path) as opened:
             image: Image.Image = opened
-            if image.mode.startswith("I"):  # which Pillow would clip to 255
+            if image.mode == "F":  # shares, or values up to 255
+                real = np.nan_to_num(np.asarray(image))
+                whole = real * 255 if real.max() <= 1 else real
+                image = Image.fromarray(whole.clip(0, 255).astype(np.uint8))
+            elif image.mode.startswith("I;16") or (
+                image.mode == "I" and np.asarray(image).max() > 255
+            ):  # which Pillow would clip to 255
                 deep = np.asarray(image).astype(np.int64)
                 grey = np.where(deep > 0, np.maximum((deep + 128) // 257, 1), 0)
                 image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))

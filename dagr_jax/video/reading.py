@@ -14,9 +14,10 @@ from av.video.stream import VideoStream
 
 from dagr_jax.video.clock import Clock, Timeline, declared_rate, playing_begins
 from dagr_jax.video.display import COLOR_SPACES, Display, unconverted
-from dagr_jax.video.index import Packets
+from dagr_jax.video.index import ONE_FRAME_A_PACKET, Packets
 from dagr_jax.video.matroska import Crop, crop_of
 from dagr_jax.video.stream import (
+    Length,
     Limits,
     Packet,
     VideoError,
@@ -203,26 +204,28 @@ def in_full(reading: Reading, limits: Limits | None = None) -> Iterator[VideoFra
     """
     with open_stream(reading.path, limits) as (container, stream):
         clock = reading.note_stream(container, stream)
-        first: int | None = None
+        length = Length(reading.path, limits, reading.time_base, reading.nominal_fps)
+        sent = 0
         for item in decoded(container, stream, clock):
             if isinstance(item, Packet):
                 reading.packet_bytes += item.size
                 reading.damaged += item.damaged
+                # Before the first key frame there is nothing to decode with.
+                sent += item.shown and (item.key or sent > 0)
                 continue
             reading.note_frame(item)
             reading.damaged += item.is_corrupt
             reading.times.append(item.pts)
             reading.decoded.append(item.dts)
-            if limits is not None and item.pts is not None:
-                first = item.pts if first is None else first
-                limits.check_seconds(reading.path, (item.pts - first) * reading.time_base)
-            elif limits is not None and reading.nominal_fps:
-                limits.check_seconds(reading.path, len(reading.times) / reading.nominal_fps)
+            length.add(item.pts)
             yield item
         reading.jumps = clock.jumps
     if not reading.times:
         raise VideoError(reading.path, "no frame of it decodes", "give a video file that plays")
-    check_damage(reading.path, reading.damaged, len(reading.times))
+    if reading.codec in ONE_FRAME_A_PACKET:
+        # Some decoders give nothing, not an error. (An interlaced frame may be two packets.)
+        reading.damaged = max(reading.damaged, sent - 2 * len(reading.times))
+    check_damage(reading.path, reading.damaged, max(len(reading.times), reading.damaged))
 
 
 def by_packets(

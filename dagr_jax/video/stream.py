@@ -13,7 +13,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from dagr_jax.runtime.errors import DagrError
-from dagr_jax.video.clock import Clock
+from dagr_jax.video.clock import LEAP, Clock
 
 Size = tuple[int, int]
 
@@ -102,6 +102,43 @@ class Limits:
             )
 
 
+class Length:
+    """Adds up the length of a video while it is read, and stops where it is above a limit.
+
+    A pause counts as `clock.LEAP` at most. Headers are not believed: a subtitle may be hours after
+    the last picture, and one time may be wrong.
+
+    Args:
+        path: The file, for messages.
+        limits: Limits on the video; None: no limits.
+        tick: Unit of the times in seconds.
+        nominal: Frame rate, for frames without times; 0: unknown.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], limits: Limits | None, tick: float, nominal: float
+    ):
+        self._path, self._limits, self._tick = path, limits, tick
+        self._each = 1 / nominal if nominal else 0.0
+        self._last: int | None = None
+        self._seconds = 0.0
+
+    def add(self, time: int | None) -> None:
+        """Adds a packet or frame with its time.
+
+        Raises:
+            VideoError: The video is longer than the limit.
+        """
+        if self._limits is None:
+            return
+        step = self._each
+        if time is not None:
+            step = 0.0 if self._last is None else (time - self._last) * self._tick
+            self._last = time
+        self._seconds += min(max(step, 0.0), LEAP)
+        self._limits.check_seconds(self._path, self._seconds)
+
+
 @dataclasses.dataclass(frozen=True)
 class Packet:
     """A packet that was sent to the decoder.
@@ -109,10 +146,14 @@ class Packet:
     Attributes:
         size: Size in bytes.
         damaged: Whether the packet is corrupt or could not be read or decoded.
+        key: Whether decoding can start with it.
+        shown: Whether its picture is to be shown.
     """
 
     size: int
     damaged: bool
+    key: bool = False
+    shown: bool = False
 
 
 @contextlib.contextmanager
@@ -251,5 +292,8 @@ def decoded(
                     "re-encode it, or score a smaller version",
                 ) from error
             damaged = True
-        yield Packet(packet.size if packet else 0, damaged)
+        if packet is None:
+            yield Packet(0, damaged)
+        else:
+            yield Packet(packet.size, damaged, packet.is_keyframe, not packet.is_discard)
         yield from frames

@@ -46,6 +46,7 @@ class LiveFrames:
         self._window, self._reading, self._stream = window, reading, stream
         clock = reading.note_stream(container, stream)
         clock.may_jump = True  # an encoder that starts again, in any format
+        self._clock = clock
         self._packets = packets_of(container, stream, clock)
         self._tick = reading.time_base
         self.interval = 1 / (reading.nominal_fps or 25.0)
@@ -63,6 +64,11 @@ class LiveFrames:
         self._frames = self._decoded()
         self._next: VideoFrame | None = None
         self._last: VideoFrame | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What is unusual in the connection so far, and how it is treated."""
+        return [*self._reading.notes, *filter(None, [self._clock.note])]
 
     @property
     def begin(self) -> float:

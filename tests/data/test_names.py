@@ -33,6 +33,23 @@ def test_a_stray_quote_takes_no_videos_away(tmp_path):
         sources(tmp_path, "\n".join(["file,mos", *rows]))
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        "video,mos\na.mp4,3,1\nb.mp4,4,2\n",
+        "video,mos\na.mp4\n",
+        "a.mp4,3,1\nb.mp4,4,2\n",
+        "0,a.mp4,3\n1,b.mp4,4\n",
+        "video,mos\na.mp4,1_0\n",
+        "video,MOS,mos\na.mp4,1,5\n",
+    ],
+)
+def test_rows_that_cannot_be_meant(tmp_path, labels):
+    """A decimal comma between commas, a cell that is missing, an index: the line is named."""
+    with pytest.raises(LabelError, match="labels.csv: (line [12]|two columns)"):
+        sources(tmp_path, labels)
+
+
 def test_two_columns_of_one_name(tmp_path):
     with pytest.raises(LabelError, match="two columns are called 'mos'"):
         sources(tmp_path, "file,mos,mos\na.mp4,1,5\n")

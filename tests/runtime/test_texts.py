@@ -53,6 +53,16 @@ def test_separators(text, cells):
     assert [line.cells for line in found] == cells
 
 
+@pytest.mark.parametrize("word", ["niño", "blåbær", "déjà vu", "a\u00a0b", "crème"])
+def test_a_word_of_the_west_is_not_chinese(word):
+    assert decode(f"{word}.mp4,3\n".encode("cp1252"), "a.csv") == f"{word}.mp4,3\n"
+
+
+def test_only_lines_that_are_not_utf8_are_guessed():
+    text = "café.mp4,3\n".encode() + "été.mp4,2\n".encode("cp1252") + "日本.mp4,1\n".encode()
+    assert decode(text, "a.csv") == "café.mp4,3\nété.mp4,2\n日本.mp4,1\n"
+
+
 def test_a_stray_quote_is_an_error_with_its_line():
     text = 'video,mos\na.mp4,1\n"b.mp4,2\nc.mp4,3\n"d.mp4,4\n'
     with pytest.raises(DagrError, match="labels.csv: line 3: its quotes cannot be meant"):
@@ -68,7 +78,13 @@ def test_tables(tmp_path, caplog):
             (2, {"video": "a", "mos": "1"}),
             (3, {"video": "b", "mos": "2"}),
         ]
-    assert caplog.messages == [f"{path}: the first column, without a name, is taken for an index"]
+    assert caplog.messages == [f"{path}: the first column is taken for an index"]
+    for header in ("Unnamed: 0;Video;MOS;", "index;Video;MOS;"):
+        path.write_text(f"{header}\n0.0;a;1,5;\n0.0;b;2;\n")
+        assert read_table(path).rows == [
+            (2, {"Video": "a", "MOS": "1,5"}),
+            (3, {"Video": "b", "MOS": "2"}),
+        ]
     path.write_text(",video,mos\nx,a,1\ny,b,2\n")
     assert read_table(path).header == ["", "video", "mos"]  # not an index
     for text, said in (

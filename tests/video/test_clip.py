@@ -154,6 +154,29 @@ def test_limits(tmp_path):
         list(read_clips(bare, SPEC, limits=Limits(64 * 48, 1.1)))
 
 
+def test_one_time_that_is_wrong_makes_no_long_video(tmp_path):
+    """A leap of five hours is one long picture, not a video of five hours."""
+    times = [*range(20), *range(20 + 25 * 18_000, 30 + 25 * 18_000)]
+    path = write(tmp_path / "leap.mkv", moving_bar(30), times=times)
+    *_, info = read_clips(path, SPEC, limits=Limits())
+    assert info.fps == 25 and info.notes == "a picture stays for 18000 s"
+
+
+def test_packets_that_give_no_pictures_are_damage(tmp_path):
+    """Of encrypted HEVC, the decoder gives one picture and no error."""
+    rng = np.random.default_rng(0)
+    path = write(tmp_path / "open.mp4", moving_bar(50), "hevc")
+
+    def scramble(number, packet):
+        data = bytearray(bytes(packet))
+        data[8:] = rng.bytes(len(data) - 8)
+        packet.update(bytes(data))
+
+    closed = remux(path, tmp_path / "closed.mkv", edit=scramble)
+    with pytest.raises(VideoError, match="of its pictures are damaged|no frame of it decodes"):
+        list(read_clips(closed, SPEC))
+
+
 def test_frames_do_not_wait_for_the_garbage_collector(tmp_path):
     path = write(tmp_path / "clip.mp4", moving_bar(30))
     gc.collect()

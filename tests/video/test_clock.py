@@ -48,11 +48,22 @@ def test_a_pause_does_not_change_the_rate():
     times[25:] = [time + 60 * 90_000 for time in times[25:]]
     line = Timeline.of(times, TICK, 0.8)
     assert line.fps == 25 and line.duration == pytest.approx(62)
+    assert line.note == "a picture stays for 60 s"
 
 
-def test_the_rate_of_a_slide_show_is_that_of_one_of_its_intervals():
-    line = Timeline.of([0, 33, 3000], 1e-3, 0.0)
-    assert line.fps == pytest.approx(1000 / 2967) and line.duration == pytest.approx(5.967)
+@pytest.mark.parametrize(
+    ("times", "nominal", "rate"),
+    [
+        ([0, 33, 3000], 0.0, 2 / 3),  # a slide show: the mean
+        ([40 * i + 30 * (i % 2) for i in range(51)], 0.0, 25),  # 70 and 10 ms by turns
+        ([200 * (i // 5) + i % 5 for i in range(51)], 0.0, 25),  # bursts
+        ([i // 10 for i in range(51)], 25.0, 25),  # no camera has this rate
+        ([0] * 50 + [1], 25.0, 25),
+    ],
+)
+def test_clocks_that_are_not_steady(times, nominal, rate):
+    line = Timeline.of(times, 1e-3, nominal)
+    assert line.fps == pytest.approx(rate, rel=0.03)
 
 
 def test_lost_times_are_interpolated_or_all_are_ignored():

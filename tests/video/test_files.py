@@ -73,6 +73,12 @@ def test_names_that_are_no_utf8(home):
     assert f"./{os.fsdecode(name)}" in list(expand(["."]))
 
 
+def test_names_as_windows_copies_them(home):
+    lines = '"in\\c.mkv"\r\n  b.mp4\r\nin\\*.mkv\r\n'
+    (home / "list.txt").write_text(lines)
+    assert list(expand(["@list.txt"])) == ["in/c.mkv", "b.mp4", "in/c.mkv"]
+
+
 def test_only_lines_that_are_no_utf8_are_guessed(home):
     """One name that is gone, in another encoding, changes no other line."""
     for name in ("été.mp4", "a\u2028b.mp4"):

@@ -78,6 +78,23 @@ def test_numbers_that_say_something_else(gaze):
         record(gaze)
 
 
+def test_series_that_are_shifted(gaze):
+    """Frames 1 to 12 and maps 2 to 13: gaze of other frames."""
+    for folder in ("maps", "fixations"):
+        for i, path in reversed(list(enumerate(pictures(gaze / folder)))):
+            path.rename(path.with_name(f"{i + 2:04d}.png"))
+    with pytest.raises(VideoError, match="0002.png: does not belong to frame_1.png"):
+        record(gaze)
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float32, 1.0), (np.int32, 255), (np.uint8, 255)])
+def test_depths_of_tiff(tmp_path, dtype, scale):
+    shares = np.linspace(0, 1, 12).reshape(3, 4)
+    save(tmp_path / "map.tif", (shares * scale).astype(dtype))
+    found = read_picture(tmp_path / "map.tif", "L")
+    np.testing.assert_allclose(found, shares * 255, atol=1)
+
+
 @pytest.mark.parametrize(
     ("gone", "said"),
     [
