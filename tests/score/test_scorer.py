@@ -102,7 +102,7 @@ def test_limits(scorer, clips):
     with pytest.raises(VideoError, match="more than 100 pixels"):
         scorer.score(clips[0], limits=Limits(pixels=100))
     (failure,) = scorer.score_many(clips[:1], limits=Limits(seconds=0.5))
-    assert "are more than 0.5 s; cut it" in failure.error
+    assert "it is longer than 0.5 s; cut it" in failure.error
 
 
 def test_misuse_is_an_error_not_a_failure(scorer):
