@@ -147,13 +147,13 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     stdout, messages = sys.stdout, contextlib.ExitStack()
     if arguments.engine == "ray":  # Ray prints messages about its workers on stdout
         messages.enter_context(contextlib.redirect_stdout(sys.stderr))
-    with engine, messages:
+    with engine, messages, _drawer(arguments) as drawing:
         from dagr_jax.runtime.compile_cache import keep_compiled
         from dagr_jax.score import Scorer
 
         keep_compiled()
         scorer = Scorer.from_checkpoint(arguments.checkpoint)
-        return _score(arguments, scorer, files, total, engine, stdout)
+        return _score(arguments, scorer, files, total, engine, drawing, stdout)
 
 
 def _engine(arguments: argparse.Namespace, count: int) -> "Readers | Cluster":
@@ -165,6 +165,20 @@ def _engine(arguments: argparse.Namespace, count: int) -> "Readers | Cluster":
     from dagr_jax.video.readers import Readers
 
     return Readers(count, arguments.timeout)
+
+
+def _drawer(
+    arguments: argparse.Namespace,
+) -> "contextlib.AbstractContextManager[Readers | None]":
+    """Starts the process that decodes for pages and overlays, if they are asked for.
+
+    The processes of the engine read ahead in the meantime.
+    """
+    if not (arguments.page or arguments.overlay):
+        return contextlib.nullcontext()
+    from dagr_jax.video.readers import Readers
+
+    return Readers(1, arguments.timeout)
 
 
 def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -190,30 +204,12 @@ def _score(
     files: Iterable[str],
     total: int | None,
     engine: "Readers | Cluster",
+    drawing: "Readers | None",
     stdout: TextIO,
 ) -> int:
-    from dagr_jax.video.readers import Readers
     from dagr_jax.video.stream import Limits
 
     limits = Limits(arguments.max_pixels, arguments.max_seconds)
-    with contextlib.ExitStack() as stack:
-        drawing = None
-        if arguments.page or arguments.overlay:
-            # A process of its own: those of the engine read ahead in the meantime.
-            drawing = stack.enter_context(Readers(1, arguments.timeout))
-        return _scored(arguments, scorer, files, total, engine, stdout, limits, drawing)
-
-
-def _scored(
-    arguments: argparse.Namespace,
-    scorer: "Scorer",
-    files: Iterable[str],
-    total: int | None,
-    engine: "Readers | Cluster",
-    stdout: TextIO,
-    limits: "Limits",
-    drawing: "Readers | None",
-) -> int:
     told = {
         "checkpoint": scorer.digest,
         "segments": arguments.segments,

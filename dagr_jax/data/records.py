@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.runtime.errors import DagrError
-from dagr_jax.runtime.texts import open_text
+from dagr_jax.runtime.texts import open_text, read_own_table
 
 LIST = "videos.csv"
 
@@ -73,8 +73,7 @@ def read_list(folder: Path) -> list[Listed]:
     path = folder / LIST
     if not path.is_file():
         raise DagrError(path, "no prepared set is here", "run the prepare stage first")
-    with open_text(path, "r") as stream:
-        return [Listed(**row) for row in csv.DictReader(stream)]
+    return [Listed(**row) for _, row in read_own_table(path).rows]
 
 
 def file_digest(path: os.PathLike[str]) -> str:

@@ -67,7 +67,7 @@ def decode(raw: bytes, name: str | os.PathLike[str], kind: type[DagrError] = Dag
         pass
     # Lines in UTF-8 are right: only the others are guessed.
     lines = raw.splitlines(keepends=True)
-    odd = [i for i, line in enumerate(lines) if not _is_utf8(line)]
+    odd = [i for i, line in enumerate(lines) if not is_utf8(line)]
     found = _guess(b"".join(lines[i] for i in odd))
     if found is None:
         raise kind(name, "it is no text", "save it as UTF-8")
@@ -76,7 +76,8 @@ def decode(raw: bytes, name: str | os.PathLike[str], kind: type[DagrError] = Dag
     return "".join(told)
 
 
-def _is_utf8(line: bytes) -> bool:
+def is_utf8(line: bytes) -> bool:
+    """Returns whether bytes are text in UTF-8."""
     try:
         line.decode("utf-8")
     except UnicodeDecodeError:

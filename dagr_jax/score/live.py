@@ -18,8 +18,8 @@ from dagr_jax.video.stream import VideoError, check_damage
 
 
 @dataclasses.dataclass(frozen=True)
-class LiveScore:
-    """The score of one window.
+class LiveWindow:
+    """A window of a live video.
 
     Attributes:
         source: Name of the source, as the user gave it.
@@ -27,6 +27,25 @@ class LiveScore:
         connection: Number of the connection, from 1.
         start, end: Start and end of the window, in seconds since the connection began.
         time: Time when the last frame of the window arrived, UTC, ISO 8601.
+    """
+
+    source: str
+    window: int
+    connection: int
+    start: float
+    end: float
+    time: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain data, in the order of the class."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveScore(LiveWindow):
+    """The score of one window.
+
+    Attributes:
         score: 100 · prediction on the checkpoint's [0, 1] scale, not clipped.
         mos: The prediction on the scale of the training set, not clipped.
         lag: Seconds from `time` until the score was ready.
@@ -38,12 +57,6 @@ class LiveScore:
             hexadecimal digits.
     """
 
-    source: str
-    window: int
-    connection: int
-    start: float
-    end: float
-    time: str
     score: float
     mos: float
     lag: float
@@ -52,34 +65,20 @@ class LiveScore:
     notes: str
     checkpoint: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain data, in the order of the class."""
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class LiveFailure:
+class LiveFailure(LiveWindow):
     """A window that could not be scored.
 
     Attributes:
-        source, window, connection, start, end, time, dropped, damaged, notes: As in `LiveScore`.
+        dropped, damaged, notes: As in `LiveScore`.
         error: The error in one line.
     """
 
-    source: str
-    window: int
-    connection: int
-    start: float
-    end: float
-    time: str
     dropped: int
     damaged: int
     notes: str
     error: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain data, in the order of the class."""
-        return dataclasses.asdict(self)
 
 
 def watch(scorer: Scorer, feed: Feed) -> Iterator[LiveScore | LiveFailure | Again]:

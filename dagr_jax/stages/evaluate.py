@@ -313,7 +313,7 @@ def _report(
         {"video": fact["video"].decode(), "mos": f"{m:.6f}", "prediction": f"{p:.7f}"}
         for fact, m, p in zip(facts, mos, predictions, strict=True)
     ]
-    (partial / "predictions.csv").write_text(tables.render(table, "csv"))
+    tables.write(table, partial / "predictions.csv")
     write_json(partial / "metrics.json", result)
     chosen = plots.spread(mos)
     items = [source[int(first[i])] for i in chosen]

@@ -1,7 +1,6 @@
 """Stage `report`: the page of a run, and the log of stage times that the page shows."""
 
 import contextlib
-import csv
 import json
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +16,7 @@ from dagr_jax.runtime import distributed
 from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.runtime.errors import environment
 from dagr_jax.runtime.machine import machine
+from dagr_jax.runtime.texts import read_own_table
 from dagr_jax.stages.artifacts import plain, read_json
 from dagr_jax.stages.evaluate import maps_of_items, shown_frames
 from dagr_jax.stages.quality import quality_source
@@ -130,8 +130,7 @@ def _tested(run: Run) -> Outcome:
     facts = list(source.facts)
     for number, fact in enumerate(facts):
         first.setdefault(fact["video"].decode(), number)
-    with open(run.workdir / "test" / "predictions.csv", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = [row for _, row in read_own_table(run.workdir / "test" / "predictions.csv").rows]
     mos = np.array([float(row["mos"]) for row in rows])
     predictions = np.array([float(row["prediction"]) for row in rows])
     numbers = [first[row["video"]] for row in rows]

@@ -1,6 +1,5 @@
 """The split of a prepared set into training, validation and test records."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from ml_collections import config_dict
 
 from dagr_jax.data.records import Listed, read_list
 from dagr_jax.data.splits import PARTS, Protocol, SplitError, read_split, write_split
+from dagr_jax.runtime.texts import read_own_table
 from dagr_jax.stages.artifacts import StageError
 
 
@@ -82,7 +82,7 @@ def unseen(
     seen: set[str] = set()
     for path in [homes[0] / name for name in splits] if homes else []:
         if path.is_file():
-            with open(path, newline="") as stream:
-                seen |= {row["digest"] for row in csv.DictReader(stream) if row["part"] != "test"}
+            rows = read_own_table(path).rows
+            seen |= {row["digest"] for _, row in rows if row["part"] != "test"}
     contents = {row.content for row in listed if row.digest and row.digest in seen}
     return np.array([i for i, row in enumerate(listed) if row.content not in contents], int)

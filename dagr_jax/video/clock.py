@@ -1,9 +1,9 @@
-"""Clocks of files: the times of packets and frames, checked, mended, or not used.
+"""Clocks of files: the times of packets and frames, checked, corrected, or not used.
 
 The order of frames is the output order of the decoder. Times are only evidence for when a frame is
 shown. They are treated in two steps:
 
-* `Clock` mends the times of packets before they are decoded. In a format whose clock may start
+* `Clock` corrects the times of packets before they are decoded. In a format whose clock may start
   again (MPEG-TS, MPEG-PS), a jump backwards, or a jump forwards of more than `LEAP`, is taken out,
   as FFmpeg's own program does.
 * `Timeline` checks the times of the frames. If they go back or are missing, all of them are
@@ -13,10 +13,10 @@ shown. They are treated in two steps:
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
@@ -30,8 +30,6 @@ _EARLY = 0.1
 HIGHEST_RATE = 480.0
 
 _TS_DISCONT = 0x0200  # AVFMT_TS_DISCONT
-
-Stream = Any  # an av.VideoStream or av.AudioStream
 
 
 def declared_rate(stream: VideoStream) -> float:
@@ -58,12 +56,17 @@ def playing_begins(container: InputContainer, stream: VideoStream) -> float:
     return min(starts) if stream.start_time is not None and starts else math.nan
 
 
+def note_of(jumps: int) -> str:
+    """Returns what a user should know about a clock with some jumps; "" if there are none."""
+    return f"its clock jumps ({jumps} x): the jumps were taken out" if jumps else ""
+
+
 class Clock:
     """Takes the jumps out of the times of a stream's packets.
 
     Args:
         container: The opened file.
-        stream: The stream whose packets are given to `mend`.
+        stream: The stream whose packets are given to `correct`.
 
     Attributes:
         may_jump: Whether jumps are taken out; by default, where the format has no clock for the
@@ -71,7 +74,7 @@ class Clock:
         jumps: Number of jumps that were taken out.
     """
 
-    def __init__(self, container: InputContainer, stream: Stream):
+    def __init__(self, container: InputContainer, stream: VideoStream | AudioStream):
         # Other formats store times for the whole file: a jump in them is meant.
         self.may_jump = bool(container.format.flags & _TS_DISCONT)
         self._tick = float(stream.time_base or 0)
@@ -81,12 +84,7 @@ class Clock:
         self._shift = 0
         self.jumps = 0
 
-    @property
-    def note(self) -> str:
-        """What a user should know about the clock; "" if nothing."""
-        return f"its clock jumps ({self.jumps} x): the jumps were taken out" if self.jumps else ""
-
-    def mend(self, packet: av.Packet) -> None:
+    def correct(self, packet: av.Packet) -> None:
         """Changes the times of the next packet, so that its clock goes on."""
         if not self.may_jump:
             return

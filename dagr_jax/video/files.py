@@ -124,7 +124,11 @@ def _listed(path: str) -> list[str]:
     if texts.marked(raw):
         return _lines(texts.decode(raw, path))
     lines = _lines(os.fsdecode(raw))
-    odd = [i for i, line in enumerate(lines) if "\0" not in line and not _is_utf8(line)]
+    odd = [
+        i
+        for i, line in enumerate(lines)
+        if "\0" not in line and not texts.is_utf8(os.fsencode(line))
+    ]
     missing = [i for i in odd if not os.path.exists(lines[i].rstrip("\r\n"))]
     if missing:
         guessed = b"".join(os.fsencode(lines[i]) for i in missing)
@@ -138,10 +142,6 @@ def _listed(path: str) -> list[str]:
 def _lines(text: str) -> list[str]:
     """Splits text as files are read: names may hold what str.splitlines splits at."""
     return list(io.StringIO(text, newline=""))
-
-
-def _is_utf8(text: str) -> bool:
-    return not any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _found(name: str) -> list[str]:

@@ -12,7 +12,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
 
-from dagr_jax.video.clock import Clock, Timeline, declared_rate, playing_begins
+from dagr_jax.video.clock import Clock, Timeline, declared_rate, note_of, playing_begins
 from dagr_jax.video.display import COLOR_SPACES, Display, unconverted
 from dagr_jax.video.index import ONE_FRAME_A_PACKET, Packets
 from dagr_jax.video.matroska import Crop, crop_of
@@ -160,11 +160,8 @@ class Reading:
         return Timeline.of(self.times, self.time_base, self.nominal_fps, self.begins, self.decoded)
 
     def info(self) -> VideoInfo:
-        timeline, notes = self.timeline, [*self.notes]
-        if self.jumps:
-            notes.append(f"its clock jumps ({self.jumps} x): the jumps were taken out")
-        if timeline.note:
-            notes.append(timeline.note)
+        timeline = self.timeline
+        notes = [*self.notes, *filter(None, [note_of(self.jumps), timeline.note])]
         return VideoInfo(
             path=os.fspath(self.path),
             width=self.width,
@@ -225,7 +222,7 @@ def in_full(reading: Reading, limits: Limits | None = None) -> Iterator[VideoFra
     if reading.codec in ONE_FRAME_A_PACKET:
         # Some decoders give nothing, not an error. (An interlaced frame may be two packets.)
         reading.damaged = max(reading.damaged, sent - 2 * len(reading.times))
-    check_damage(reading.path, reading.damaged, max(len(reading.times), reading.damaged))
+    check_damage(reading.path, reading.damaged, len(reading.times))
 
 
 def by_packets(

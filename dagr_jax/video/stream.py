@@ -253,7 +253,7 @@ def packets_of(
     """
     for packet in container.demux(stream):
         if packet.size:  # an empty one would flush the decoder; some containers have them
-            clock.mend(packet)
+            clock.correct(packet)
             yield packet
 
 

@@ -10,7 +10,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from dagr_jax.video.clock import HIGHEST_RATE, usual_rate
+from dagr_jax.video.clock import HIGHEST_RATE, note_of, usual_rate
 from dagr_jax.video.reading import Reading
 from dagr_jax.video.stream import packets_of
 
@@ -68,7 +68,7 @@ class LiveFrames:
     @property
     def notes(self) -> list[str]:
         """What is unusual in the connection so far, and how it is treated."""
-        return [*self._reading.notes, *filter(None, [self._clock.note])]
+        return [*self._reading.notes, *filter(None, [note_of(self._clock.jumps)])]
 
     @property
     def begin(self) -> float:

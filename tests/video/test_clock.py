@@ -1,4 +1,4 @@
-"""Times of frames: checked, mended, or not used."""
+"""Times of frames: checked, corrected, or not used."""
 
 import numpy as np
 import pytest
