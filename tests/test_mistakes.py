@@ -141,7 +141,9 @@ def test_debug_shows_where_a_mistake_was_found(home, monkeypatch):
     ("arguments", "name"),
     [
         ([*SCORE, "--out", "{new}.csv"], "new.csv: "),
-        pytest.param([*EVALUATE, "--workdir", "{new}"], "new/set: ", marks=pytest.mark.slow),
+        pytest.param(
+            [*EVALUATE, "--workdir", "{new}"], "new/.set.partial/", marks=pytest.mark.slow
+        ),
         ([*PREPARE, *CLIPS, "--out", "{new}"], ".new.partial/"),
         (
             ["convert", "checkpoint", "--to-torch", "{new}.safetensors"],
