@@ -93,8 +93,9 @@ def add_training(
     """Adds the section of a training stage, with Adam and a cosine schedule.
 
     The length of a stage is `steps`, or `epochs` if steps is 0. `log_every` and `eval_every` are in
-    steps; eval_every 0: once per epoch. `init` is a workdir, or a stage folder in a workdir, whose
-    weights are the start; with epochs and steps 0, these weights do not change.
+    steps; eval_every 0: once per epoch. With `patience` above 0, training ends earlier, after so
+    many evaluations without a new best one. `init` is a workdir, or a stage folder in a workdir,
+    whose weights are the start; with epochs and steps 0, these weights do not change.
 
     Args:
         config: Configuration from `base_config`, which is changed in place.
@@ -112,6 +113,7 @@ def add_training(
         "batch_size": batch_size,
         "log_every": 10,
         "eval_every": 0,
+        "patience": 0,
         # The fields are described in `dagr_jax.train.state.OptimConfig`.
         "optim": {
             "name": "adam",

@@ -147,12 +147,13 @@ def trained(run: Run, stage: TrainStage) -> Tree:
         StageError: The stage is not finished.
         CheckpointError: The folder of the stage belongs to another run, or cannot be read.
     """
-    folder, steps = run.workdir / stage.name, run.section(stage).steps
-    if not is_finished(folder, steps, run.meta(stage)):
+    folder, section = run.workdir / stage.name, run.section(stage)
+    wait = section.patience * section.eval_every
+    if not is_finished(folder, section.steps, run.meta(stage), wait):
         done = max(complete_steps(folder), default=0)
         raise StageError(
-            f"{folder}: saved at step {done} of {steps}; run the stage {stage.name} to its end "
-            "first"
+            f"{folder}: saved at step {done} of {section.steps}; run the stage {stage.name} to "
+            "its end first"
         )
     return load_variables(folder)[0]
 

@@ -36,7 +36,8 @@ def train_stage(run: Run, stage: TrainStage) -> Path:
     """
     folder = run.workdir / stage.name
     section, meta = run.section(stage), run.meta(stage)
-    if distributed.first(lambda: is_finished(folder, section.steps, meta)):
+    wait = section.patience * section.eval_every
+    if distributed.first(lambda: is_finished(folder, section.steps, meta, wait)):
         return folder
     predict = meshes.jit_predict(stage.task.predict, run.mesh)
     source: loader.Source

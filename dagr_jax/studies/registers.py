@@ -99,7 +99,7 @@ def without_registers(variables: Any) -> Any:
 
 def _tokens(model: Any, variables: Any) -> jax.Array:
     """Returns the projected tokens, (N tokens, N channels)."""
-    own = unet3d.Registers(model.num_registers, model.register_dim)
+    own = unet3d.Registers(model.num_registers, model.register_dim, model.register_layout)
     values = own.apply({"params": variables["params"]["registers"]}, model.num_registers)
     return cast(jax.Array, values)
 

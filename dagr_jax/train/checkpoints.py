@@ -12,6 +12,7 @@ Two steps are kept: the latest, to resume from, and the best by one validation m
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -119,6 +120,14 @@ class Checkpoints:
         It is the latest step if no step has the metric, and None if there is no step.
         """
         return best_step(self.directory)
+
+    @property
+    def best_rank(self) -> float:
+        """The rank of the best step by `best`; −inf if there is none."""
+        step = self.best_step
+        if step is None or self.best is None:
+            return -math.inf
+        return self.best.rank(read_meta(self.directory / str(step))["metrics"])
 
     def save(
         self,

@@ -36,6 +36,8 @@ class StageConfig(Protocol):
         epoch_steps: Number of train steps of an epoch.
         eval_every: Interval of evaluation and saving, in steps. The last step is always evaluated
             and saved.
+        patience: Number of evaluations without a new best one after which training ends; 0: it
+            ends at the last step only.
         log_every: Interval of the lines of log.jsonl, in steps.
         batch_size: Global batch size, over all devices and hosts.
         seed: Seed of augmentation and dropout.
@@ -45,6 +47,7 @@ class StageConfig(Protocol):
     steps: int
     epoch_steps: int
     eval_every: int
+    patience: int
     log_every: int
     batch_size: int
     seed: int
@@ -120,7 +123,8 @@ def fit(
     with Checkpoints(folder, best if evaluate is not None else None) as checkpoints:
         state = checkpoints.restore_latest(state, train_iter, meta) or state
         first = int(state.step)
-        if first >= config.steps:
+        patience = _Patience(config, checkpoints)
+        if first >= config.steps or patience.ended(first):
             if checkpoints.latest_step is None:  # A stage of 0 steps: its start is its result.
                 checkpoints.save(first, state, train_iter, None, meta)
             return state
@@ -155,7 +159,36 @@ def fit(
                 # Evaluating and saving take time, so check for a signal that came meanwhile.
                 if leave or (due and stop.asked(step, everywhere=True)):
                     raise Interrupted(f"{name}: interrupted, saved at step {step}/{config.steps}")
+                if due and patience.ended(step, measured):
+                    break
     return state
+
+
+class _Patience:
+    """Decides whether a stage ends because its validation no longer improves.
+
+    It counts the metrics in memory, because on several hosts one deletes steps while others read.
+    """
+
+    def __init__(self, config: StageConfig, checkpoints: Checkpoints) -> None:
+        self._wait = config.patience * config.eval_every
+        self._best = checkpoints.best
+        self._step = checkpoints.best_step or 0
+        self._rank = checkpoints.best_rank
+
+    def ended(self, step: int, measured: Mapping[str, float] | None = None) -> bool:
+        """Returns whether to end after a step.
+
+        Args:
+            step: Step that is done.
+            measured: Its validation metrics, if it was evaluated now.
+        """
+        if self._best is None or not self._wait:
+            return False
+        rank = self._best.rank(measured)
+        if measured is not None and rank >= self._rank:  # as `meta.best_step` counts ties
+            self._step, self._rank = step, rank
+        return step - self._step >= self._wait
 
 
 class _Stop:

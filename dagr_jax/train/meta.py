@@ -136,13 +136,15 @@ def best_step(directory: Path) -> int | None:
     return max(metas, key=lambda step: (best.rank(metas[step]["metrics"]), step))
 
 
-def is_finished(directory: Path, steps: int, meta: Mapping[str, Any]) -> bool:
+def is_finished(directory: Path, steps: int, meta: Mapping[str, Any], wait: int = 0) -> bool:
     """Returns whether the folder of a stage holds the last step of this run.
 
     Args:
         directory: Folder of the stage.
         steps: Number of train steps of the whole run.
         meta: Metadata of this run. Every field of MUST_MATCH must equal the checkpoint's.
+        wait: Number of steps without a new best one after which training ends; 0: it ends at the
+            last step only.
 
     Raises:
         CheckpointError: The folder holds steps of another run (the message lists the differences),
@@ -153,7 +155,7 @@ def is_finished(directory: Path, steps: int, meta: Mapping[str, Any]) -> bool:
         return False
     where = directory / str(step)
     refuse_differences(where, read_meta(where), meta)
-    return step >= steps
+    return step >= steps or bool(wait and step - (best_step(directory) or 0) >= wait)
 
 
 def read_meta(where: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.train.loop import Interrupted, TrainingError, fit, predict_all
-from dagr_jax.train.meta import CheckpointError
+from dagr_jax.train.meta import CheckpointError, is_finished
 
 from .tiny import batches, meta, optim, records, same_bits, stage, tiny_state
 
@@ -118,6 +118,30 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, whole, kill_after):
     with pytest.raises(Killed):
         train(tmp_path, SHORT, data=killed_after(batches(), kill_after))
     assert_same_run(whole, tmp_path, train(tmp_path, SHORT))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_training_ends_when_validation_no_longer_improves(tmp_path, killed):
+    """Best at step 8; without a better one in two evaluations, training ends at step 16."""
+    config = stage(steps=40, eval_every=4, patience=2, log_every=4)
+    found = {4: 0.1, 8: 0.5, 12: 0.4, 16: math.nan, 20: 0.9}
+
+    def evaluate(state):
+        return {"srcc": found[int(state.step)]}
+
+    if killed:
+        with pytest.raises(Killed):
+            train(tmp_path, config, data=killed_after(batches(), 13), evaluate=evaluate)
+    state = train(tmp_path, config, evaluate=evaluate)
+    assert int(state.step) == 16
+    assert load_variables(tmp_path)[1]["step"] == 8
+    assert is_finished(tmp_path / "vqa", 40, meta(), 8) and not is_finished(
+        tmp_path / "vqa", 40, meta()
+    )
+    again = train(tmp_path, config, data=killed_after(batches(), 0), evaluate=evaluate)
+    assert same_bits(jax.device_get(again), jax.device_get(state))  # no step more
+    longer = stage(steps=40, eval_every=4, patience=3, log_every=4)
+    assert int(train(tmp_path, longer, evaluate=lambda _: {"srcc": 0.0}).step) == 20
 
 
 def test_interrupt_in_evaluation_leaves_a_run_that_goes_on(tmp_path, whole):

@@ -79,7 +79,8 @@ def optim(**changes):
 
 def stage(**changes):
     fields = {"steps": 40, "epoch_steps": 3, "eval_every": 10, "log_every": 5, "batch_size": 8}
-    return SimpleNamespace(**{**fields, "seed": 5, "optim": optim(), **changes})
+    fields |= {"patience": 0, "seed": 5, "optim": optim()}
+    return SimpleNamespace(**{**fields, **changes})
 
 
 @functools.cache

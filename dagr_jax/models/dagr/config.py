@@ -45,6 +45,11 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
             "bottleneck": 1024,
             "num_registers": 4,
             "register_dim": 64,
+            # Which frames a token reaches ("time" as in the release, "channels" as in the paper's
+            # text), and the factor of the initial projection of the tokens: 1 as in the release, 0
+            # for a start as without registers.
+            "register_layout": "time",
+            "register_scale": 1.0,
             # How the convolutions are computed (docs/performance.md), and what training
             # recomputes instead of keeping it: none, norms or blocks.
             "conv_form": "auto",

@@ -239,7 +239,7 @@ class Dagr(Contract):
             shared.model.args[name] = copy.deepcopy(made.model.args[name])
         shared.model.args.alpha = base.model.args.alpha or 0.5  # 0 would train no network
         shared.vqa.train_saliency = False
-        shared.stages = ("prepare", "saliency", "maps")
+        shared.stages = tuple(s for s in ("prepare", "saliency", "maps") if s in made.stages)
         return shared
 
     def adopt(self, made: Config, home: str) -> None:

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from dagr_jax.layers.conv3d import Conv3D
-from dagr_jax.layers.linear import Linear
+from dagr_jax.layers.linear import Linear, fan_in_uniform
 from dagr_jax.layers.norm import BatchNorm
 from dagr_jax.layers.parameter import parameter
 from dagr_jax.layers.pool import max_pool
@@ -25,16 +26,26 @@ from dagr_jax.runtime.errors import DagrError
 TORCH_KEYS = ("encoder1.",)
 
 
+LAYOUTS = ("time", "channels")
+
+
 class Registers(nn.Module):
     """N learned tokens that become N input channels, the same for every video.
 
     Attributes:
         num_registers: N, the number of tokens and also the number of channels.
         register_dim: Length of a token.
+        layout: Which frames a token reaches. 'time', as in the release: token k is at the frames t
+            with ⌊t·N/T⌋ = k, in all N channels, so that with N > T only T tokens are used.
+            'channels', as the paper describes: token k is one channel, at all frames.
+        scale: Factor of the initial projection. 1 is PyTorch's default, as in the release. With 0,
+            the channels are 0 before the first step, and training starts as without registers.
     """
 
     num_registers: int
     register_dim: int
+    layout: str = "time"
+    scale: float = 1.0
 
     @nn.compact
     def __call__(self, num_frames: int) -> Float[Array, "t n"]:
@@ -44,14 +55,29 @@ class Registers(nn.Module):
             num_frames: T, the number of frames.
 
         Returns:
-            (T, N). With T = N, these are the projected tokens, one per row.
+            (T, N). With layout 'time' and T = N, these are the projected tokens, one per row.
+
+        Raises:
+            DagrError: The layout is unknown.
         """
+        if self.layout not in LAYOUTS:
+            raise DagrError(
+                f"register_layout {self.layout!r} is unknown; use one of {', '.join(LAYOUTS)}"
+            )
         tokens = parameter(
             self, "tokens", nn.initializers.normal(1.0), (self.num_registers, self.register_dim)
         )
-        values = Linear(self.num_registers, name="proj")(tokens)  # (N tokens, N channels)
+        init = _scaled(fan_in_uniform(self.register_dim), self.scale)
+        project = Linear(self.num_registers, kernel_init=init, bias_init=init, name="proj")
+        values = project(tokens)  # (N tokens, N channels)
+        if self.layout == "channels":
+            return jnp.broadcast_to(jnp.diagonal(values), (num_frames, self.num_registers))
         # The tokens are along time; they are resized to T frames by nearest neighbour.
         return values[np.arange(num_frames) * self.num_registers // num_frames]
+
+
+def _scaled(init: Initializer, factor: float) -> Initializer:
+    return lambda *args, **kwargs: factor * init(*args, **kwargs)
 
 
 # `Model.remat` → policy for which values of a block are kept for the gradient.
@@ -106,6 +132,8 @@ class Model(nn.Module):
         bottleneck: Number of channels of the bottleneck, below the encoder levels.
         num_registers: N; 0 for the network without registers (the ablation).
         register_dim: Length of a register token.
+        register_layout: Which frames a token reaches, 'time' or 'channels' (see `Registers`).
+        register_scale: Factor of the initial projection of the tokens (see `Registers`).
         preset: 'paper' or 'release' (see `layout.saliency_layout`).
         conv_form: How the convolutions are computed (see `conv3d.Conv3D`).
         remat: What training recomputes for the gradient instead of keeping it. 'none': nothing.
@@ -118,6 +146,8 @@ class Model(nn.Module):
     bottleneck: int = 1024
     num_registers: int = 4
     register_dim: int = 64
+    register_layout: str = "time"
+    register_scale: float = 1.0
     preset: str = "paper"
     conv_form: str = "auto"
     remat: str = "none"
@@ -137,13 +167,19 @@ class Model(nn.Module):
             (B, T, H, W) float32 logits. Their sigmoid is the saliency.
 
         Raises:
-            DagrError: The preset, `conv_form` or `remat` is unknown.
+            DagrError: The preset, `register_layout`, `conv_form` or `remat` is unknown.
         """
         dtype = jnp.dtype(self.dtype)
         x = saliency_layout(jnp.asarray(video), self.preset).astype(dtype)
         joined = {}
         if self.num_registers:  # N channels before the three of the video
-            registers = Registers(self.num_registers, self.register_dim, name="registers")
+            registers = Registers(
+                self.num_registers,
+                self.register_dim,
+                self.register_layout,
+                self.register_scale,
+                name="registers",
+            )
             joined = {"field": registers(x.shape[1]).astype(dtype)}
 
         skips = []
@@ -189,7 +225,16 @@ def of_torch(arrays: Arrays) -> Model:
 
 
 def torch_layers(model: Model) -> Iterator[Layer]:
-    """Yields the PyTorch layers of a model (see `torch_names`)."""
+    """Yields the PyTorch layers of a model (see `torch_names`).
+
+    Raises:
+        DagrError: The register layout is not that of the release, which would compute other maps.
+    """
+    if model.num_registers and model.register_layout != "time":
+        raise DagrError(
+            f"a network with register_layout {model.register_layout!r} has no counterpart in the "
+            "PyTorch release, whose tokens lie along time; train one with register_layout 'time'"
+        )
     if model.num_registers:
         yield "register_tokens", "registers", "tokens"
         yield "token_proj", "registers/proj", "conv1x1x1"

@@ -107,6 +107,66 @@ def test_release_reshapes_where_paper_transposes(fill, golden_data):
     assert np.abs(want - jax.jit(paper.apply)(variables, video)).max() > 0.01
 
 
+def test_the_paper_s_layout_gives_each_token_one_channel_at_all_frames(fill, golden_data):
+    model = unet3d.Model(**SMALL, register_layout="channels")
+    variables = fill(model, golden_data([1], 1, 4, 16, 16, 3))
+    own = {"params": variables["params"]["registers"]}
+    tokens, proj = own["params"]["tokens"], own["params"]["proj"]
+    values = unet3d.Registers(2, 5, "channels").apply(own, 7)
+    assert values.shape == (7, 2)
+    for k in range(2):
+        want = tokens[k] @ proj["kernel"][:, k] + proj["bias"][k]
+        np.testing.assert_allclose(values[:, k], want, rtol=1e-6)
+    with pytest.raises(DagrError, match="no counterpart in the PyTorch release"):
+        convert.to_state_dict("unet3d", model, variables)
+    with pytest.raises(DagrError, match="register_layout 'depth' is unknown; use one of time, ch"):
+        unet3d.Registers(2, 5, "depth").apply(own, 7)
+
+
+@pytest.mark.parametrize("layout", ["time", "channels"])
+def test_every_token_is_used_if_there_are_frames_enough(fill, golden_data, layout):
+    """With more tokens than frames, the layout of the release leaves tokens without gradient."""
+    video = golden_data([1], 1, 4, 16, 16, 3)
+    for count, used in ((4, 4), (8, 8 if layout == "channels" else 4)):
+        model = unet3d.Model(**{**SMALL, "num_registers": count}, register_layout=layout)
+        variables = fill(model, video)
+
+        def total(tokens, model=model, variables=variables):
+            params = dict(variables["params"])
+            params["registers"] = {**params["registers"], "tokens": tokens}
+            return jnp.square(model.apply({**variables, "params": params}, video)).sum()
+
+        grad = jax.jit(jax.grad(total))(variables["params"]["registers"]["tokens"])
+        assert (np.abs(grad) > 0).any(axis=1).sum() == used
+
+
+def test_the_scale_changes_only_the_first_projection():
+    """With 0, training starts as without registers, and the projection still has a gradient."""
+    video = np.random.default_rng(3).random((1, 4, 16, 16, 3), np.float32)
+    made = {}
+    for scale in (1.0, 0.5, 0.0):
+        model = unet3d.Model(**SMALL, register_scale=scale)
+        made[scale] = jax.jit(model.init)(jax.random.key(4), video)
+    default = jax.jit(unet3d.Model(**SMALL).init)(jax.random.key(4), video)
+    jax.tree.map(np.testing.assert_array_equal, made[1.0], default)
+    for scale, variables in made.items():
+        for leaf, whole in zip(
+            jax.tree.leaves(variables["params"]["registers"].pop("proj")),
+            jax.tree.leaves(default["params"]["registers"]["proj"]),
+            strict=True,
+        ):
+            np.testing.assert_allclose(leaf, scale * whole, rtol=1e-6)
+        rest = {**default["params"], "registers": dict(default["params"]["registers"])}
+        del rest["registers"]["proj"]
+        jax.tree.map(np.testing.assert_array_equal, variables["params"], rest)
+    model = unet3d.Model(**SMALL, register_scale=0.0)
+    start = jax.jit(model.init)(jax.random.key(4), video)
+    loss = lambda params: jnp.square(model.apply({**start, "params": params}, video)).sum()  # noqa: E731
+    grad = jax.jit(jax.grad(loss))(start["params"])["registers"]
+    assert np.abs(grad["proj"]["kernel"]).max() > 0
+    np.testing.assert_array_equal(grad["tokens"], 0)
+
+
 def test_register_channels_come_before_colour_and_change_over_time(fill, golden_data):
     """A network without registers gives the same logits if it gets their field as input."""
     video = golden_data([1], 1, 4, 16, 16, 3)
