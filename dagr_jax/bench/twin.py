@@ -368,15 +368,19 @@ def quality_loss(
 ) -> Float[Tensor, ""]:
     """L1 + weight·(1 − Spearman) of values in [0, 1] (docs/reference.md, sections 3 and 6).
 
-    Predictions have soft ranks (`temperature`) in 'paper', hard ones in 'release' (no gradient).
+    The ranks are soft (`temperature`) in 'paper', hard in 'release' (no gradient).
     """
     _check_preset(preset)
-    rank = _hard_rank(prediction)
-    if preset == "paper":
-        std = (prediction.var(correction=0) + _VARIANCE_EPSILON).sqrt()
-        wins = ((prediction[:, None] - prediction) / (temperature * std)).sigmoid()  # (B, B)
-        rank = wins.sum(dim=1) + 0.5
-    return F.l1_loss(prediction, target) + weight * (1 - _pearson(rank, _hard_rank(target)))
+    both = prediction, target
+    ranks = [_soft_rank(x, temperature) if preset == "paper" else _hard_rank(x) for x in both]
+    return F.l1_loss(prediction, target) + weight * (1 - _pearson(*ranks))
+
+
+def _soft_rank(x: Tensor, temperature: float) -> Tensor:
+    """Returns differentiable ranks: 1 + Σ_{j≠i} sigmoid((x_i − x_j) / (temperature · std(x)))."""
+    std = (x.var(correction=0) + _VARIANCE_EPSILON).sqrt()
+    wins = ((x[:, None] - x) / (temperature * std)).sigmoid()  # (B, B)
+    return wins.sum(dim=1) + 0.5
 
 
 def _hard_rank(x: Tensor) -> Tensor:

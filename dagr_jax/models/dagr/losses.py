@@ -222,7 +222,10 @@ def soft_rank(x: Float[Arrays, " b"], temperature: float = 0.3) -> Float[Array, 
 def spearman_soft(
     pred: Float[Arrays, " b"], target: Float[Arrays, " b"], temperature: float = 0.3
 ) -> Float[Array, ""]:
-    """Computes Pearson's correlation of the soft ranks of pred and the hard ranks of target.
+    """Computes Pearson's correlation of the soft ranks of both sides.
+
+    Its maximum, 1, is at predictions that equal the targets up to shift and scale. Hard ranks of
+    the targets would pull such predictions away from them, towards equal distances.
 
     Args:
         pred: (B,) predictions.
@@ -232,7 +235,7 @@ def spearman_soft(
     Returns:
         Scalar in [−1, 1]; 0 if the predictions or the targets are constant.
     """
-    return _pearson(soft_rank(pred, temperature), hard_rank(target))
+    return _pearson(soft_rank(pred, temperature), soft_rank(target, temperature))
 
 
 def spearman(pred: Float[Arrays, " b"], target: Float[Arrays, " b"]) -> Float[Array, ""]:
