@@ -12,7 +12,7 @@ from PIL import Image
 
 from dagr_jax import cli, stages
 from dagr_jax.data.records import read_list
-from dagr_jax.metrics import agreement
+from dagr_jax.metrics import resampling
 from dagr_jax.models import dagr
 from dagr_jax.runtime.errors import DagrError
 from dagr_jax.score import Scorer
@@ -26,8 +26,8 @@ from tests.tiny_run import tiny_config
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
     """Reduces resamples: 1,000 logistic fits take ten seconds, and the intervals are not tested."""
-    real = agreement.bootstrap
-    monkeypatch.setattr(agreement, "bootstrap", lambda *a, n, **k: real(*a, n=min(n, 50), **k))
+    real = resampling.bootstrap
+    monkeypatch.setattr(resampling, "bootstrap", lambda *a, n, **k: real(*a, n=min(n, 50), **k))
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +271,7 @@ def test_own_maps_and_given_ones(tiny_run, maps_folder):
 def test_static_maps_are_the_first_for_all_frames(tiny_run, tmp_path):
     config = tiny_config()
     config.data_dir = str(tiny_run / "data")
-    config.maps.choice = "static"
+    config.maps.choice = "first_map"
     for section in (config.saliency, config.vqa):
         section.update({"init": str(tiny_run), "steps": 0})
     stages.run_stages(config, tmp_path, ["prepare", "saliency", "maps", "vqa", "test"])

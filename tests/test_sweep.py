@@ -78,16 +78,17 @@ def test_every_run_is_made_once(made):
 def test_runs_with_one_saliency_network_share_it_and_its_maps(made):
     home, _ = made
     trained = sorted((home / "shared").glob("seed*"))
-    # For each of two seeds that of the own set and that of the second one.
-    assert len(trained) == 4
+    # For each of two seeds those of the own set, with each layout of the registers, and that of the
+    # second set.
+    assert len(trained) == 6
     inode = {
         name: next((home / "runs" / f"{name}-seed0" / "maps" / "maps").rglob("*.array_record*"))
         .stat()
         .st_ino
-        for name in ("all", "alpha25", "second_n4", "static")
+        for name in ("all", "alpha25", "second_n4", "first_map")
     }
     assert inode["all"] == inode["alpha25"]
-    assert len({inode["all"], inode["second_n4"], inode["static"]}) == 3
+    assert len({inode["all"], inode["second_n4"], inode["first_map"]}) == 3
     assert not (home / "runs" / "alpha0-seed0" / "maps").exists()
     assert not (home / "runs" / "trained-seed0" / "maps").exists()
 
@@ -101,7 +102,7 @@ def test_the_trained_saliency_network_is_another_than_the_frozen_one(made):
         tree = load_variables(home / "runs" / f"{name}-seed0")[0]["params"]["saliency"]
         return np.asarray(tree["final_conv"]["kernel"])
 
-    np.testing.assert_array_equal(kernel("all"), kernel("static"))
+    np.testing.assert_array_equal(kernel("all"), kernel("first_map"))
     assert np.abs(kernel("all") - kernel("trained")).max() > 1e-5
 
 
@@ -111,7 +112,9 @@ def test_the_figures_show_the_cells(made, capsys):
     from dagr_jax.cli import main
 
     drawn = sorted(path.name for path in (home / "figures").glob("*"))
-    assert drawn == ["figure5.png", "figure7.png", "figure8.png", "table6.png"]
+    assert drawn == [
+        "figure5.png", "figure7.png", "figure7_saliency.png", "figure8.png", "table6.png"
+    ]  # fmt: skip
     for name in drawn:
         picture = np.asarray(Image.open(home / "figures" / name).convert("L"))
         assert picture.shape[1] > 500 and np.ptp(picture) > 200
@@ -124,6 +127,16 @@ def test_the_figures_show_the_cells(made, capsys):
     # Student's interval of two values: t(0.975, 1) = 12.706 times their standard error.
     half = 12.7062047 * np.std(values, ddof=1) / np.sqrt(2)
     assert float(row["srcc_high"]) == pytest.approx(np.mean(values) + half, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_row_has_the_metrics_of_its_saliency_network(made):
+    home, _ = made
+    rows = json.loads((home / "sweep.json").read_text())["rows"]
+    found = {(row["run"], row["seed"]): row.get("saliency_cc") for row in rows}
+    assert found["all", 0] == found["alpha25", 0] == found["first_map", 0] is not None
+    assert len({found[name, 0] for name in ("all", "n4", "second_n4")}) == 3
+    assert found["alpha0", 0] is None  # without saliency
 
 
 def test_a_name_or_a_field_that_is_not_there_is_one_line(tmp_path):
@@ -152,11 +165,14 @@ def test_no_two_runs_of_the_ablation_are_the_same(choice):
 
 def test_a_cell_without_a_finished_run_stays_empty(tmp_path):
     wanted = sweep.plain(ablation.get_config().figures)
-    rows = [{"run": "all", "seed": 0, "srcc": 0.5, "plcc": 0.5}]
+    rows = [
+        {"run": name, "seed": 0, "srcc": 0.5, "plcc": 0.5, "saliency_cc": 0.4}
+        for name in ("all", "n4")
+    ]
     paths = figures.draw({"rows": rows, "figures": wanted}, tmp_path / "one")
     full = [{**rows[0], "run": name} for name in ablation.get_config().runs]
     others = figures.draw({"rows": full, "figures": wanted}, tmp_path / "all")
-    assert len(paths) == len(others) == 4
+    assert len(paths) == len(others) == 5
     for path, other in zip(paths, others, strict=True):
         ink = [np.mean(np.asarray(Image.open(p).convert("L")) < 128) for p in (path, other)]
         assert 0 < ink[0] < ink[1]

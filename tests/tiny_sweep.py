@@ -5,7 +5,7 @@ from ml_collections import config_dict
 from dagr_jax.configs import ablation
 from tests.tiny_run import shrink
 
-RUNS = ("all", "alpha0", "alpha25", "second_n4", "static", "trained")
+RUNS = ("all", "alpha0", "alpha25", "n4", "second_n4", "first_map", "trained")
 
 
 def get_config() -> config_dict.ConfigDict:
@@ -19,8 +19,10 @@ def get_config() -> config_dict.ConfigDict:
         figures = config.figures
         figures.table6.runs = tuple(bar for bar in figures.table6.runs if bar[1] in RUNS)
         figures.figure5.columns = ("with registers",)
-        figures.figure5.rows = tuple((label, (own,)) for label, (_, own) in figures.figure5.rows)
-        for figure in (figures.figure7, figures.figure8):
+        figures.figure5.rows = tuple(
+            (label, (own,)) for label, (_, own) in figures.figure5.rows if own in ("", *RUNS)
+        )
+        for figure in (figures.figure7, figures.figure7_saliency, figures.figure8):
             figure.lines = tuple(
                 (label, tuple(point for point in points if point[1] in RUNS))
                 for label, points in figure.lines

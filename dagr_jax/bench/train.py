@@ -110,18 +110,18 @@ def torch_loss(network: str, alpha: float = 0.5) -> Callable[[Any, Any], Any]:
     """
 
     def saliency(net: Any, batch: Any) -> Any:
-        from dagr_jax.bench import twin
+        from dagr_jax.bench import twin_losses
 
         logits = net(batch["frames"].permute(0, 1, 4, 2, 3) / 255)
-        return twin.saliency_loss(logits[:, 0].float(), batch["maps"] / 255)
+        return twin_losses.saliency_loss(logits[:, 0].float(), batch["maps"] / 255)
 
     def quality(net: Any, batch: Any) -> Any:
-        from dagr_jax.bench import twin
+        from dagr_jax.bench import twin_losses
 
         frames, maps = batch["frames"] / 255, batch["maps"] / 255
         fused = (1 - alpha) * frames + alpha * frames * maps[..., None]
         scores = net(fused.permute(0, 4, 1, 2, 3))
-        return twin.quality_loss(scores.float(), batch["target"])
+        return twin_losses.quality_loss(scores.float(), batch["target"])
 
     return {"saliency": saliency, "quality": quality}[network]
 

@@ -46,7 +46,8 @@ def add(commands: Any) -> None:
         help="test whether one model is better than another on the same videos (Table 2)",
         description="Runs the paired tests of the paper on the predictions, the same tests on the "
         "absolute errors, Meng's and Steiger's tests of the correlations, and a bootstrap of the "
-        "SRCC difference.",
+        "SRCC difference. If several videos show one content, only the bootstrap is valid, and "
+        "the verdict uses it alone.",
     )
     compare.add_argument("a", metavar="A", help=f"first model: {_SOURCE}")
     compare.add_argument("b", metavar="B", help="second model, for the same videos")
@@ -111,6 +112,12 @@ def _compare(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         return f"{head}{text}{sentence}\n" if form == "table" else text
 
     put(arguments, render)
+    if found.repeats:
+        print(
+            f"dagr: the {found.n} videos show {found.contents} contents, so they are not "
+            "independent; only the bootstrap, which resamples contents, is valid here",
+            file=sys.stderr,
+        )
     return 0
 
 

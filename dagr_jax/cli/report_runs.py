@@ -54,9 +54,10 @@ def add(kinds: Any) -> None:
     registers = kinds.add_parser(
         "registers",
         help="how much the register tokens depend on the video (figure 6)",
-        description="Draws the tokens, which are the same for all videos. For the first encoder "
-        "level's response to the tokens, and for the bottleneck, draws the t-SNE and computes the "
-        "silhouette score of the contents.",
+        description="Draws the tokens, which are the same for all videos. Computes the silhouette "
+        "score of the contents for the first encoder level's response to the tokens and for the "
+        "bottleneck, and as controls for the same layers with silent tokens and for the mean "
+        "colour. Draws the t-SNE of the response and of its control.",
     )
     registers.add_argument(
         "checkpoint",

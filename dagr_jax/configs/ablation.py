@@ -31,7 +31,7 @@ def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
     with base.unlocked():
         if base.dataset.name == "synthetic":
             first, second = "", "capture"
-            args = {**base.dataset.args, "seed": 12, "contents": (32, 4, 1)}
+            args = {**base.dataset.args, "seed": 12, "contents": (32, 4, 12)}
             args.update({"distortions": "capture", "patches": 0.3})
             sets = {"capture": {"name": "synthetic", "args": args}}
         else:
@@ -53,22 +53,40 @@ def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
         note = (
             "* learned on all frames of a video; the others on one, so that no transformer saw time"
         )
+    # Single frames, as many in a batch as the windows of the other runs hold together.
+    size = base.saliency.batch_size * (base.saliency.window or base.sampling.num_frames)
+    single = {"saliency": {"window": 1, "batch_size": size}, "maps": {"window": 1}}
     config.runs = {
         # Table 6.
         "spatial": {"model": {"args": {"alpha": 0.0, "vqa": {"head": "spatial"}}}},
-        # One attention head, as in the release.
+        # The temporal-only network of the release, which sees mean colours, with its one attention
+        # head; and the temporal branch of the paper, the transformer on the features of the ResNet.
         "temporal": {
             "model": {"args": {"alpha": 0.0, "vqa": {"head": "temporal", "num_heads": 1}}},
             "vqa": whole,
         },
+        "transformer": {
+            "model": {"args": {"alpha": 0.0, "vqa": {"head": "transformer"}}},
+            "vqa": whole,
+        },
         "spatial_saliency": {"model": {"args": {"vqa": {"head": "spatial"}}}},
         "all": {},
-        # Figure 5: one map for all frames. The dynamic run without registers is n0.
-        "static": {"maps": {"choice": "static"}},
-        "static_n0": {"maps": {"choice": "static"}, **_registers(0)},
-        # Figure 7, on two saliency sets. The run with 4 registers on the first set is "all".
-        **{f"n{n}": _registers(n) for n in REGISTERS if n != 4},
-        **{f"second_n{n}": {**_registers(n), "saliency": {"data_dir": second}} for n in REGISTERS},
+        # Figure 5: a network of single frames (the static saliency of the paper), and the first map
+        # for all frames. The dynamic run without registers is n0, the run without saliency alpha0.
+        "static": single,
+        "static_n0": _merged(single, _registers(0)),
+        "first_map": {"maps": {"choice": "first_map"}},
+        "first_map_n0": {"maps": {"choice": "first_map"}, **_registers(0)},
+        # Figure 7, on two saliency sets, with the layout in which each token is at all frames. In
+        # the layout of the release, N tokens need N frames.
+        "n0": _registers(0),
+        **{f"n{n}": _channels(n) for n in REGISTERS if n},
+        "second_n0": _merged(_registers(0), {"saliency": {"data_dir": second}}),
+        **{
+            f"second_n{n}": _merged(_channels(n), {"saliency": {"data_dir": second}})
+            for n in REGISTERS
+            if n
+        },
         # Figure 8. The run with alpha 0.5 is "all".
         **{f"alpha{int(100 * a)}": {"model": {"args": {"alpha": a}}} for a in ALPHAS if a != 0.5},
         # These two need all frames of a video in every step.
@@ -80,12 +98,24 @@ def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
     }
     if star:  # the reference for the starred runs
         config.runs.frozen = {"vqa": whole}
+    figure7 = {
+        "kind": "curves",
+        "x": "register tokens N, each at all frames",
+        "lines": tuple(
+            (
+                f"saliency learned on {name}",
+                tuple((n, f"{prefix}n{n}") for n in REGISTERS),
+            )
+            for name, prefix in ((first or base.dataset.name, ""), (second, "second_"))
+        ),
+    }
     config.figures = {
         "table6": {
             "kind": "bars",
             "runs": (
                 ("spatial only", "spatial"),
-                (f"temporal only{star}", "temporal"),
+                (f"mean colours over time{star}", "temporal"),
+                (f"temporal only{star}", "transformer"),
                 ("spatial + saliency", "spatial_saliency"),
                 ("all", "all"),
                 (f"all, whole videos{star}", "frozen" if star else "all"),
@@ -98,23 +128,14 @@ def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
             "kind": "grid",
             "columns": ("without registers", "with registers"),
             "rows": (
+                ("no saliency", ("alpha0", "")),
                 ("static saliency", ("static_n0", "static")),
+                ("first map for all", ("first_map_n0", "first_map")),
                 ("dynamic saliency", ("n0", "all")),
             ),
         },
-        "figure7": {
-            "kind": "curves",
-            "x": "register tokens N",
-            "lines": tuple(
-                (
-                    f"saliency learned on {name}",
-                    tuple(
-                        (n, "all" if (n, prefix) == (4, "") else f"{prefix}n{n}") for n in REGISTERS
-                    ),
-                )
-                for name, prefix in ((first or base.dataset.name, ""), (second, "second_"))
-            ),
-        },
+        "figure7": figure7,
+        "figure7_saliency": {**figure7, "metric": "saliency_cc"},
         "figure8": {
             "kind": "curves",
             "x": "weight of the saliency, \N{GREEK SMALL LETTER ALPHA}",
@@ -131,3 +152,17 @@ def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
 
 def _registers(count: int) -> dict:
     return {"model": {"args": {"saliency": {"num_registers": count}}}}
+
+
+def _channels(count: int) -> dict:
+    fields = {"num_registers": count, "register_layout": "channels"}
+    return {"model": {"args": {"saliency": fields}}}
+
+
+def _merged(*changes: dict) -> dict:
+    """Joins changes of different sections of the base."""
+    made: dict = {}
+    for one in changes:
+        assert not made.keys() & one.keys()
+        made.update(one)
+    return made

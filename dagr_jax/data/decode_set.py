@@ -26,6 +26,7 @@ from dagr_jax.data.gaze import GazeSet, GazeVideo, gaze_record
 from dagr_jax.data.prepare import (
     WHOLE,
     Frames,
+    Gaze,
     Quality,
     Saliency,
     pack,
@@ -117,7 +118,7 @@ def collect_gaze(
     workers: int,
     max_failures: int | None = None,
 ) -> Collected:
-    """Prepares a gaze set: `saliency/` records, `report.csv` and `videos.csv`.
+    """Prepares a gaze set: `saliency/` and `gaze/` records, `report.csv` and `videos.csv`.
 
     Args:
         dataset: How its videos are found.
@@ -136,7 +137,7 @@ def collect_gaze(
         shards.mkdir(parents=True, exist_ok=True)
     work = functools.partial(_sample_gaze, stream=stream, map_size=map_size)
     reasons = _decode_all(found, [""] * len(found), work, shards, workers)
-    used, failed = _finish(folder, found, reasons, max_failures, (Saliency,))
+    used, failed = _finish(folder, found, reasons, max_failures, (Gaze, Saliency))
     return Collected(len(found), len(used), None, failed)
 
 

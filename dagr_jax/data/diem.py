@@ -43,28 +43,30 @@ class Events:
 
     def read(
         self, chosen: np.ndarray, shape: tuple[int, int], fps: float, size: tuple[int, int]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         height, width = shape
         h, w = size
         looked = [fixated(_read(path)) for path in self._files()]
-        maps, fixations = np.zeros((2, len(chosen), h, w), np.uint8)
+        maps = np.zeros((len(chosen), h, w), np.uint8)
+        points = []
         # The sample at the moment when the frame is shown. At 25 fps a frame lasts 1.2 samples.
         for t, sample in enumerate((chosen / fps * _RATE + 1e-6).astype(int).tolist()):
             places = np.array([viewer[sample] for viewer in looked if sample < len(viewer)]) - (
                 (_SCREEN[0] - width) / 2,
                 (_SCREEN[1] - height) / 2,
             )
-            x, y = (places / (width, height) * (w, h)).T
+            x, y = places.T
             with np.errstate(invalid="ignore"):  # NaN: this viewer had no fixation
-                inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
+                inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            x, y = x[inside], y[inside]
+            points += [(t, int(down), int(right)) for down, right in zip(y, x, strict=True)]
             seen = np.zeros(size)
-            np.add.at(seen, (y[inside].astype(int), x[inside].astype(int)), 1)
+            np.add.at(seen, ((y / height * h).astype(int), (x / width * w).astype(int)), 1)
             sigma = (_DEGREE * h / height, _DEGREE * w / width)
             blurred = gaussian_filter(seen, sigma, mode="constant")
             peak = blurred.max() or 1.0
             maps[t] = (blurred / peak * 255 + 0.5).astype(np.uint8)
-            fixations[t] = seen > 0
-        return maps, fixations
+        return maps, np.array(points, np.int32).reshape(-1, 3), shape
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*.txt"))

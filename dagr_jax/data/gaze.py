@@ -1,4 +1,4 @@
-"""Gaze sets: videos with a density map and a fixation map for each frame."""
+"""Gaze sets: videos with a density map and fixations for each frame."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -27,8 +27,8 @@ class Gaze(Protocol):
 
     def read(
         self, chosen: np.ndarray, shape: tuple[int, int], fps: float, size: tuple[int, int]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Reads the density and fixation maps of chosen frames.
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+        """Reads the density maps and the fixations of chosen frames.
 
         Args:
             chosen: (T,) frame indices.
@@ -38,7 +38,9 @@ class Gaze(Protocol):
 
         Returns:
             (T, h, w) uint8 density maps, 255 at the peak of each map, all 0 if nobody looked at the
-            frame; and (T, h, w) uint8 fixation maps, 0 or 1.
+            frame; (n, 3) int32 fixations, each the place t of its frame in `chosen`, and its y and
+            x in pixels; and the (height, width) of the picture in which these pixels are: that of
+            the data set, which is not resized.
         """
         ...
 
@@ -68,11 +70,18 @@ class Pictures:
 
     def read(
         self, chosen: np.ndarray, shape: tuple[int, int], fps: float, size: tuple[int, int]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         maps, fixations = pictures(self.maps), pictures(self.fixations)
+        own = [read_picture(fixations[i], "L") for i in chosen.tolist()]
+        for i, picture in zip(chosen.tolist(), own, strict=True):
+            if picture.shape != own[0].shape:
+                raise VideoError(
+                    fixations[i], "differs in size from the first of them", "unpack it again"
+                )
         return (
             np.stack([density(read_picture(maps[i], "L"), size) for i in chosen.tolist()]),
-            np.stack([_points(read_picture(fixations[i], "L"), size) for i in chosen.tolist()]),
+            np.argwhere(np.stack(own)).astype(np.int32),
+            (own[0].shape[0], own[0].shape[1]),
         )
 
 
@@ -113,7 +122,7 @@ class GazeSet:
 
 
 def gaze_record(video: GazeVideo, stream: Stream, map_size: tuple[int, int]) -> dict[str, Any]:
-    """Samples a video and its maps into what `prepare.Saliency` holds of it.
+    """Samples a video and its gaze into what `prepare.Saliency` and `prepare.Gaze` hold of it.
 
     The lengths of a video file and its maps may differ by a few frames at the end. Only frames that
     both have are sampled. Where the frames are pictures too, their numbers must agree.
@@ -124,9 +133,9 @@ def gaze_record(video: GazeVideo, stream: Stream, map_size: tuple[int, int]) -> 
         map_size: (h, w) of the stored frames and maps in pixels.
 
     Returns:
-        A dict with `video`, `content`, `frames` (T, h, w, 3), `maps` (T, h, w) with 255 at the peak
-        of each map, `fixations` (T, h, w) 0 or 1, all three uint8, and the number of frames with
-        gaze, `length`.
+        A dict with `video`, `content`, `frames` (T, h, w, 3) uint8, `maps` (T, h, w) uint8 with 255
+        at the peak of each map, `points` (n, 3) int32 and `shape` (2,) int32 as `Gaze.read` returns
+        the fixations, and the number of frames with gaze, `length`.
 
     Raises:
         VideoError: The video or a picture cannot be read, or maps are missing.
@@ -151,13 +160,14 @@ def gaze_record(video: GazeVideo, stream: Stream, map_size: tuple[int, int]) -> 
         frames = np.stack([resize_bilinear(one, size) for one in read])
     else:
         frames = decode_frames(video.frames, chosen, size)
-    maps, fixations = video.gaze.read(chosen, (shape[0], shape[1]), fps, map_size)
+    maps, points, native = video.gaze.read(chosen, (shape[0], shape[1]), fps, map_size)
     return {
         "video": video.video,
         "content": video.content,
         "frames": resize_bilinear(frames, map_size, antialias=True),
         "maps": maps,
-        "fixations": fixations,
+        "points": points,
+        "shape": np.array(native, np.int32),
         "length": np.int32(length),
     }
 
@@ -175,14 +185,6 @@ def density(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     small = resize_bilinear(grey[..., None], size, antialias=True)[..., 0].astype(np.float32)
     peak = small.max()
     return (small / peak * 255 + 0.5).astype(np.uint8) if peak else small.astype(np.uint8)
-
-
-def _points(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Maps fixations to another size by their positions. Resizing would blur or lose them."""
-    y, x = np.nonzero(grey)
-    out = np.zeros(size, np.uint8)
-    out[y * size[0] // grey.shape[0], x * size[1] // grey.shape[1]] = 1
-    return out
 
 
 def child(folder: Path, *names: str) -> Path | None:

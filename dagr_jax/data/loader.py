@@ -135,40 +135,76 @@ class QualitySource:
 
 
 class SaliencySource:
-    """Records of a saliency set.
+    """Records of a saliency set, each whole or in windows of successive frames.
 
     Each item has `frames` (T, h, w, 3), `maps` (T, h, w) with 255 at the peak of each map, and
-    `fixations` (T, h, w) 0 or 1, all uint8; and `index` int32.
+    `fixations` (T, h, w) 0 or 1 on the grid of the maps, all uint8; and `index` int32.
 
     Args:
         folder: Folder of the prepared set.
         rows: (N,) record numbers, in the order of the items.
+        window: Number of frames of an item, T; a record gives its windows as successive items. 0:
+            an item has all frames of a record.
+
+    Attributes:
+        num_frames: Number of frames of an item, T.
+
+    Raises:
+        DagrError: The frames of a record do not divide into windows.
     """
 
-    def __init__(self, folder: Path, rows: np.ndarray):
-        self._records = Rows(open_records(folder, "saliency"), rows)
+    def __init__(self, folder: Path, rows: np.ndarray, window: int = 0):
+        videos = open_records(folder, "saliency")
+        self._gaze = open_records(folder, "gaze")
+        stored = len(self._gaze) // len(videos)
+        self.num_frames = window or stored
+        self._each, remainder = divmod(stored, self.num_frames)
+        if remainder:
+            raise DagrError(
+                f"{folder}: its records have {stored} frames, which do not divide into windows of "
+                f"{window}; prepare the set with a multiple of {window} frames"
+            )
+        self._rows, self._stored = np.repeat(rows, self._each), stored
+        self._videos = Rows(videos, self._rows)
 
     @functools.cached_property
     def contents(self) -> list[str]:
-        """Content key of each record."""
-        return [record["content"].decode() for record in self._records]
+        """Content key of each item."""
+        return [video["content"].decode() for video in self._videos]
 
     @functools.cached_property
     def videos(self) -> list[str]:
-        """Video name of each record."""
-        return [record["video"].decode() for record in self._records]
+        """Video name of each item."""
+        return [video["video"].decode() for video in self._videos]
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Batch:
-        record = self._records[index]
+        records = self._records(index)
+        maps = np.stack([record["map"] for record in records])
+        fixations, native = np.zeros_like(maps), self.native_size(index)
+        for t, record in enumerate(records):
+            fixations[(t, *(record["points"] * maps.shape[1:] // native).T)] = 1
         return {
-            "frames": record["frames"],
-            "maps": record["maps"],
-            "fixations": record["fixations"],
-            "index": np.int32(index),
+            "frames": np.stack([record["frame"] for record in records]),
+            "maps": maps,
+            "fixations": fixations,
+            "index": np.asarray(index, np.int32),
         }
+
+    def native_size(self, index: int) -> tuple[int, int]:
+        """Returns the (height, width) in which the data set gives the fixations of an item."""
+        height, width = self._videos[index]["shape"].tolist()
+        return height, width
+
+    def points(self, index: int) -> list[np.ndarray]:
+        """Returns the fixations (k, 2) of each frame of an item: y and x in its native size."""
+        return [record["points"] for record in self._records(index)]
+
+    def _records(self, index: int) -> list[dict[str, Any]]:
+        first = int(self._rows[index]) * self._stored + index % self._each * self.num_frames
+        return [self._gaze[first + t] for t in range(self.num_frames)]
 
 
 class _Share(grain.MapDataset):

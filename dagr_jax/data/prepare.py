@@ -202,22 +202,38 @@ class Frames(_Packed):
 
 
 class Saliency(_Packed):
-    """Frames at the size of the maps, gaze maps and fixation maps of a saliency set."""
+    """Name, content and (height, width) in pixels of each video of a gaze set."""
 
     def _describe(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-        maps = shapes["maps"]
         return {
             "video": tfds.features.Text(),
             "content": tfds.features.Text(),
-            "frames": _pixels((*maps, 3)),
-            "maps": _pixels(maps),
-            "fixations": _pixels(maps),
+            "shape": tfds.features.Tensor(shape=(2,), dtype=np.int32),
+        }
+
+
+class Gaze(_Packed):
+    """Frames of a gaze set: one record per frame, T successive records per video.
+
+    A record holds the frame at the size of its gaze map, the map, and the (y, x) pixels of the
+    fixations in the video's own size.
+    """
+
+    def _describe(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+        size = shapes["maps"][1:]
+        return {
+            "frame": _pixels((*size, 3)),
+            "map": _pixels(size),
+            "points": tfds.features.Tensor(shape=(None, 2), dtype=np.int32, encoding="bytes"),
         }
 
     def _records(self, shard: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        maps, points = shard["maps"], shard["points"]
+        frames = shard["gaze_frames"] if "gaze_frames" in shard else shard["frames"]
         # Antialiased, as in the model when it resizes frames for its saliency network.
-        frames = resize_bilinear(shard["frames"], shard["maps"].shape[1:], antialias=True)
-        return super()._records({**shard, "frames": frames})
+        frames = resize_bilinear(frames, maps.shape[1:], antialias=True)
+        for t, (frame, own) in enumerate(zip(frames, maps, strict=True)):
+            yield {"frame": frame, "map": own, "points": points[points[:, 0] == t, 1:]}
 
 
 class CachedRecords(_Packed):
@@ -242,7 +258,7 @@ def pack(builder: type[_Packed], folder: Path, shards: Shards) -> None:
     """Packs shards into `folder/<name of the builder>/1.0.0`.
 
     Args:
-        builder: `Quality`, `Frames`, `Saliency` or a class of `CachedRecords`.
+        builder: `Quality`, `Frames`, `Saliency`, `Gaze` or a class of `CachedRecords`.
         folder: Folder of the prepared set.
         shards: {split: shards}, in the order of the records.
     """
@@ -254,7 +270,7 @@ def pack(builder: type[_Packed], folder: Path, shards: Shards) -> None:
 
 
 def has_records(folder: Path, kind: str) -> bool:
-    """Returns whether a prepared set has records of a kind ("quality", "frames", …)."""
+    """Returns whether a prepared set has records of a kind ("quality", "gaze", …)."""
     return (folder / kind / "1.0.0" / "dataset_info.json").is_file()
 
 
@@ -263,7 +279,7 @@ def open_records(folder: Path, kind: str, split: str = WHOLE) -> Sequence[dict[s
 
     Args:
         folder: Folder of the prepared set.
-        kind: "quality", "frames", "saliency", or the name of a cached stream.
+        kind: "quality", "frames", "saliency", "gaze", or the name of a cached stream.
         split: Of a cached stream the part, "train", "val" or "test".
 
     Raises:

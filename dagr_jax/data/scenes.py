@@ -293,18 +293,25 @@ def gaze_map(scene: Scene, t: int, size: tuple[int, int]) -> np.ndarray:
     return density / density.sum()
 
 
-def fixations(density: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def fixations(
+    density: np.ndarray, count: int, shape: tuple[int, int], rng: np.random.Generator
+) -> np.ndarray:
     """Draws gaze points from a density.
 
     Args:
         density: (h, w) density that sums to one.
         count: Number of gaze points.
-        rng: Random generator.
+        shape: (height, width) of the picture in pixels.
+        rng: Random generator of the cells of the density. A generator that is spawned from it
+            draws the pixels in the cells.
 
     Returns:
-        (h, w) uint8 fixation map, 1 at the drawn pixels, else 0.
+        (count, 2) int32 pixels (y, x) of the picture.
     """
-    points = rng.choice(density.size, size=count, p=density.ravel())
-    out = np.zeros(density.size, np.uint8)
-    out[points] = 1
-    return out.reshape(density.shape)
+    cells = np.unravel_index(rng.choice(density.size, size=count, p=density.ravel()), density.shape)
+    within = rng.spawn(1)[0].random((2, count))
+    points = []
+    for cell, place, small, full in zip(cells, within, density.shape, shape, strict=True):
+        first, end = -(-cell * full // small), -(-(cell + 1) * full // small)
+        points.append(np.minimum(first + place * np.maximum(end - first, 1), full - 1))
+    return np.stack(points, axis=1).astype(np.int32)

@@ -21,6 +21,7 @@ from dagr_jax.data.distortions import Distortion, distort, plan, repeated_fracti
 from dagr_jax.data.prepare import (
     WHOLE,
     Frames,
+    Gaze,
     Quality,
     Saliency,
     pack,
@@ -30,7 +31,7 @@ from dagr_jax.data.prepare import (
 )
 from dagr_jax.data.records import Clip, Listed, file_digest, write_list
 from dagr_jax.runtime.errors import environment
-from dagr_jax.video.decode import decode_frames
+from dagr_jax.video.decode import decode_frames, read_stream
 from dagr_jax.video.encode import write_video
 from dagr_jax.video.inputs import Stream
 
@@ -104,7 +105,12 @@ def _deliver(path: Path, frames: np.ndarray, distortion: Distortion, fps: int) -
 
 
 def _make_content(
-    corpus: Corpus, content: int, folder: Path, stream: Stream, map_size: tuple
+    corpus: Corpus,
+    content: int,
+    folder: Path,
+    stream: Stream,
+    map_size: tuple[int, int],
+    gaze_frames: int,
 ) -> list[dict[str, str]]:
     """Renders a content and writes its five clips and their shards. Returns the label rows."""
     rng = np.random.default_rng([corpus.seed, content])
@@ -117,7 +123,7 @@ def _make_content(
     )
     gradients = [gmsd.gradient_magnitude(gmsd.luminance(f)) for f in scene.frames]
     density = [scenes.gaze_map(scene, t, map_size) for t in range(corpus.frames)]
-    fixated = [scenes.fixations(d, corpus.fixations, rng) for d in density]
+    fixated = [scenes.fixations(d, corpus.fixations, (height, width), rng) for d in density]
 
     rows = []
     for number, distortion in enumerate(plan(rng, corpus.distortions)):
@@ -132,14 +138,20 @@ def _make_content(
         ]
         mos = mos_from_gmsd(float(np.mean(scores)), repeated_fraction(shown))
         clip = Clip(name, f"content{content:03d}", round(mos, 6))
-        indices = stream.indices(corpus.frames)
-        maps = np.stack([density[shown[i]] for i in indices])
+        record, seen = quality_record(path, clip, stream), stream
+        if gaze_frames:
+            seen = dataclasses.replace(stream, frames=gaze_frames)
+            record["gaze_frames"], _ = read_stream(path, seen)
+        looked = [shown[i] for i in seen.indices(corpus.frames)]
+        maps = np.stack([density[s] for s in looked])
+        points = [np.insert(fixated[s], 0, t, axis=1) for t, s in enumerate(looked)]
         write_shard(
             folder / "shards" / f"{name}.npz",
             {
-                **quality_record(path, clip, stream),
+                **record,
                 "maps": (maps / maps.max((1, 2), keepdims=True) * 255 + 0.5).astype(np.uint8),
-                "fixations": np.stack([fixated[shown[i]] for i in indices]),
+                "points": np.concatenate(points),
+                "shape": np.array([height, width], np.int32),
             },
         )
         rows.append(
@@ -163,6 +175,7 @@ def prepare(
     *,
     stream: Stream,
     map_size: tuple[int, int],
+    gaze_frames: int,
     workers: int,
     seed: int,
     contents: Sequence[int],
@@ -179,6 +192,7 @@ def prepare(
         folder: Empty folder to fill.
         stream: Which frames of a clip are stored, and at which size.
         map_size: (h, w) of the stored gaze maps and of the saliency set's frames.
+        gaze_frames: Number of frames with gaze that are stored of a clip; 0: those of `stream`.
         workers: Number of processes.
         seed: Seed of all contents.
         contents: Number of contents (train, val, test).
@@ -194,7 +208,10 @@ def prepare(
             (folder / name).mkdir()
     numbers = range(sum(corpus.contents))
     with worker_pool(workers) as pool:
-        made = [pool.submit(_make_content, corpus, c, folder, stream, map_size) for c in numbers]
+        made = [
+            pool.submit(_make_content, corpus, c, folder, stream, map_size, gaze_frames)
+            for c in numbers
+        ]
         progress = tqdm(
             concurrent.futures.as_completed(made),
             total=len(made),
@@ -207,7 +224,7 @@ def prepare(
         labels = [row for job in made for row in job.result()]
         shards = {WHOLE: [folder / "shards" / f"{row['video']}.npz" for row in labels]}
         # Start with the slowest, so that the others are packed at the same time.
-        kinds = (Frames, Saliency, Quality)
+        kinds = (Frames, Gaze, Saliency, Quality)
         for packed in [pool.submit(pack, kind, folder, shards) for kind in kinds]:
             packed.result()
     with environment(folder), open(folder / "labels.csv", "w", newline="") as file:

@@ -8,8 +8,6 @@ onto the MOS scale first, as VQEG does.
 """
 
 import dataclasses
-import warnings
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +26,7 @@ def srcc(predictions: ArrayLike, mos: ArrayLike) -> float:
     Raises:
         ValueError: The lengths differ, or values are not finite.
     """
-    x, y = _pair(predictions, mos)
+    x, y = paired(predictions, mos)
     return _pearson(stats.rankdata(x), stats.rankdata(y))
 
 
@@ -41,7 +39,7 @@ def plcc(predictions: ArrayLike, mos: ArrayLike) -> float:
     Raises:
         ValueError: The lengths differ, or values are not finite.
     """
-    return _pearson(*_pair(predictions, mos))
+    return _pearson(*paired(predictions, mos))
 
 
 def krcc(predictions: ArrayLike, mos: ArrayLike) -> float:
@@ -53,7 +51,7 @@ def krcc(predictions: ArrayLike, mos: ArrayLike) -> float:
     Raises:
         ValueError: The lengths differ, or values are not finite.
     """
-    x, y = _pair(predictions, mos)
+    x, y = paired(predictions, mos)
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     # `method` affects only the p-value, which is not used; the exact p-value is slow.
@@ -69,7 +67,7 @@ def rmse(predictions: ArrayLike, mos: ArrayLike) -> float:
     Raises:
         ValueError: The lengths differ, or values are not finite.
     """
-    x, y = _pair(predictions, mos)
+    x, y = paired(predictions, mos)
     return float(np.sqrt(np.mean((x - y) ** 2))) if len(x) else float("nan")
 
 
@@ -144,7 +142,7 @@ def fit_logistic(predictions: ArrayLike, mos: ArrayLike, parameters: int = 4) ->
     """
     if parameters not in (4, 5):
         raise ValueError(f"parameters={parameters}: the logistic has 4 or 5")
-    x, y = _pair(predictions, mos)
+    x, y = paired(predictions, mos)
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         reason = "one side is constant, or there are fewer than two videos"
         return LogisticFit(np.full(len(x), np.nan), (), False, reason)
@@ -318,61 +316,7 @@ def _objective(videos: _Videos, place: np.ndarray) -> list[np.ndarray]:
     return [value, gradient.T, hessian.transpose(2, 0, 1), error, rise]
 
 
-def bootstrap(
-    metric: Callable[[np.ndarray, np.ndarray], ArrayLike],
-    predictions: ArrayLike,
-    mos: ArrayLike,
-    contents: Sequence | np.ndarray,
-    *,
-    n: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Computes percentile bootstrap intervals of metrics, with resampling of contents.
-
-    Videos of one content (versions of one scene) are not independent, so contents are drawn with
-    replacement, and each draw of a content adds all its videos.
-
-    Args:
-        metric: Function (predictions, mos) → one value or several, such as `srcc`.
-        predictions, mos: (n_videos,) predictions and MOS.
-        contents: (n_videos,) content labels, equal for the videos of one content.
-        n: Number of resamples, at least 1.
-        seed: Seed of numpy's Generator; the same seed gives the same interval.
-        level: Coverage, in (0, 1).
-
-    Returns:
-        (low, high), each of the shape that `metric` returns. A resample with a nan is left out of
-        the interval of that value. nan if all are left out, or with fewer than two contents.
-
-    Raises:
-        ValueError: The lengths differ, values are not finite, or `n` or `level` is out of range.
-    """
-    x, y = _pair(predictions, mos)
-    labels = np.asarray(contents)
-    if labels.shape != x.shape:
-        raise ValueError(f"contents has shape {labels.shape}; give one label for each of {len(x)}")
-    if n < 1 or not 0 < level < 1:
-        raise DagrError(f"n={n}, level={level}: n must be at least 1 and level between 0 and 1")
-    names, inverse = np.unique(labels, return_inverse=True)
-    if len(names) < 2:
-        nothing = np.full_like(np.asarray(metric(x, y), np.float64), np.nan)
-        return nothing, nothing
-    members = [np.flatnonzero(inverse == k) for k in range(len(names))]
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(n):
-        drawn = np.concatenate([members[k] for k in rng.integers(len(names), size=len(names))])
-        values.append(metric(x[drawn], y[drawn]))
-    table = np.asarray(values, np.float64)
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        low, high = np.nanquantile(table, tails, axis=0)
-    return low, high
-
-
-def _pair(predictions: ArrayLike, mos: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def paired(predictions: ArrayLike, mos: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Returns predictions and MOS as float64 vectors, (n,) each, after a check of both."""
     x, y = np.asarray(predictions, np.float64), np.asarray(mos, np.float64)
     if x.ndim != 1 or x.shape != y.shape:

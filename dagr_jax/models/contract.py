@@ -157,7 +157,9 @@ class TrainStage:
         part: Name of `module` in the complete model; "" if it is the complete model.
         begins_with: Part of the complete model → earlier stage whose result the part starts from.
         streams: Names of the cached streams that a batch contains.
-        frames: Number of the stored frames that a training item contains; 0: all.
+        frames: Number of the stored frames that a training item contains; 0: all. Of a video they
+            are a random subset. A gaze record is divided into windows of so many successive frames,
+            and each window is an item, in training, validation and test.
         best: Validation metric that selects the checkpoint; higher is better.
         sections: Sections of the config that the weights depend on.
         pretrained: Parts that start from published weights.
@@ -362,6 +364,10 @@ class Contract(abc.ABC):
     def map_size(self, config: Config) -> tuple[int, int] | None:
         """Returns (height, width) of gaze maps and their frames; None for a model without gaze."""
         return None
+
+    def gaze_frames(self, config: Config) -> int:
+        """Returns the number of frames of a gaze record; 0: as many as a video's stored frames."""
+        return 0
 
     def assemble(
         self, parts: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dagr_jax.metrics import agreement as measures
+from dagr_jax.metrics import resampling
 from dagr_jax.metrics.predictions import Predictions
 
 METRICS = ("srcc", "plcc", "krcc", "rmse")
@@ -50,7 +51,7 @@ def agreement(
     """
     fit = measures.fit_logistic(predictions, mos)
     values = _scores(predictions, mos, fit)
-    lows, highs = measures.bootstrap(scores, predictions, mos, contents, n=resamples, seed=0)
+    lows, highs = resampling.bootstrap(scores, predictions, mos, contents, n=resamples, seed=0)
     found: dict[str, Any] = {
         name: {"value": float(value), "low": float(low), "high": float(high)}
         for name, value, low, high in zip((*METRICS, *FITTED), values, lows, highs, strict=True)

@@ -13,14 +13,22 @@ from scipy import stats
 from dagr_jax.report.plots import BLUE, LOOKS, ORANGE, STYLE, save
 from dagr_jax.runtime.errors import DagrError, environment
 
+# Metric of a row of a sweep → label of an axis.
+METRICS = {
+    "srcc": "SRCC on the test part",
+    "plcc": "PLCC on the test part",
+    "saliency_cc": "CC of the saliency on the test part",
+    "saliency_nss": "NSS of the saliency on the test part",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """SRCC of one run of a sweep, over its seeds.
+    """A metric of one run of a sweep, over its seeds.
 
     Attributes:
-        values: SRCC of each finished seed; may be empty. An undefined SRCC (all predictions are
-            equal) is dropped and does not count as a seed.
+        values: Value of each finished seed; may be empty. An undefined value, such as the SRCC of
+            equal predictions, is dropped and does not count as a seed.
     """
 
     values: np.ndarray
@@ -57,22 +65,26 @@ def cells(summary: Mapping[str, Any], metric: str = "srcc") -> dict[str, Cell]:
 
 
 def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Makes a row for each run of a sweep: seeds, mean and interval of SRCC, mean PLCC.
+    """Makes a row for each run of a sweep: seeds, mean and interval of a metric, other means.
+
+    The metric is the SRCC, or the CC of the saliency network in a sweep that trains no more.
 
     Args:
         summary: Contents of `sweep.json`.
     """
-    srcc, plcc = cells(summary), cells(summary, "plcc")
+    found = {name: cells(summary, name) for name in METRICS}
+    known = [name for name in METRICS if any(len(c.values) for c in found[name].values())]
+    first = known[0] if known else "srcc"
     return [
         {
             "run": name,
             "seeds": len(cell.values),
-            "srcc": cell.mean,
-            "srcc_low": cell.mean - cell.half_width,
-            "srcc_high": cell.mean + cell.half_width,
-            "plcc": plcc[name].mean,
+            first: cell.mean,
+            f"{first}_low": cell.mean - cell.half_width,
+            f"{first}_high": cell.mean + cell.half_width,
+            **{metric: found[metric][name].mean for metric in known[1:]},
         }
-        for name, cell in srcc.items()
+        for name, cell in found[first].items()
     ]
 
 
@@ -84,12 +96,15 @@ def check(figures: Mapping[str, Any], runs: Collection[str]) -> None:
         runs: Names of the runs of the sweep.
 
     Raises:
-        DagrError: A figure has an unknown kind or an unknown run. The message is one line.
+        DagrError: A figure has an unknown kind, metric or run. The message is one line.
     """
     for name, wanted in figures.items():
         if wanted["kind"] not in KINDS:
             known = ", ".join(KINDS)
             raise DagrError(f"{name}: kind {wanted['kind']!r} is unknown; one of {known}")
+        if (metric := wanted.get("metric", "srcc")) not in METRICS:
+            known = ", ".join(METRICS)
+            raise DagrError(f"{name}: metric {metric!r} is unknown; one of {known}")
         if absent := [run for run in _runs(wanted) if run not in runs]:
             raise DagrError(f"{name}: there is no run {', '.join(absent)}; name those of runs")
 
@@ -99,7 +114,7 @@ def _runs(wanted: Mapping[str, Any]) -> list[str]:
     if wanted["kind"] == "bars":
         return [run for _, run in wanted["runs"]]
     if wanted["kind"] == "grid":
-        return [run for _, names in wanted["rows"] for run in names]
+        return [run for _, names in wanted["rows"] for run in names if run]
     return [run for _, points in wanted["lines"] for _, run in points]
 
 
@@ -109,8 +124,9 @@ def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
     Args:
         summary: Contents of `sweep.json`. Its "figures" is {name: figure}. The fields of a figure
             depend on its "kind". "bars" has "runs", a list of (label, run), and an optional "note".
-            "grid" has "columns", and "rows", a list of (label, runs). "curves" has "x", and
-            "lines", a list of (label, list of (x, run)).
+            "grid" has "columns", and "rows", a list of (label, runs), where "" leaves a cell empty.
+            "curves" has "x", and "lines", a list of (label, list of (x, run)). All may have
+            "metric", one of METRICS; the default is the SRCC.
         folder: Folder of the pictures; it is created if missing.
 
     Returns:
@@ -118,9 +134,9 @@ def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
     """
     with environment(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    found, paths = cells(summary), []
+    paths = []
     for name, wanted in summary["figures"].items():
-        path = folder / f"{name}.png"
+        path, found = folder / f"{name}.png", cells(summary, wanted.get("metric", "srcc"))
         with matplotlib.rc_context(STYLE):
             figure = KINDS[wanted["kind"]](wanted, found)
             save(figure, path)
@@ -186,7 +202,7 @@ def _bars(wanted: Mapping[str, Any], found: Mapping[str, Cell]) -> Figure:
             ax.annotate(
                 f"{cell.mean:.3f}", (1.01, y), xycoords=("axes fraction", "data"), va="center"
             )
-    ax.set(yticks=range(len(labels)), yticklabels=labels, xlabel="SRCC on the test part")
+    ax.set(yticks=range(len(labels)), yticklabels=labels, xlabel=_axis(wanted))
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.set_title(f"{_caption(chosen)}; orange: each seed", fontsize=10, loc="left")
     if note := wanted.get("note"):
@@ -199,12 +215,14 @@ def _grid(wanted: Mapping[str, Any], found: Mapping[str, Cell]) -> Figure:
     labels, names = zip(*wanted["rows"], strict=True)
     chosen = [[_of(found, name) for name in row] for row in names]
     means = np.array([[cell.mean for cell in row] for row in chosen])
-    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+    figure = Figure(figsize=(5.8, 1.4 + len(labels)), layout="constrained")
     ax = figure.subplots()
     image = ax.imshow(means, cmap="cividis", aspect="auto")
     low, high = image.get_clim()
     for y, row in enumerate(chosen):
         for x, cell in enumerate(row):
+            if not names[y][x]:
+                continue
             dark = means[y, x] < (low + high) / 2
             text = f"{cell.mean:.3f}"
             if np.isfinite(cell.half_width):
@@ -215,8 +233,8 @@ def _grid(wanted: Mapping[str, Any], found: Mapping[str, Cell]) -> Figure:
     ax.set(yticks=range(len(labels)), yticklabels=labels)
     ax.grid(False)
     ax.tick_params(length=0)
-    figure.colorbar(image, ax=ax, label="SRCC on the test part")
-    every = [cell for row in chosen for cell in row]
+    figure.colorbar(image, ax=ax, label=_axis(wanted))
+    every = [_of(found, name) for row in names for name in row if name]
     ax.set_title(f"mean of {_seeds(every)} ± its 95 % interval", fontsize=10, loc="left")
     return figure
 
@@ -250,11 +268,15 @@ def _curves(wanted: Mapping[str, Any], found: Mapping[str, Cell]) -> Figure:
         ax.set(xticks=range(len(at)), xticklabels=[str(x) for x in at])
     else:
         ax.set(xticks=at)
-    ax.set(xlabel=wanted["x"], ylabel="SRCC on the test part")
+    ax.set(xlabel=wanted["x"], ylabel=_axis(wanted))
     if any(label for label, _ in wanted["lines"]):
         ax.legend(frameon=False)
     ax.set_title(_caption(every), fontsize=10, loc="left")
     return figure
+
+
+def _axis(wanted: Mapping[str, Any]) -> str:
+    return METRICS[wanted.get("metric", "srcc")]
 
 
 def _bar(cell: Cell) -> float:

@@ -48,7 +48,7 @@ def prepare_stage(run: Run) -> Path:
 
 def _prepare(run: Run) -> None:
     chosen = plain(run.config.dataset)
-    prepare_set(run.data, chosen, run.stored[1], run.map_size)
+    prepare_set(run.data, chosen, run.stored[1], run.map_size, run.gaze_frames)
 
 
 def _write_splits(run: Run) -> None:

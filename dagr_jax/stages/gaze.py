@@ -1,4 +1,9 @@
-"""Gaze records: metrics of predicted saliency maps, for validation and for the test stage."""
+"""Gaze records: metrics of predicted saliency maps, for validation and for the test stage.
+
+Validation computes CC and NSS on the grid of the maps. All other metrics of fixations are computed
+in the size in which the data set gives the fixations: on a smaller grid, neighbouring fixations
+would become one.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -10,27 +15,30 @@ from dagr_jax.data import loader
 from dagr_jax.metrics import saliency
 from dagr_jax.models.contract import TrainStage
 from dagr_jax.report.plots import overlay
+from dagr_jax.stages.artifacts import StageError
+from dagr_jax.stages.prepare import gaze_frames_of
 from dagr_jax.stages.run import Run
 from dagr_jax.stages.split import rows_of
+from dagr_jax.stages.start import trained
 from dagr_jax.train import mesh as meshes
 
-# (predicted map, true map in [0, 1], fixation map), each (h, w) → value for one frame.
-Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
-
-# Metrics that are cheap enough for every validation.
-QUICK: dict[str, Metric] = {
-    "cc": lambda m, truth, fixations: saliency.cc(m, truth),
-    "nss": lambda m, truth, fixations: saliency.nss(m, fixations),
-}
-ALL: dict[str, Metric] = {
-    **QUICK,
-    "sim": lambda m, truth, fixations: saliency.sim(m, truth),
-    "kld": lambda m, truth, fixations: saliency.kld(m, truth),
-    "auc_judd": lambda m, truth, fixations: saliency.auc_judd(m, fixations),
-    "auc_borji": lambda m, truth, fixations: saliency.auc_borji(m, fixations, seed=0),
+# Metrics of a predicted map against the true map, both (h, w).
+DENSITY: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "cc": saliency.cc,
+    "sim": saliency.sim,
+    "kld": saliency.kld,
 }
 # In the order of Table 3 of the paper.
-NAMES = (*ALL, "auc_shuffled", "temporal_consistency")
+NAMES = (
+    "cc",
+    "nss",
+    "sim",
+    "kld",
+    "auc_judd",
+    "auc_borji",
+    "auc_shuffled",
+    "temporal_consistency",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +74,20 @@ def gaze_source(run: Run, stage: TrainStage, part: str) -> loader.SaliencySource
         run: The run.
         stage: Training stage that learns from the gaze set.
         part: "train", "val" or "test".
+
+    Raises:
+        StageError: The set was prepared with another number of frames.
     """
     data = run.gaze_data(stage)
     assert data is not None  # checked by the callers
-    return loader.SaliencySource(data, rows_of(run.gaze_parts(stage))[part])
+    held, wanted = gaze_frames_of(data), run.gaze_frames or run.stored[1].frames
+    if held != wanted:
+        raise StageError(
+            data,
+            f"was prepared with {held} frames a video, and the configuration wants {wanted}",
+            f"prepare it again with --frames {wanted}",
+        )
+    return loader.SaliencySource(data, rows_of(run.gaze_parts(stage))[part], stage.frames)
 
 
 def quick_scores(
@@ -80,7 +98,7 @@ def quick_scores(
     batch_size: int,
     drawn: dict[int, Any],
 ) -> dict[str, float]:
-    """Computes mean CC and NSS of the predicted maps over all frames of a saliency set.
+    """Computes mean CC and NSS of the predicted maps over all frames, on the grid of the maps.
 
     Args:
         run: The run.
@@ -93,24 +111,16 @@ def quick_scores(
     Returns:
         {"cc", "nss"}; NaN if a metric is undefined for all frames.
     """
-    values: list[dict[str, float]] = []
+    found: dict[str, list[float]] = {"cc": [], "nss": []}
     for index, maps in run.predict(predict, variables, source, batch_size):
         for i, video in zip(index.tolist(), maps, strict=True):
-            values += _frame_scores(source[i], video, QUICK)
+            item = source[i]
+            found["cc"] += [saliency.cc(m, t) for m, t in zip(video, item["maps"], strict=True)]
+            both = zip(video, item["fixations"], strict=True)
+            found["nss"] += [saliency.nss(m, fixations) for m, fixations in both]
             if i in drawn:
                 drawn[i] = np.array(video)
-    return {name: _mean([frame[name] for frame in values]) for name in QUICK}
-
-
-def _frame_scores(
-    item: Mapping[str, np.ndarray], maps: np.ndarray, scorers: Mapping[str, Metric]
-) -> list[dict[str, float]]:
-    """Returns metric → value for each frame of one saliency record; `maps` is (T, h, w)."""
-    truths = item["maps"] / 255.0
-    return [
-        {name: scorer(m, truth, fixations) for name, scorer in scorers.items()}
-        for m, truth, fixations in zip(maps, truths, item["fixations"], strict=True)
-    ]
+    return {name: _mean(values) for name, values in found.items()}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -128,29 +138,66 @@ def judge(source: loader.SaliencySource, maps: Sequence[np.ndarray]) -> Judged:
     Returns:
         The metrics of each record.
     """
-    looked = {c: np.zeros(source[0]["fixations"].shape[1:]) for c in source.contents}
-    for index, content in enumerate(source.contents):
-        looked[content] += source[index]["fixations"].sum(0)
-    everywhere = sum(looked.values())
+    everyone = _Everyone(source)
     sums = {name: np.zeros(len(maps)) for name in NAMES}
     counts = {name: np.zeros(len(maps), int) for name in NAMES}
     for index, content in enumerate(source.contents):
-        item = source[index]
-        scorers = {**ALL, "auc_shuffled": _shuffled(everywhere - looked[content])}
-        frames = _frame_scores(item, maps[index], scorers)
-        found = {name: np.array([frame[name] for frame in frames]) for name in scorers}
-        steady = saliency.temporal_consistency(maps[index], item["frames"])
-        for name, values in {**found, "temporal_consistency": np.array([steady])}.items():
-            defined = values[~np.isnan(values)]
+        item, size = source[index], source.native_size(index)
+        others = everyone.elsewhere(content, size)
+        found: dict[str, list[float]] = {name: [] for name in NAMES}
+        for m, truth, points in zip(maps[index], item["maps"], source.points(index), strict=True):
+            for name, density in DENSITY.items():
+                found[name].append(density(m, truth / 255.0))
+            for name, value in fixated(m, points, size, others).items():
+                found[name].append(value)
+        found["temporal_consistency"] = [saliency.temporal_consistency(maps[index], item["frames"])]
+        for name, values in found.items():
+            defined = np.array(values)[~np.isnan(values)]
             sums[name][index], counts[name][index] = defined.sum(), len(defined)
     return Judged(tuple(source.contents), sums, counts)
 
 
-def _shuffled(others: np.ndarray) -> Metric:
-    def score(m: np.ndarray, truth: np.ndarray, fixations: np.ndarray) -> float:
-        return saliency.auc_shuffled(m, fixations, others, seed=0)
+def fixated(
+    prediction: np.ndarray, points: np.ndarray, size: tuple[int, int], others: np.ndarray
+) -> dict[str, float]:
+    """Computes the metrics of one map against fixations, in the size of the fixations.
 
-    return score
+    Args:
+        prediction: (h, w) saliency, which is resized.
+        points: (k, 2) y and x of the fixations, in pixels of `size`.
+        size: (H, W) in pixels.
+        others: (H, W) number of fixations in other videos at each pixel.
+
+    Returns:
+        NSS, AUC-Judd, AUC-Borji and shuffled AUC (see `metrics.saliency`).
+    """
+    fixations = np.zeros(size, np.uint8)
+    fixations[tuple(points.T)] = 1
+    full = saliency.resized(np.asarray(prediction, np.float64), size)
+    return {
+        "nss": saliency.nss(full, fixations),
+        "auc_judd": saliency.auc_judd(full, fixations),
+        "auc_borji": saliency.auc_borji(full, fixations, seed=0),
+        "auc_shuffled": saliency.auc_shuffled(full, fixations, others, seed=0),
+    }
+
+
+class _Everyone:
+    """The fixations of all records, for the shuffled AUC."""
+
+    def __init__(self, source: loader.SaliencySource) -> None:
+        self._contents = np.array(source.contents)
+        # Places in [0, 1), so that videos of different sizes can be compared.
+        self._places = [
+            (np.concatenate(source.points(i)) + 0.5) / source.native_size(i)
+            for i in range(len(source))
+        ]
+
+    def elsewhere(self, content: str, size: tuple[int, int]) -> np.ndarray:
+        """Returns the number of fixations (H, W) of the other contents at each pixel of a size."""
+        chosen = [self._places[i] for i in np.flatnonzero(self._contents != content)]
+        y, x = (np.concatenate([np.zeros((0, 2)), *chosen]) * size).astype(int).T
+        return np.bincount(y * size[1] + x, minlength=size[0] * size[1]).reshape(size)
 
 
 def maps_of_test(run: Run, stage: TrainStage, variables: Mapping[str, Any]) -> list[np.ndarray]:
@@ -168,6 +215,13 @@ def maps_of_test(run: Run, stage: TrainStage, variables: Mapping[str, Any]) -> l
     predict = meshes.jit_predict(stage.task.predict, run.mesh)
     source, size = gaze_source(run, stage, "test"), run.config[stage.name].batch_size
     return [m for _, maps in run.predict(predict, own, source, size) for m in maps]
+
+
+def test_scores(run: Run, stage: TrainStage) -> dict[str, float]:
+    """Computes CC and NSS of a trained network on the gaze test part (see `quick_scores`)."""
+    predict = meshes.jit_predict(stage.task.predict, run.mesh)
+    source, size = gaze_source(run, stage, "test"), run.config[stage.name].batch_size
+    return quick_scores(run, predict, trained(run, stage), source, size, {})
 
 
 def few(source: loader.SaliencySource) -> list[int]:

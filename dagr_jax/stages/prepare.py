@@ -18,7 +18,7 @@ from dagr_jax.stages.artifacts import StageError, plain, read_json, refuse_diffe
 from dagr_jax.video.inputs import Resize, Stream
 
 # Version of the layout of a prepared set. A set with another version is refused.
-_FORMAT = 3
+_FORMAT = 4
 
 # Arguments that say where a data set is, not what it contains.
 _WHERE = ("source", "labels", "max_failures")
@@ -29,6 +29,7 @@ def prepare_set(
     dataset: Mapping[str, Any],
     stream: Stream,
     map_size: Sequence[int] | None,
+    gaze_frames: int = 0,
 ) -> Path:
     """Makes or decodes a data set: its records, `dataset.json` and `prepared.json`.
 
@@ -40,6 +41,7 @@ def prepare_set(
         dataset: `name` in `registry.DATASETS`, and its `args` as in `configs/vqa.py`.
         stream: Which frames of a video are stored, and how they are resized.
         map_size: (h, w) of gaze maps in pixels, if the set has any; None for a model without gaze.
+        gaze_frames: Number of frames with gaze that are stored of a video; 0: those of `stream`.
 
     Returns:
         The folder.
@@ -58,12 +60,18 @@ def prepare_set(
         before = held["dataset"]["args"]
         args |= {name: before[name] for name in _WHERE if name in before}
         if map_size is None:  # a model without gaze does not read the maps
-            map_size = held["map_size"]
+            map_size, gaze_frames = held["map_size"], held["gaze_frames"]
+    gaze = map_size is not None and has_gaze(dataset["name"])
+    if isinstance(getattr(module, "DATASET", None), GazeSet) and gaze_frames:
+        stream, gaze_frames = dataclasses.replace(stream, frames=gaze_frames), 0
+    if gaze_frames == stream.frames or not gaze:
+        gaze_frames = 0
     wanted = {
         "format": _FORMAT,
         "dataset": {"name": dataset["name"], "args": args},
         "stream": plain(dataclasses.asdict(stream)),
-        "map_size": list(map_size) if map_size and has_gaze(dataset["name"]) else None,
+        "map_size": list(map_size) if gaze and map_size else None,
+        "gaze_frames": gaze_frames,
     }
     if folder.exists():
         refuse_differences(folder, held, wanted, "a prepared set")
@@ -90,6 +98,7 @@ def prepare_set(
             partial,
             stream=stream,
             map_size=(map_size[0], map_size[1]),
+            gaze_frames=gaze_frames,
             workers=workers,
             **args,
         )
@@ -103,16 +112,31 @@ def prepare_set(
 def read_prepared(folder: Path) -> dict[str, Any]:
     """Returns what `prepared.json` of a prepared set holds, in the format of this version.
 
-    Version 0.1 wrote the format 2. Its records are the same, and its field `sampling` describes the
-    stream of the frames.
+    Version 0.1 wrote the format 2, whose field `sampling` describes the stream of the frames. Up to
+    the format 3, the fixations were on the grid of the maps, so that a set with gaze must be
+    prepared again. The records of other sets are the same in all formats.
     """
     held = read_json(folder / "prepared.json")
     if held["format"] == 2:
         sampling = held.pop("sampling")
         height, width = sampling["size"]
         stream = Stream(sampling["rule"], sampling["num_frames"], Resize((height, width)))
-        held |= {"format": _FORMAT, "stream": plain(dataclasses.asdict(stream))}
+        held |= {"format": 3, "stream": plain(dataclasses.asdict(stream))}
+    if held["format"] == 3:
+        if held["map_size"] is not None:
+            raise StageError(
+                folder,
+                "was prepared by an earlier version, which kept no fixations in their own size",
+                "prepare it again into a new folder",
+            )
+        held |= {"format": _FORMAT, "gaze_frames": 0}
     return held
+
+
+def gaze_frames_of(folder: Path) -> int:
+    """Returns the number of frames with gaze of each record of a prepared set."""
+    held = read_prepared(folder)
+    return held["gaze_frames"] or held["stream"]["frames"]
 
 
 def check_source(folder: Path, dataset: Mapping[str, Any], field: str) -> None:

@@ -24,6 +24,7 @@ from dagr_jax.runtime import distributed, machine
 from dagr_jax.runtime.errors import DagrError
 from dagr_jax.stages import split
 from dagr_jax.stages.artifacts import StageError, digest, plain
+from dagr_jax.stages.prepare import gaze_frames_of
 from dagr_jax.train import mesh as meshes
 from dagr_jax.train.loop import predict_all
 from dagr_jax.train.meta import make_meta
@@ -108,6 +109,11 @@ class Run:
         prepared set of a run with maps.
         """
         return self.contract.map_size(self.config)
+
+    @property
+    def gaze_frames(self) -> int:
+        """Number of frames of a gaze record; 0: as many as the stored frames of a video."""
+        return self.contract.gaze_frames(self.config)
 
     def of_checkpoint(
         self, inputs: InputSpec, model: Any, streams: tuple[CachedStream, ...]
@@ -231,8 +237,11 @@ class Run:
         if stage.records == "quality":
             records = len(self.rows["train"])
         else:
-            parts = [] if self.gaze_data(stage) is None else self.gaze_parts(stage)
+            data = self.gaze_data(stage)
+            parts = [] if data is None else self.gaze_parts(stage)
             records = sum(part == "train" for part in parts)
+            if data is not None and stage.frames:  # the items are windows
+                records *= gaze_frames_of(data) // stage.frames
         return resolve_steps(self.config[stage.name], records)
 
     def meta(self, stage: TrainStage) -> dict[str, Any]:

@@ -25,11 +25,13 @@ from dagr_jax.report.agreement import FITTED, METRICS
 from dagr_jax.runtime import distributed
 from dagr_jax.runtime.compile_cache import keep_compiled
 from dagr_jax.runtime.errors import DagrError, environment
+from dagr_jax.stages import gaze
 from dagr_jax.stages.artifacts import StageError, claim, digest, plain, read_json, write_json
 from dagr_jax.stages.console import say
 from dagr_jax.stages.folds import ALL
 from dagr_jax.stages.prepare import check_source, prepare_set
 from dagr_jax.stages.run import Run
+from dagr_jax.train.meta import finite_or_none
 
 RunStages = Callable[[config_dict.ConfigDict, Path], None]
 
@@ -180,7 +182,7 @@ def _begin(config: config_dict.ConfigDict, workdir: Path) -> None:
         for field, (folder, dataset) in wanted.items():
             check_source(folder, dataset, f"config.{field}")
         for folder, dataset in wanted.values():
-            prepare_set(folder, dataset, run.stored[1], run.map_size)
+            prepare_set(folder, dataset, run.stored[1], run.map_size, run.gaze_frames)
 
 
 def _set_of(config: config_dict.ConfigDict, workdir: Path, name: str) -> Path:
@@ -257,16 +259,30 @@ def _make(
 ) -> None:
     """Makes one run, and first its saliency network if no other run has made it."""
     made, shared, home = _resolved(config, workdir, member)
+    row: dict[str, Any] = {"run": member.name, "seed": member.seed, "dataset": made.dataset.name}
     if shared is not None:
         with _lock(home, wait=True):
             run_stages(shared, home)
+            row |= _gaze_scores(Run(shared, home))
     run_stages(made, member.home)
-    row: dict[str, Any] = {"run": member.name, "seed": member.seed, "dataset": made.dataset.name}
     tested = member.home / "test" / "metrics.json"
     if tested.exists():
         found = read_json(tested)
         row |= {name: found[name]["value"] for name in METRICS + FITTED}
     write_json(member.result, row)
+
+
+def _gaze_scores(run: Run) -> dict[str, float]:
+    """Returns the metrics of `gaze.test_scores` of a shared run, which are computed once."""
+    path = run.workdir / "gaze.json"
+    if not path.exists():
+        found = {
+            f"{stage.name}_{metric}": value
+            for stage in run.gaze_stages
+            for metric, value in gaze.test_scores(run, stage).items()
+        }
+        write_json(path, finite_or_none(found))
+    return read_json(path)
 
 
 def summarise(workdir: Path) -> Path:

@@ -68,7 +68,7 @@ def train_stage(run: Run, stage: TrainStage) -> Path:
         batch_size=section.batch_size,
         seed=run.config.seed,
         workers=run.workers,
-        frames=stage.frames,
+        frames=stage.frames if stage.records == "quality" else 0,
         random_crops=stage.records == "quality" and _random_crops(run),
         share=distributed.share(),
     )

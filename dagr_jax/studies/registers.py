@@ -3,7 +3,9 @@
 The tokens, and the output of `return_tokens` in the PyTorch release, are the same for every video
 (docs/reference.md, section 2), so a plot of them cannot show contents. Two quantities can differ
 between videos: the change that the registers cause in the first encoder level, after its ReLU, and
-the features of the bottleneck.
+the features of the bottleneck. Both also depend on the pixels, which separate contents by
+themselves. Controls show how much: the same features of the network with silent registers, and the
+mean colour of the frames.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,13 +71,24 @@ def registers_of(
         return {**means, "registers": found["registers"]}
 
     silent = without_registers(variables)
-    seen = [jax.device_get(look(variables, source[i]["frames"][None])) for i in range(len(source))]
-    bare = [jax.device_get(look(silent, source[i]["frames"][None])) for i in range(len(source))]
-    added = np.stack([one["registers"] for one in seen])
-    response = np.stack([a["encoder1"] - b["encoder1"] for a, b in zip(seen, bare, strict=True)])
+    frames = [source[i]["frames"][None] for i in range(len(source))]
+    seen = [jax.device_get(look(variables, one)) for one in frames]
+    bare = [jax.device_get(look(silent, one)) for one in frames]
+
+    def features(of: list[Any], name: str) -> np.ndarray:
+        return np.stack([one[name] for one in of])
+
+    added = features(seen, "registers")
     clouds = (
-        _cloud("response of the first encoder level to the registers", response, labels),
-        _cloud("bottleneck", np.stack([one["bottleneck"] for one in seen]), labels),
+        _cloud(
+            "response of the first encoder level to the registers",
+            features(seen, "encoder1") - features(bare, "encoder1"),
+            labels,
+        ),
+        _cloud("first encoder level, registers silent", features(bare, "encoder1"), labels),
+        _cloud("bottleneck", features(seen, "bottleneck"), labels),
+        _cloud("bottleneck, registers silent", features(bare, "bottleneck"), labels),
+        _cloud("mean colour", np.stack([one.mean((0, 1, 2, 3)) for one in frames]), labels),
     )
     apply = jax.jit(lambda v: _tokens(model, v))
     return Registers(

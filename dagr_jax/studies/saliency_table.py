@@ -10,15 +10,14 @@ import numpy as np
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import has_records
 from dagr_jax.data.records import read_list
-from dagr_jax.metrics import agreement
+from dagr_jax.metrics import resampling
 from dagr_jax.models.dagr import unet3d
 from dagr_jax.models.dagr.tasks import SaliencyTask
 from dagr_jax.stages.artifacts import StageError
 from dagr_jax.stages.console import progress, say
-from dagr_jax.stages.gaze import NAMES, Judged, ignorant, judge, ratio
-from dagr_jax.stages.prepare import read_prepared
+from dagr_jax.stages.gaze import NAMES, Judged, ignorant, judge
 from dagr_jax.stages.split import unseen
-from dagr_jax.train.checkpoints import load_variables
+from dagr_jax.train.checkpoints import load_meta, load_variables
 
 
 def saliency_rows(
@@ -36,11 +35,11 @@ def saliency_rows(
         data: Folder of the prepared saliency set.
         part: Part of the set, as in `records_of`.
         batch_size: Videos per batch.
-        resamples: Number of bootstrap resamples over contents; the seed is 0.
+        resamples: Number of bootstrap resamples, of contents and of checkpoints; the seed is 0.
 
     Returns:
-        A row for each name; if there are two names, a row for the difference (first minus second);
-        and a row for each baseline of `ignorant`. Fields: "network", "networks" (number of
+        A row for each name; for each name but the last, a row for the difference (this minus the
+        last); and a row for each baseline of `ignorant`. Fields: "network", "networks" (number of
         checkpoints), "videos", "left_out", and each of `NAMES` as {"value", "low", "high"}.
 
     Raises:
@@ -56,12 +55,12 @@ def saliency_rows(
                 judged.setdefault(name, []).append(judge(source, maps))
                 bar.update()
     rows = [_row(name, several, resamples) for name, several in judged.items()]
-    if len(judged) == 2:
-        (a, first), (b, second) = judged.items()
-        rows.append(_row(f"{a} - {b}", first, resamples, second))
+    *others, last = judged
+    rows += [_row(f"{a} - {last}", judged[a], resamples, judged[last]) for a in others]
     for name, maps in ignorant(source, _training(data)).items():
         rows.append(_row(name, [judge(source, maps)], resamples))
-    return [{**row, "left_out": left_out} for row in rows]
+    videos = len(set(source.videos))
+    return [{**row, "videos": videos, "left_out": left_out} for row in rows]
 
 
 def records_of(
@@ -78,10 +77,13 @@ def records_of(
         checkpoints: Checkpoints of the networks.
 
     Returns:
-        The records, and the number of records of the set that were left out.
+        The records, in windows of as many frames as the networks see together in training; and the
+        number of records of the set that were left out.
 
     Raises:
-        StageError: The folder is not a saliency set, it has no such part, or all videos were seen.
+        StageError: The folder is not a saliency set, it has no such part, all videos were seen, or
+            the networks see different numbers of frames.
+        DagrError: The frames of the records do not divide into the windows of the networks.
     """
     if not (data / "prepared.json").is_file() or not has_records(data, "saliency"):
         raise StageError(f"{data}: no prepared saliency set is here; make one with dagr prepare")
@@ -105,7 +107,21 @@ def records_of(
             )
         if seen := len(set(chosen) - new):
             say(f"{data}: the networks have seen {seen} of these {len(chosen)} videos")
-    return loader.SaliencySource(data, np.array(chosen)), len(listed) - len(chosen)
+    windows = {path: _frames_of(path) for path in checkpoints}
+    if len(set(windows.values())) > 1:
+        told = ", ".join(f"{path} {count}" for path, count in windows.items())
+        raise StageError(
+            f"the networks see different numbers of frames together ({told}); compare them in "
+            "separate calls"
+        )
+    window = next(iter(windows.values()), 0)
+    return loader.SaliencySource(data, np.array(chosen), window), len(listed) - len(chosen)
+
+
+def _frames_of(checkpoint: Path) -> int:
+    """Returns the number of frames that a saliency network sees together in training."""
+    meta = load_meta(checkpoint)
+    return meta["settings"].get("trained_frames") or meta["inputs"]["frames"]["frames"]
 
 
 def _training(data: Path) -> loader.SaliencySource | None:
@@ -129,7 +145,7 @@ def network_of(
 
     Raises:
         StageError, CheckpointError: The checkpoint has no trained saliency network, or the set was
-            prepared with a different number of frames or a different map size.
+            prepared with a different map size.
     """
     variables, meta = load_variables(path)
     args, size = dict(meta["model_args"]), None
@@ -144,13 +160,6 @@ def network_of(
             )
         size = args["saliency_size"]
         args = {"preset": args["preset"], "dtype": args["dtype"], **args["saliency"]}
-    held = read_prepared(data)["stream"]["frames"]
-    wanted = meta["inputs"]["frames"]["frames"]
-    if held != wanted:
-        raise StageError(
-            f"{data}: was prepared with {held} frames a video, and {path} wants {wanted}; prepare "
-            f"it anew with --frames {wanted}"
-        )
     here = source[0]["maps"].shape[1:]
     if size is not None and tuple(size) != here:
         raise StageError(
@@ -176,28 +185,51 @@ def _maps_by(
 def _row(
     name: str, several: Sequence[Judged], resamples: int, against: Sequence[Judged] = ()
 ) -> dict[str, Any]:
-    """Makes the row of a network: means over its checkpoints, with intervals over contents.
+    """Makes the row of a network: means over its checkpoints, with 95 % intervals.
 
-    With `against`, the values are differences to these other checkpoints.
+    With `against`, the values are differences to these other checkpoints. Each resample draws
+    contents, and the checkpoints of each side, with replacement. A mean of k drawn checkpoints
+    spreads too little by √((k − 1) / k), so its distance from the mean of all is enlarged by the
+    inverse. With one checkpoint a side, the intervals cover contents alone.
     """
-    row: dict[str, Any] = {
-        "network": name,
-        "networks": len(several),
-        "videos": len(several[0].contents),
-    }
     contents = several[0].contents
-    numbers = np.arange(len(contents), dtype=np.float64)
-    for metric in NAMES:
-
-        def value(chosen: np.ndarray, _: np.ndarray, metric: str = metric) -> float:
-            rows = chosen.astype(int)
-            sides = [
-                np.mean([ratio(j.sums[metric][rows], j.counts[metric][rows]) for j in side])
-                for side in (several, against)
-                if side
-            ]
-            return float(sides[0] - sides[1]) if against else float(sides[0])
-
-        low, high = agreement.bootstrap(value, numbers, numbers, contents, n=resamples, seed=0)
-        row[metric] = {"value": value(numbers, numbers), "low": float(low), "high": float(high)}
+    sides = [_Side(several), *([_Side(against)] if against else [])]
+    rng = np.random.default_rng(1)
+    values = [
+        sides[0].drawn(rows, rng) - (sides[1].drawn(rows, rng) if against else 0.0)
+        for rows in resampling.resamples(contents, resamples, seed=0)
+    ]
+    everything = np.arange(len(contents))
+    value = sides[0].means(everything).mean(axis=0)
+    if against:
+        value = value - sides[1].means(everything).mean(axis=0)
+    low = high = np.full(len(NAMES), np.nan)
+    if values:
+        low, high = resampling.interval(values, contents)
+    row: dict[str, Any] = {"network": name, "networks": len(several)}
+    for metric, one, least, most in zip(NAMES, value, low, high, strict=True):
+        row[metric] = {"value": float(one), "low": float(least), "high": float(most)}
     return row
+
+
+class _Side:
+    """The checkpoints of one network, for the bootstrap."""
+
+    def __init__(self, several: Sequence[Judged]) -> None:
+        # (checkpoints, metrics, records)
+        self._sums = np.array([[one.sums[name] for name in NAMES] for one in several], np.float64)
+        self._counts = np.array([[one.counts[name] for name in NAMES] for one in several])
+
+    def means(self, rows: np.ndarray) -> np.ndarray:
+        """Returns (checkpoints, metrics) means over the frames of some records."""
+        with np.errstate(invalid="ignore"):  # a metric that is undefined for all frames
+            return self._sums[..., rows].sum(axis=-1) / self._counts[..., rows].sum(axis=-1)
+
+    def drawn(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Returns (metrics,) means over drawn checkpoints."""
+        every = self.means(rows)
+        count, middle = len(every), every.mean(axis=0)
+        if count == 1:
+            return middle
+        away = every[rng.integers(count, size=count)].mean(axis=0) - middle
+        return middle + away * np.sqrt(count / (count - 1))

@@ -20,7 +20,7 @@ from dagr_jax.runtime.errors import DagrError
 from dagr_jax.train import mesh as mesh_lib
 from dagr_jax.train.checkpoints import Checkpoints
 from dagr_jax.train.log import RunLog
-from dagr_jax.train.meta import BY_SRCC, Best, finite_or_none
+from dagr_jax.train.meta import BY_SRCC, Best, best_rank, finite_or_none
 from dagr_jax.train.state import OptimConfig, TrainState, make_optimizer, make_schedule
 from dagr_jax.train.steps import make_train_step
 
@@ -174,7 +174,7 @@ class _Patience:
         self._wait = config.patience * config.eval_every
         self._best = checkpoints.best
         self._step = checkpoints.best_step or 0
-        self._rank = checkpoints.best_rank
+        self._rank = best_rank(checkpoints.directory, self._best) if self._best else -math.inf
 
     def ended(self, step: int, measured: Mapping[str, float] | None = None) -> bool:
         """Returns whether to end after a step.

@@ -136,6 +136,12 @@ def best_step(directory: Path) -> int | None:
     return max(metas, key=lambda step: (best.rank(metas[step]["metrics"]), step))
 
 
+def best_rank(directory: Path, best: Best) -> float:
+    """Returns the rank of the best step (`Best.rank`); −inf if there is no step."""
+    step = best_step(directory)
+    return -math.inf if step is None else best.rank(read_meta(directory / str(step))["metrics"])
+
+
 def is_finished(directory: Path, steps: int, meta: Mapping[str, Any], wait: int = 0) -> bool:
     """Returns whether the folder of a stage holds the last step of this run.
 

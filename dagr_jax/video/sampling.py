@@ -9,7 +9,7 @@ import numpy as np
 from dagr_jax.runtime.errors import DagrError
 
 RULES = ("linspace", "segments")
-MAP_CHOICES = ("matched", "linspace", "first", "static")
+MAP_CHOICES = ("matched", "linspace", "first", "first_map")
 
 
 def linspace_indices(length: int, n: int) -> np.ndarray:
@@ -159,8 +159,8 @@ def map_indices(frames: np.ndarray, num_maps: int, choice: str) -> np.ndarray:
         choice: "matched": the map of each frame. "linspace": evenly spaced maps, independent of the
             frames (the rule of the release for KoNViD-1k, LIVE-VQC and YouTube-UGC). "first": the
             first n maps (the rule of the release for LSVQ; a defect, because these maps do not
-            belong to the frames). "static": the first map for all frames. An index after the last
-            map is replaced by the last map.
+            belong to the frames). "first_map": the first map for all frames. An index after the
+            last map is replaced by the last map.
 
     Returns:
         (n,) int64, from 0 to num_maps - 1.
@@ -175,7 +175,7 @@ def map_indices(frames: np.ndarray, num_maps: int, choice: str) -> np.ndarray:
         "matched": np.asarray(frames, np.int64),
         "linspace": linspace_indices(num_maps, n),
         "first": np.arange(n, dtype=np.int64),
-        "static": np.zeros(n, np.int64),
+        "first_map": np.zeros(n, np.int64),
     }
     return np.minimum(wanted[choice], num_maps - 1)
 

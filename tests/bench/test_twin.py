@@ -10,7 +10,7 @@ from dagr_jax.models.dagr import losses, quality_net, unet3d
 
 torch = pytest.importorskip("torch", reason="needs PyTorch")
 
-from dagr_jax.bench import twin  # noqa: E402
+from dagr_jax.bench import twin, twin_losses  # noqa: E402
 from dagr_jax.bench.golden import weight as golden_weight  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -90,7 +90,7 @@ def test_saliency_training_step(golden_weights, video, golden, golden_data):
     net = load(twin.UNet3D(preset="release"), golden_weights("unet_registers")).train()
     target = torch.from_numpy(golden_data([7, 2], 2, 8, 1, 40, 56))[:, :, 0]
     logits = net(video)
-    loss = twin.saliency_loss(logits[:, 0], target, "release")
+    loss = twin_losses.saliency_loss(logits[:, 0], target, "release")
     loss.backward()
     # BatchNorm over few values at the bottom amplifies rounding.
     assert max_error(logits, expected["train_logits"]) < 2e-4
@@ -116,7 +116,7 @@ def test_full_quality_net(golden_weights, fused, golden, golden_data):
     assert max_error(net.temporal_analyzer(features), expected["temporal_features"]) < 2e-5
     score = net(fused)
     np.testing.assert_allclose(score.detach(), expected["simple_fusion"], rtol=1e-5)
-    loss = twin.quality_loss(score, torch.from_numpy(golden_data([7, 4], 3)), "release")
+    loss = twin_losses.quality_loss(score, torch.from_numpy(golden_data([7, 4], 3)), "release")
     assert loss.item() == pytest.approx(expected["loss"], rel=1e-5)
     loss.backward()
     norms, values = gradient_errors(net, expected)
@@ -134,13 +134,13 @@ def test_heads_of_the_ablation(head, num_heads, golden_weights, fused, golden):
 def test_release_losses(golden):
     release = golden("losses")
     pred, true = (torch.from_numpy(release[key][:, :, 0]) for key in ("pred", "true"))
-    kl, cc = twin.release_kl(pred, true), twin.release_cc(pred, true)
+    kl, cc = twin_losses.release_kl(pred, true), twin_losses.release_cc(pred, true)
     # float32 sums of a few thousand terms.
     np.testing.assert_allclose(kl, release["release_kl"], rtol=2e-6)
     np.testing.assert_allclose(cc, release["release_cc"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(0.01 * kl + cc.mean(), release["release_total_001"], rtol=2e-6)
     pred, true = (torch.from_numpy(release[key]) for key in ("rank_pred", "rank_true"))
-    rank = twin.quality_loss(pred, true, "release", 1.0) - (pred - true).abs().mean()
+    rank = twin_losses.quality_loss(pred, true, "release", 1.0) - (pred - true).abs().mean()
     np.testing.assert_allclose(rank, release["release_spearman"], rtol=2e-6)
 
 
@@ -155,7 +155,7 @@ def test_saliency_loss_is_that_of_jax(preset, case):
     elif case == "no fixation":
         target[1, 2] = 0
     x = torch.tensor(logits, requires_grad=True)
-    loss = twin.saliency_loss(x, torch.from_numpy(target), preset, gamma=0.1)
+    loss = twin_losses.saliency_loss(x, torch.from_numpy(target), preset, gamma=0.1)
     loss.backward()
     with jax.enable_x64(True):
         want, grad = jax.value_and_grad(
@@ -179,7 +179,7 @@ def test_quality_loss_is_that_of_jax(preset, case):
     elif case == "constant":
         scores[:] = 0.5
     x = torch.tensor(scores, requires_grad=True)
-    loss = twin.quality_loss(x, torch.from_numpy(target), preset, weight=0.5)
+    loss = twin_losses.quality_loss(x, torch.from_numpy(target), preset, weight=0.5)
     loss.backward()
     with jax.enable_x64(True):
         want, grad = jax.value_and_grad(

@@ -60,7 +60,8 @@ def test_gaze_is_where_the_viewers_looked_when_the_frame_was_shown(tmp_path):
     for t, frame in enumerate((0, 12, 24)):
         sample = frame * 30 // 25  # 30 lines per second, 25 frames per second
         x = (20 + 3 * sample) // 2
-        assert np.argwhere(record["fixations"][t]).tolist() == [[20, x], [24, x]]
+        own = record["points"][record["points"][:, 0] == t, 1:]
+        assert own.tolist() == [[40, 20 + 3 * sample], [48, 20 + 3 * sample]]
         assert record["maps"][t].max() == record["maps"][t][22, x] == 255
         # One degree is 50 of 128 pixels, 25 pixels of the map; there the density is exp(-1/2).
         aside = x - 25 if x >= 25 else x + 25
@@ -83,7 +84,7 @@ def test_a_frame_that_nobody_looks_at_has_an_empty_map(tmp_path):
         path.write_text(path.read_text().replace("\t1", "\t2"))
     (video,) = diem.DATASET.find(source)
     record = gaze.gaze_record(video, stream_of(2, (24, 32)), (24, 32))
-    assert not record["maps"].any() and not record["fixations"].any()
+    assert not record["maps"].any() and not len(record["points"])
 
 
 def test_views_of_one_scene_are_one_content():

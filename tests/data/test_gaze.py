@@ -9,6 +9,7 @@ from PIL import Image
 from dagr_jax import stages
 from dagr_jax.configs import saliency
 from dagr_jax.data import dhf1k, gaze, gaze_folder
+from dagr_jax.data.loader import SaliencySource
 from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
 from dagr_jax.data.splits import Protocol
@@ -73,9 +74,13 @@ def test_dhf1k_as_it_is_unpacked(source, tmp_path, capsys):
         [row.content for row in listed], [row.part for row in listed]
     )
     assert [parts.count(part) for part in ("train", "val", "test")] == [9, 3, 4]
-    for record in open_records(out, "saliency"):
+    source = SaliencySource(out, np.arange(16))
+    assert source.videos == [row.video for row in listed]
+    for i, record in enumerate(source):
         assert record["frames"].shape == (3, 16, 24, 3)
+        assert source.native_size(i) == (32, 48)
         for t, frame in enumerate((0, 3, 6)):
+            assert source.points(i)[t].tolist() == [[8, 12 + frame]]
             # Half the size: (8, 12 + frame) goes to (4, 6 + frame // 2).
             assert np.argwhere(record["fixations"][t]).tolist() == [[4, 6 + frame // 2]]
             m = record["maps"][t]

@@ -31,9 +31,9 @@ def columns(maps):
         (10, "linspace", [0, 4, 9]),
         (7, "linspace", [0, 3, 6]),
         (10, "first", [0, 1, 2]),
-        (10, "static", [0, 0, 0]),
+        (10, "first_map", [0, 0, 0]),
         (3, "matched", [0, 1, 2]),  # one map per sampled frame
-        (3, "static", [0, 0, 0]),
+        (3, "first_map", [0, 0, 0]),
     ],
 )
 def test_which_maps_go_with_the_frames(tmp_path, count, choice, expected):

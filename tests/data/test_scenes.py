@@ -51,6 +51,12 @@ def test_gaze_follows_the_objects():
 def test_fixations_fall_where_the_density_is():
     density = np.zeros((4, 5))
     density[1, 2], density[3, 4] = 0.75, 0.25
-    points = scenes.fixations(density, 50, np.random.default_rng(0))
-    assert points.dtype == np.uint8
-    assert set(zip(*np.nonzero(points), strict=True)) == {(1, 2), (3, 4)}
+    points = scenes.fixations(density, 300, (41, 53), np.random.default_rng(0))
+    assert points.shape == (300, 2) and points.dtype == np.int32
+    cells = points * (4, 5) // (41, 53)
+    assert {*map(tuple, cells.tolist())} == {(1, 2), (3, 4)}
+    assert (cells[:, 0] == 1).mean() == pytest.approx(0.75, abs=0.1)
+    # Cell (1, 2) is rows 11 to 20 and columns 22 to 31: all are drawn.
+    inside = points[cells[:, 0] == 1]
+    assert {*inside[:, 0].tolist()} == {*range(11, 21)}
+    assert {*inside[:, 1].tolist()} == {*range(22, 32)}

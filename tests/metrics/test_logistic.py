@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
-from dagr_jax.metrics.agreement import bootstrap, fit_logistic, plcc, rmse
+from dagr_jax.metrics.agreement import fit_logistic, plcc, rmse
+from dagr_jax.metrics.resampling import bootstrap
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 seeds = st.integers(0, 2**32 - 1)

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from dagr_jax import cli
-from dagr_jax.metrics import agreement
+from dagr_jax.metrics import agreement, resampling
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "predictions"
 FUSION = "fusion=0.428*dover_aesthetic + 0.572*dover_technical"
@@ -60,7 +60,7 @@ def test_table_is_scipys(two, capsys):
     assert row["krcc"]["value"] == pytest.approx(stats.kendalltau(data["b"], data["mos"])[0])
     off = np.sqrt(np.mean((data["b"] - data["mos"]) ** 2))
     assert row["rmse"]["value"] == pytest.approx(off) and row["rmse_fitted"]["value"] < off
-    low, high = agreement.bootstrap(
+    low, high = resampling.bootstrap(
         agreement.srcc, data["b"], data["mos"], data["content"].astype(int).astype(str), n=50
     )
     assert (row["srcc"]["low"], row["srcc"]["high"]) == pytest.approx((low, high))
@@ -108,9 +108,10 @@ def test_a_run_tells_its_name_and_data_set(tiny_run, capsys):
 def test_compare(two, capsys):
     source = f"set={two / 'two.csv'}"
     call = ["compare", source, source, "--models", "a", "b", "--bootstrap", 200]
-    code, out, _ = run(capsys, *call)
+    code, out, err = run(capsys, *call)
     lines = out.splitlines()
     assert code == 0 and lines[0] == "A: a, B: b, 60 videos of set"
+    assert re.fullmatch(r"dagr: the 60 videos show \d+ contents, so they are not .*\n", err)
     assert lines[-1].startswith("a ranks better than b: SRCC differs by 0.")
     found = json.loads(run(capsys, *call, "--format", "json")[1])
     data = columns(two / "two.csv")

@@ -56,7 +56,62 @@ def test_a_network_averages_over_its_seeds_and_frames_without_fixations_count_fo
     row = saliency_table._row("both", [one, doubled], 20)
     assert row["networks"] == 2 and row["nss"]["value"] == pytest.approx(1.5 * 6 / 5)
     less = saliency_table._row("one - two", [one], 20, [doubled])
-    assert less["nss"]["value"] == pytest.approx(-6 / 5) and less["nss"]["high"] < 0
+    assert less["nss"]["value"] == pytest.approx(-6 / 5)
+
+
+def test_intervals_of_table_3_cover_seeds_and_contents():
+    """Nothing differs between two networks; their three seeds and 20 contents vary alike.
+
+    Contents alone leave 0 out of about a half of these intervals.
+    """
+    rng, hits = np.random.default_rng(6), 0
+    contents = tuple(f"c{i}" for i in range(20))
+
+    def seeds():
+        for _ in range(3):
+            values = rng.normal() + 0.3 * rng.normal(size=20)
+            yield Judged(
+                contents, dict.fromkeys(gaze.NAMES, values), dict.fromkeys(gaze.NAMES, ONES)
+            )
+
+    ONES = np.ones(20, int)
+    for _ in range(120):
+        found = saliency_table._row("a - b", [*seeds()], 200, [*seeds()])["nss"]
+        hits += found["low"] <= 0 <= found["high"]
+    # With three seeds a side, a bootstrap covers less than its 95 %.
+    assert hits / 120 > 0.8
+
+
+def test_metrics_of_fixations_are_those_of_their_own_size():
+    """Fixations that share a cell of the map count each; a plain NSS of the resized map."""
+    rng = np.random.default_rng(7)
+    small = rng.random((14, 25))
+    points = np.unique(rng.integers(0, (180, 320), (40, 2)), axis=0)
+    points = np.concatenate([points, points[:5] + 1])
+    found = gaze.fixated(small, points, (180, 320), np.ones((180, 320)))
+    full = plain_resize(small, 180, 320)
+    values = [(full[y, x] - full.mean()) / full.std() for y, x in points]
+    assert found["nss"] == pytest.approx(np.mean(values), abs=1e-10)
+    below = [np.mean((full < full[y, x]) + (full == full[y, x]) / 2) for y, x in points]
+    # Against all pixels instead of the other pixels: each of 45 fixations among 57,600 pixels.
+    assert found["auc_judd"] == pytest.approx(np.mean(below), abs=1e-3)
+
+
+def plain_resize(values, height, width):
+    """Bilinear with half-pixel centres, pixel by pixel."""
+    h, w = values.shape
+    out = np.zeros((height, width))
+    for i in range(height):
+        y = min(max((i + 0.5) * h / height - 0.5, 0), h - 1)
+        top = min(int(y), h - 2)
+        for j in range(width):
+            x = min(max((j + 0.5) * w / width - 0.5, 0), w - 1)
+            left = min(int(x), w - 2)
+            a, b = y - top, x - left
+            four = values[top : top + 2, left : left + 2]
+            rows = four[0] * (1 - a) + four[1] * a
+            out[i, j] = rows[0] * (1 - b) + rows[1] * b
+    return out
 
 
 def test_wrong_sets_and_parts_are_one_line(tiny_run, tmp_path, capsys):
@@ -68,11 +123,16 @@ def test_wrong_sets_and_parts_are_one_line(tiny_run, tmp_path, capsys):
     path.write_text(path.read_text().replace(",test,", ",train,"))
     code, _, err = report(capsys, *call, tmp_path / "set", "--part", "test")
     assert code == 1 and "has no part test (it has: train, val); take another, all or uns" in err
-    held = json.loads((tmp_path / "set" / "prepared.json").read_text())
-    held["stream"]["frames"] = 9
-    (tmp_path / "set" / "prepared.json").write_text(json.dumps(held))
-    code, _, err = report(capsys, *call, tmp_path / "set", "--part", "all")
-    assert code == 1 and "9 frames a video" in err and "prepare it anew with --frames 4" in err
+    shutil.copytree(tiny_run, tmp_path / "run")
+    for path in (tmp_path / "run").glob("*/*/meta/metadata"):
+        held = json.loads(path.read_text())
+        held["settings"]["trained_frames"] = 3
+        path.write_text(json.dumps(held))
+    both = ("saliency", tmp_path / "run", "--data", tiny_run / "data")
+    code, _, err = report(capsys, *both)
+    assert code == 1 and "have 4 frames, which do not divide into windows of 3" in err
+    code, _, err = report(capsys, "saliency", tiny_run, *both[1:])
+    assert code == 1 and "see different numbers of frames together" in err
 
 
 def test_registers_are_the_same_for_all_videos_and_their_response_is_not(
@@ -85,8 +145,11 @@ def test_registers_are_the_same_for_all_videos_and_their_response_is_not(
     with pytest.raises(StageError, match=r"15 videos have no class, 'content008_0.*' first"):
         registers_of(tiny_run, tiny_run / "data", "unseen", {})
     assert found.difference == 0 and found.tokens.shape == (2, 2)
-    response, bottleneck = found.clouds
-    assert response.features.shape == (55, 2) and bottleneck.features.shape == (55, 3)
+    response, first, bottleneck, silenced, colour = found.clouds
+    assert response.features.shape == first.features.shape == (55, 2)
+    assert bottleneck.features.shape == silenced.features.shape == colour.features.shape == (55, 3)
+    frames = records_of(tiny_run / "data", "all", [])[0][7]["frames"]
+    np.testing.assert_allclose(colour.features[7], frames.mean((0, 1, 2)))
     assert np.ptp(response.features, axis=0).max() > 1e-4
     for cloud in found.clouds:
         x = cloud.features[:, cloud.features.std(axis=0) > 0]

@@ -70,5 +70,15 @@ def test_windows_are_read_where_maps_of_them_count(preset):
 
 def test_what_this_version_says_stays_as_it_is():
     upgrade = registry.contract("dagr").upgrade
-    once = upgrade(earlier(window=0, choice="static"))
+    once = upgrade(earlier(window=0, choice="matched"))
     assert upgrade(once) == once
+
+
+def test_the_static_choice_is_the_first_map():
+    upgrade = registry.contract("dagr").upgrade
+    once = upgrade(earlier(window=8, choice="static"))
+    assert once["settings"]["choice"] == once["inputs"]["windows"]["choice"] == "first_map"
+    between = {**once, "settings": {**once["settings"], "choice": "static"}}
+    between["inputs"] = {**once["inputs"], "windows": {**once["inputs"]["windows"]}}
+    between["inputs"]["windows"]["choice"] = "static"
+    assert upgrade(between) == once

@@ -20,7 +20,7 @@ from dagr_jax.train.steps import make_train_step
 
 torch = pytest.importorskip("torch", reason="needs PyTorch")
 
-from dagr_jax.bench import twin  # noqa: E402
+from dagr_jax.bench import twin, twin_losses  # noqa: E402
 from dagr_jax.bench.golden import weight as golden_weight  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -193,7 +193,7 @@ def test_saliency_training(name):
 
     def loss_of(batch):
         logits = net(batch["frames"].permute(0, 1, 4, 2, 3) / 255)
-        return twin.saliency_loss(logits[:, 0], batch["maps"] / 255, name, gamma)
+        return twin_losses.saliency_loss(logits[:, 0], batch["maps"] / 255, name, gamma)
 
     task = SaliencyTask(
         unet3d.Model(**UNET, preset=name, dtype="float64"), preset=name, gamma=gamma
@@ -220,7 +220,7 @@ def test_quality_training(name, raised):
         frames, maps = batch["frames"] / 255, batch["maps"] / 255
         fused = (1 - alpha) * frames + alpha * frames * maps[..., None]
         scores = net(fused.permute(0, 4, 1, 2, 3))
-        return twin.quality_loss(scores, batch["target"], name, weight)
+        return twin_losses.quality_loss(scores, batch["target"], name, weight)
 
     model = dagr.Model(saliency=None, vqa=fields, alpha=alpha, preset=name, dtype="float64")
     task = QualityTask(model, preset=name, weight=weight)

@@ -77,8 +77,17 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
     config.sampling = {"num_frames": 8, "rule": "linspace", "size": (224, 398)}
 
     add_training(config, "saliency", batch_size=4, learning_rate=5e-3, epochs=180)
-    # data_dir: folder of a prepared saliency set; "": the set next to the quality set.
-    config.saliency.update({"data_dir": "", "gamma": 0.01, "flip": False})
+    more = {
+        # Folder of a prepared saliency set; "": the set next to the quality set.
+        "data_dir": "",
+        # Number of frames of a gaze record; 0: sampling.num_frames. Number of successive frames of
+        # these that a training item contains, a divisor; 0: all.
+        "num_frames": 0,
+        "window": 0,
+        "gamma": 0.01,
+        "flip": False,
+    }
+    config.saliency.update(more)
     add_training(config, "vqa", batch_size=5, learning_rate=1e-5, epochs=300)
     more = {
         # ImageNet weights from which the ResNet-50 starts: a .pth or .safetensors file with
@@ -102,8 +111,8 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
     config.vqa.update(more)
     # window 0: the sampled frames are one window of the saliency network. Otherwise the network
     # runs over every frame of the source file in windows of `window` frames, and `choice` selects
-    # the maps for the sampled frames: "matched", "linspace", "first", or "static", the first map
-    # for all (`dagr_jax.video.sampling.map_indices`). folder: maps that another model made, one
+    # the maps for the sampled frames: "matched", "linspace", "first", or "first_map", the first
+    # map for all (`dagr_jax.video.sampling.map_indices`). folder: maps that another model made, one
     # folder of grey pictures per video (`dagr_jax.data.map_folder`); "": maps of the saliency
     # network.
     config.maps = {"window": 0, "choice": "matched", "folder": "", "batch_size": 4}
@@ -112,14 +121,20 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
 
 
 def _paper(config: config_dict.ConfigDict) -> None:
-    """Sets the recipe of the paper: the default fields above, with an ImageNet backbone."""
+    """Sets the recipe of the paper: the default fields above, with an ImageNet backbone.
+
+    The paper trains the saliency network on 4 clips of 60 frames at once, which do not fit into the
+    memory of one GPU. An update is the mean of ten batches of 4 windows of 6 frames.
+    """
+    config.saliency.update({"num_frames": 60, "window": 6})
+    config.saliency.optim.accumulate = 10
     config.vqa.backbone = IMAGENET
     config.model.args.vqa.normalize = True
 
 
 def _release(config: config_dict.ConfigDict) -> None:
     """Sets the recipe of the PyTorch release, which trains only the spatial head, no saliency."""
-    config.saliency.update({"epochs": 200, "batch_size": 5})
+    config.saliency.update({"epochs": 200, "batch_size": 5, "num_frames": 60, "window": 6})
     config.saliency.optim.update(
         {"schedule": "torch_cosine", "period": 20, "clip_norm": 1.0, "accumulate": 4}
     )
@@ -219,6 +234,7 @@ def shrink(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     """
     with config.unlocked():
         config.sampling.update({"num_frames": 4, "size": (32, 48)})
+        config.saliency.update({"num_frames": 0, "window": 0})
         config.model.args.saliency_size = (16, 24)
         config.model.args.saliency.conv_form = "native"  # compiles fastest
         config.model.args.saliency.update(

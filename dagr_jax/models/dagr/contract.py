@@ -114,12 +114,22 @@ class Dagr(Contract):
         return {**args, "saliency": None} if config.maps.folder else args
 
     def settings(self, config: Config) -> dict[str, Any]:
-        maps = config.maps
-        return {"window": maps.window, "choice": maps.choice, "outside": bool(maps.folder)}
+        maps, section = config.maps, config.saliency
+        return {
+            "window": maps.window,
+            "choice": maps.choice,
+            "outside": bool(maps.folder),
+            # Number of frames that the saliency network sees together in training.
+            "trained_frames": section.window or section.num_frames or config.sampling.num_frames,
+        }
 
     def map_size(self, config: Config) -> tuple[int, int]:
         height, width = config.model.args.saliency_size or config.sampling.size
         return height, width
+
+    def gaze_frames(self, config: Config) -> int:
+        frames: int = config.saliency.num_frames
+        return frames
 
     def streams(
         self, model: nn.Module, inputs: InputSpec, settings: Mapping[str, Any]
@@ -138,7 +148,7 @@ class Dagr(Contract):
                 parts=() if plan["outside"] else ("saliency",),
                 quantized=True,
                 choice=plan["choice"],
-                inline=not (windows or plan["outside"] or plan["choice"] == "static"),
+                inline=not (windows or plan["outside"] or plan["choice"] == "first_map"),
                 folder=plan.get("folder", "") if plan["outside"] else "",
                 outside=plan["outside"],
                 size=_map_size(model, inputs),
@@ -175,6 +185,7 @@ class Dagr(Contract):
             args=own,
             example={"": (1, 2, *self.map_size(config), 3)},
             part="saliency",
+            frames=section.window,
             best="cc",
             sections=_DATA,
             otherwise="config.maps.folder to maps of another model, or config.model.args.alpha to "
@@ -267,18 +278,28 @@ class Dagr(Contract):
         return _inputs(sampling, (224, 398), plan, "release", options["alpha"]), plan
 
     def upgrade(self, meta: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the metadata of a checkpoint of version 0.1 in the current format.
+        """Returns the metadata of a checkpoint of an earlier version in the current format.
 
-        Version 0.1 stored sampling, size and maps in separate fields, also for a network alone.
+        Version 0.1 stored sampling, size and maps in separate fields, also for a network alone. The
+        choice "first_map" was called "static".
         """
         if "inputs" in meta:
-            return dict(meta)
+            return {
+                **meta,
+                "inputs": {name: _renamed(stream) for name, stream in meta["inputs"].items()},
+                "settings": _renamed(meta["settings"]),
+            }
         told = {k: v for k, v in meta.items() if k not in ("sampling", "resize", "maps")}
-        plan = {**_PLAIN, **meta["maps"]}
+        plan = _renamed({**_PLAIN, **meta["maps"]})
         alpha = meta["model_args"].get("alpha", 0.0)
         size = tuple(meta["resize"]["size"])
         inputs = _inputs(meta["sampling"], size, plan, meta["preset"], alpha)
         return {**told, "inputs": inputs.to_json(), "settings": plan}
+
+
+def _renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    old = fields.get("choice") == "static"
+    return {**fields, "choice": "first_map"} if old else dict(fields)
 
 
 def _inputs(

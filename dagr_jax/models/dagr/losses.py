@@ -235,7 +235,8 @@ def spearman_soft(
     Returns:
         Scalar in [−1, 1]; 0 if the predictions or the targets are constant.
     """
-    return _pearson(soft_rank(pred, temperature), soft_rank(target, temperature))
+    wide = jnp.asarray(target, jnp.result_type(pred, target))
+    return _pearson(soft_rank(pred, temperature), soft_rank(wide, temperature))
 
 
 def spearman(pred: Float[Arrays, " b"], target: Float[Arrays, " b"]) -> Float[Array, ""]:

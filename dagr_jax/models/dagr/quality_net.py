@@ -21,7 +21,7 @@ from dagr_jax.layers.torch_names import Arrays, Layer, numbers, size
 from dagr_jax.models.dagr.layout import check_preset, frame_layout
 from dagr_jax.runtime.errors import DagrError
 
-HEADS = ("full", "spatial", "temporal")
+HEADS = ("full", "spatial", "temporal", "transformer")
 
 # Channel statistics of ImageNet in [0, 1], used in the training of ImageNet backbones.
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -67,18 +67,22 @@ class Regressor(nn.Module):
 
 
 class Model(nn.Module):
-    """The quality network with one of three heads.
+    """The quality network with one of four heads.
 
     Attributes:
         head: 'full' combines the spatial and the temporal branch. 'spatial' averages the features
-            of the ResNet over time. 'temporal' sees only the mean colour of each frame.
+            of the ResNet over time. 'temporal' is the temporal-only network of the release, which
+            sees only the mean colour of each frame. 'transformer' is the temporal branch of the
+            full head alone: the features of the ResNet, the transformer, y_t. The release has no
+            such network.
         stage_sizes: Number of blocks of each stage of the ResNet.
         width: Number of stem channels of the ResNet. Four stages give 32·width features.
         num_layers: Number of layers of the transformer.
         num_heads: Number of attention heads of the transformer. The temporal head of the release
             has one.
         mlp_dim: Hidden width of the MLPs of the transformer.
-        projection_dim: Channels of the linear layer before the regressor ('full' and 'spatial').
+        projection_dim: Channels of the linear layer before the regressor (all heads but
+            'temporal').
         temporal_dim: Channels of the transformer of the head 'temporal'.
         regressor: Widths of the hidden layers of the regressor.
         dropout: Dropout rate of the transformer and the regressor.
@@ -161,6 +165,8 @@ class Model(nn.Module):
             x = self.temporal(self.projector(features), train=train)
         elif self.head == "spatial":
             x = self.projector(features.mean(axis=1))
+        elif self.head == "transformer":
+            x = self.projector(self.temporal(features, train=train))
         else:
             both = [features.mean(axis=1), self.temporal(features, train=train)]
             x = self.projector(jnp.concatenate(both, axis=-1))  # (B, projection_dim)
@@ -200,7 +206,16 @@ def of_torch(arrays: Arrays) -> Model:
 
 
 def torch_layers(model: Model) -> Iterator[Layer]:
-    """Yields the PyTorch layers of a model (see `torch_names`)."""
+    """Yields the PyTorch layers of a model (see `torch_names`).
+
+    Raises:
+        DagrError: The release has no network with this head.
+    """
+    if model.head not in _PROJECTORS:
+        raise DagrError(
+            f"a quality net with the head {model.head!r} has no counterpart in the PyTorch "
+            f"release, whose heads are {', '.join(_PROJECTORS)}"
+        )
     if model.head != "temporal":
         for name, path, kind in resnet_layers(model.stage_sizes):
             child, dot, rest = name.partition(".")

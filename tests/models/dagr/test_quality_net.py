@@ -131,6 +131,25 @@ def test_spatial_head_does_not_see_the_order_of_frames_but_the_full_one_does(fil
     assert np.abs(difference).max() > 1e-5
 
 
+def test_the_transformer_head_is_the_temporal_branch_of_the_full_head(fill, golden_data):
+    """The full head with zero weights for y_s has the same scores, from the same features."""
+    fused = golden_data([1], 2, 4, 32, 32, 3)
+    full, own = quality_net.Model(**SMALL), quality_net.Model(**SMALL, head="transformer")
+    variables = fill(full, fused)
+    params = dict(variables["params"])
+    kernel = np.array(params["projector"]["kernel"])
+    half = kernel.shape[0] // 2
+    kernel[:half] = 0
+    params["projector"] = {**params["projector"], "kernel": kernel}
+    silent = {**variables, "params": params}
+    params = {**params, "projector": {**params["projector"], "kernel": kernel[half:]}}
+    np.testing.assert_allclose(
+        scores(own, {**variables, "params": params}, fused), scores(full, silent, fused), rtol=1e-5
+    )
+    with pytest.raises(DagrError, match="head 'transformer' has no counterpart in the PyTorch"):
+        convert.to_state_dict("vqa", own, {**variables, "params": params})
+
+
 def test_temporal_head_sees_mean_colours_alone(fill, golden_data):
     fused = golden_data([2], 2, 4, 8, 8, 3)
     model = quality_net.Model(**SMALL, head="temporal")
