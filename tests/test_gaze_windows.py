@@ -70,7 +70,6 @@ def test_windows_equal_windows_that_are_cut_by_hand(source, tmp_path):  # noqa: 
     stages.run_stages(by_hand, tmp_path / "hand")
     one, two = (load_variables(tmp_path / name) for name in ("windows", "hand"))
     assert same_bits(one[0], two[0]) and one[1]["metrics"] == two[1]["metrics"]
-    assert one[1]["settings"]["trained_frames"] == 3
     assert one[1]["inputs"]["frames"]["frames"] == config.sampling.num_frames == 4
     rows = Run(config, tmp_path / "windows").rows["test"]
     whole, windows = SaliencySource(data, rows), SaliencySource(data, rows, 3)
@@ -94,15 +93,7 @@ def test_trained_on_windows_and_scored_with_fewer_frames(tmp_path, capsys):
     scorer = Scorer.from_checkpoint(tmp_path)
     assert scorer.meta["inputs"]["frames"]["frames"] == 4
     assert np.isfinite(scorer.score(clip).score)
-    call = [
-        "report",
-        "saliency",
-        str(tmp_path),
-        "--data",
-        str(tmp_path / "data"),
-        "--format",
-        "json",
-    ]
+    call = f"report saliency {tmp_path} --data {tmp_path / 'data'} --window 5 --format json".split()
     assert cli.main([*call, "--bootstrap", "5"]) == 0
     row = json.loads(capsys.readouterr().out)["rows"][0]
     assert row["videos"] == 15 and row["nss"]["value"] == pytest.approx(found["saliency"]["nss"])

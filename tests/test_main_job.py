@@ -50,7 +50,7 @@ def clips() -> list[Path]:
 def test_unseen_contents_are_ranked_and_their_saliency_is_more_than_a_centre_bias(run):
     result = json.loads((run / "test" / "metrics.json").read_text())
     assert result["n"] == 100
-    # Seeds 0, 1 and 2 gave 0.797, 0.766 and 0.821. Rounding on another machine acts like another
+    # Seeds 0, 1 and 2 gave 0.777, 0.799 and 0.777. Rounding on another machine acts like another
     # seed.
     assert result["srcc"]["value"] >= 0.72
     assert result["srcc"]["value"] > max(map(abs, result["baselines"].values()))

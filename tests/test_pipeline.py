@@ -217,6 +217,10 @@ def test_undefined_metrics_are_null(tmp_path):
             {"model.args.saliency.bottleneck": 5},
             r"its saliency network does not match \(\d+ differ",
         ),
+        (
+            {"model.args.saliency.register_layout": "channels"},
+            "its saliency network has register_layout time, and that of this run has channels",
+        ),
     ],
 )
 def test_weights_of_another_network_are_refused(workdir, tmp_path, change, says):

@@ -15,10 +15,11 @@ from ml_collections import config_dict
 from PIL import Image
 
 from dagr_jax import stages
-from dagr_jax.configs import ablation
+from dagr_jax.configs import ablation, registers
 from dagr_jax.report import figures
 from dagr_jax.stages import sweep
 from dagr_jax.stages.artifacts import StageError
+from tests.tiny_run import shrink
 
 CONFIG = Path(__file__).with_name("tiny_sweep.py")
 ROOT = CONFIG.parents[1]
@@ -78,9 +79,9 @@ def test_every_run_is_made_once(made):
 def test_runs_with_one_saliency_network_share_it_and_its_maps(made):
     home, _ = made
     trained = sorted((home / "shared").glob("seed*"))
-    # For each of two seeds those of the own set, with each layout of the registers, and that of the
-    # second set.
-    assert len(trained) == 6
+    # For each of two seeds those of the own set, with each layout of the registers and of single
+    # frames, and that of the second set.
+    assert len(trained) == 8
     inode = {
         name: next((home / "runs" / f"{name}-seed0" / "maps" / "maps").rglob("*.array_record*"))
         .stat()
@@ -137,6 +138,31 @@ def test_a_row_has_the_metrics_of_its_saliency_network(made):
     assert found["all", 0] == found["alpha25", 0] == found["first_map", 0] is not None
     assert len({found[name, 0] for name in ("all", "n4", "second_n4")}) == 3
     assert found["alpha0", 0] is None  # without saliency
+
+
+@pytest.mark.slow
+def test_the_networks_of_table_3_train_until_they_no_longer_improve(tmp_path, capsys):
+    """`configs/registers.py` at toy size, twice: the second call trains nothing."""
+    config = registers.get_config()
+    with config.unlocked():
+        shrink(config.base)
+        config.base.dataset.args.update({"contents": (6, 2, 3), "frames": 10, "fixations": 4})
+        config.base.saliency.update({"steps": 40, "eval_every": 1, "patience": 1})
+        config.seeds = (0,)
+    stages.run_stages(config, tmp_path)
+    steps = {}
+    for path in (tmp_path / "shared").glob("*/saliency/log.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        values = [line["val_cc"] for line in lines]
+        assert values[-1] < max(values) and values[-2] == max(values)  # one without a new best
+        steps[path] = len(lines)
+    assert len(steps) == 3 and max(steps.values()) < 40
+    (tmp_path / "runs" / "zero-seed0" / "result.json").unlink()
+    stages.run_stages(config, tmp_path)
+    assert {path: len(path.read_text().splitlines()) for path in steps} == steps
+    rows = figures.table(json.loads((tmp_path / "sweep.json").read_text()))
+    assert {row["run"] for row in rows} == {"published", "zero", "none"}
+    assert all(-1 <= row["saliency_cc"] <= 1 and "srcc" not in row for row in rows)
 
 
 def test_a_name_or_a_field_that_is_not_there_is_one_line(tmp_path):

@@ -5,7 +5,7 @@ from ml_collections import config_dict
 from dagr_jax.configs import ablation
 from tests.tiny_run import shrink
 
-RUNS = ("all", "alpha0", "alpha25", "n4", "second_n4", "first_map", "trained")
+RUNS = ("all", "alpha0", "alpha25", "n4", "second_n4", "static", "first_map", "trained")
 
 
 def get_config() -> config_dict.ConfigDict:

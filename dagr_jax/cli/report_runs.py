@@ -20,8 +20,9 @@ def add(kinds: Any) -> None:
         "saliency",
         help="metrics of saliency networks on a prepared saliency set (Table 3)",
         description="Computes CC, NSS, SIM, KLD, AUC-Judd, AUC-Borji, shuffled AUC and temporal "
-        "consistency, with 95 % bootstrap intervals over contents, for the networks and for maps "
-        "that ignore the video. For two names also the difference.",
+        "consistency, with 95 % bootstrap intervals over contents and checkpoints, for the "
+        "networks and for maps that ignore the video. With several names, also the difference of "
+        "each to the last.",
     )
     saliency.add_argument(
         "networks",
@@ -36,7 +37,7 @@ def add(kinds: Any) -> None:
         "--batch-size", type=int, default=8, metavar="N", help="videos per batch (default: 8)"
     )
     saliency.add_argument(
-        "--published", action="store_true", help="add the paper's results, marked as published"
+        "--published", action="store_true", help="add the paper's own results, marked as published"
     )
     add_output(saliency, ("table", "md", "json", "jsonl", "csv"))
     saliency.set_defaults(run=_saliency)
@@ -44,8 +45,9 @@ def add(kinds: Any) -> None:
     sweep = kinds.add_parser(
         "sweep",
         help="results and figures of a sweep (Table 6, figures 5, 7 and 8)",
-        description="Prints the mean SRCC over seeds and its 95 % interval for each finished run, "
-        "and redraws the figures in WORKDIR/figures.",
+        description="Prints, for each finished run, the mean over seeds of the SRCC and its 95 % "
+        "interval, and the means of other metrics; in a sweep of saliency networks, of their CC. "
+        "Redraws the figures in WORKDIR/figures.",
     )
     sweep.add_argument("workdir", metavar="WORKDIR", help="working directory of the sweep")
     add_output(sweep, ("table", "md", "json", "jsonl", "csv"), bootstrap=False)
@@ -107,6 +109,14 @@ def _add_part(command: argparse.ArgumentParser) -> None:
         help="videos of the set to use: those on which the network was neither trained nor "
         "validated (unseen), a part that the set's own files define, or all (default: unseen)",
     )
+    command.add_argument(
+        "--window",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of successive frames that the networks see together, for networks that were "
+        "trained on windows (default: all frames of a record)",
+    )
 
 
 def _saliency(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -124,6 +134,7 @@ def _saliency(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
         networks,
         Path(arguments.data),
         arguments.part,
+        window=arguments.window,
         batch_size=arguments.batch_size,
         resamples=arguments.bootstrap,
     )
@@ -167,7 +178,13 @@ def _registers(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -
 
     _check_picture(arguments, parser)
     classes = _classes(arguments.classes) if arguments.classes else None
-    found = registers_of(Path(arguments.checkpoint), Path(arguments.data), arguments.part, classes)
+    found = registers_of(
+        Path(arguments.checkpoint),
+        Path(arguments.data),
+        arguments.part,
+        classes,
+        arguments.window,
+    )
     registers_figure.draw(Path(arguments.out), found)
     videos, contents = len(found.classes), len(set(found.classes))
     rows: list[dict[str, Any]] = [

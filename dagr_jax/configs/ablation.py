@@ -54,8 +54,12 @@ def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
             "* learned on all frames of a video; the others on one, so that no transformer saw time"
         )
     # Single frames, as many in a batch as the windows of the other runs hold together.
-    size = base.saliency.batch_size * (base.saliency.window or base.sampling.num_frames)
-    single = {"saliency": {"window": 1, "batch_size": size}, "maps": {"window": 1}}
+    section = base.saliency
+    frames = section.window or section.num_frames or base.sampling.num_frames
+    single = {
+        "saliency": {"window": 1, "batch_size": section.batch_size * frames},
+        "maps": {"window": 1},
+    }
     config.runs = {
         # Table 6.
         "spatial": {"model": {"args": {"alpha": 0.0, "vqa": {"head": "spatial"}}}},
@@ -73,7 +77,8 @@ def get_config(choice: str = "synthetic,small") -> config_dict.ConfigDict:
         "all": {},
         # Figure 5: a network of single frames (the static saliency of the paper), and the first map
         # for all frames. The dynamic run without registers is n0, the run without saliency alpha0.
-        "static": single,
+        # In the layout of the release, a single frame has one token; here it has all four.
+        "static": _merged(single, _channels(4)),
         "static_n0": _merged(single, _registers(0)),
         "first_map": {"maps": {"choice": "first_map"}},
         "first_map_n0": {"maps": {"choice": "first_map"}, **_registers(0)},

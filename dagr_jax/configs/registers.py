@@ -22,9 +22,12 @@ def get_config(choice: str = "synthetic") -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
     config.base = saliency.get_config(choice)
     config.base.stages = ("prepare", "saliency")
-    # At most 4000 steps; training ends after ten evaluations without a new best one.
-    config.base.saliency.update({"steps": 4000, "epochs": 0, "eval_every": 20, "patience": 10})
-    config.base.saliency.optim.schedule = "constant"
+    # At most 4000 updates; training ends after ten evaluations without a new best one.
+    section = config.base.saliency
+    section.optim.schedule = "constant"
+    batches = section.optim.accumulate
+    section.update({"steps": 4000 * batches, "epochs": 0, "eval_every": 20 * batches})
+    section.patience = 10
     config.seeds = (0, 1, 2)
     config.saliency_sets = {}
     config.runs = {

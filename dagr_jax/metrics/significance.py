@@ -9,8 +9,8 @@ dependent correlations; and a bootstrap of the difference of the correlations.
 
 All tests but the bootstrap assume that the videos are independent. If several videos show the same
 content, they are not, and these tests find differences where there are none: at a level of 5 %, in
-more than a third of simulated comparisons of equally good models. The verdict then uses the
-bootstrap alone, which resamples contents.
+a quarter of simulated comparisons of equally good models, with five videos a content. The verdict
+then uses the bootstrap alone, which resamples contents.
 """
 
 import dataclasses

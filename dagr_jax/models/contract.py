@@ -1,9 +1,8 @@
 """The interface of a model. The rest of the program uses nothing else of a model.
 
-A model is one folder under `models/` and one line in `registry.MODELS`. Other packages add models
-with the entry-point group `dagr_jax.models`. The `CONTRACT` of the folder is a `Contract`.
-Training, scoring, evaluation, pages and conversion use it and refer to no model by name.
-docs/adding_a_model.md is the checklist.
+A model is one folder under `models/` and one line in `registry.MODELS`; other packages use the
+entry-point group `dagr_jax.models`. Its `CONTRACT` is a `Contract`. Training, scoring, evaluation,
+pages and conversion refer to no model by name. docs/adding_a_model.md is the checklist.
 """
 
 import abc
@@ -157,14 +156,12 @@ class TrainStage:
         part: Name of `module` in the complete model; "" if it is the complete model.
         begins_with: Part of the complete model → earlier stage whose result the part starts from.
         streams: Names of the cached streams that a batch contains.
-        frames: Number of the stored frames that a training item contains; 0: all. Of a video they
-            are a random subset. A gaze record is divided into windows of so many successive frames,
-            and each window is an item, in training, validation and test.
+        frames: Number of the stored frames of a training item; 0: all. Of a video, a random
+            subset. A gaze record is cut into windows of so many successive frames, each an item.
         best: Validation metric that selects the checkpoint; higher is better.
         sections: Sections of the config that the weights depend on.
         pretrained: Parts that start from published weights.
-        otherwise: Other settings that the user can change if there are no records to train on. The
-            error message contains them.
+        otherwise: Other settings to change if there are no records to train on, for the message.
     """
 
     name: str
@@ -274,6 +271,9 @@ class Contract(abc.ABC):
     # Networks that a checkpoint can hold alone: name → (module class with plain-data fields, name
     # of the part in the complete model).
     networks: Mapping[str, tuple[type[nn.Module], str]] = {}
+    # Part → {field of its network: default}: fields that change what weights mean, but no shapes. A
+    # start from another run must have the same values; a missing one is the default.
+    meanings: Mapping[str, Mapping[str, Any]] = {}
     torch: Sequence[TorchNetwork] = ()
     convert_options: Sequence[ConvertOption] = ()
 

@@ -83,12 +83,12 @@ def rows_of(models: Iterable[Predictions], resamples: int) -> list[dict[str, Any
 
 
 def published() -> list[dict[str, Any]]:
-    """Returns the rows of the paper's Table 1, which have values without intervals."""
+    """Returns the paper's own rows of its Table 1, which have values without intervals."""
     return [_published(row, ("model", "dataset")) for row in _paper()["table1"]]
 
 
 def published_saliency() -> list[dict[str, Any]]:
-    """Returns the rows of the paper's Table 3, which have values without intervals."""
+    """Returns the paper's own rows of its Table 3, which have values without intervals."""
     return [_published(row, ("network", "dataset")) for row in _paper()["table3"]]
 
 

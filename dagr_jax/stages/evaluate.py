@@ -70,7 +70,7 @@ def prepare_other(run: Run, name: str) -> Path:
             folder.parent.mkdir(parents=True, exist_ok=True)
         dataset = {"name": chosen.name, "args": plain(chosen.args)}
         check_source(folder, dataset, f"config.test.others.{name}")
-        prepare_set(folder, dataset, run.stored[1], run.map_size)
+        prepare_set(folder, dataset, run.stored[1], run.map_size, run.gaze_frames)
 
     distributed.first(prepare, makes=folder)
     return folder

@@ -11,6 +11,7 @@ from typing import Any
 
 from dagr_jax.data.decode_set import Collected, collect, collect_gaze
 from dagr_jax.data.gaze import GazeSet
+from dagr_jax.data.prepare import has_records
 from dagr_jax.data.rated import RatedSet
 from dagr_jax.registry import dataset_module
 from dagr_jax.runtime.errors import environment
@@ -50,7 +51,7 @@ def prepare_set(
         StageError: The folder holds something else, or an argument is missing.
         DagrError: The data set cannot be prepared.
     """
-    module = dataset_module(dataset["name"])
+    module, reads_gaze = dataset_module(dataset["name"]), map_size is not None
     args = dict(dataset["args"])
     if folder.exists() and not (folder / "prepared.json").is_file():
         raise StageError(folder, "exists and is not a prepared set", "name another folder")
@@ -75,6 +76,8 @@ def prepare_set(
     }
     if folder.exists():
         refuse_differences(folder, held, wanted, "a prepared set")
+        if reads_gaze:
+            check_gaze(folder)
         return folder
     check_source(folder, dataset, "config.dataset")
     partial = folder.with_name(f".{folder.name}.partial")
@@ -113,8 +116,8 @@ def read_prepared(folder: Path) -> dict[str, Any]:
     """Returns what `prepared.json` of a prepared set holds, in the format of this version.
 
     Version 0.1 wrote the format 2, whose field `sampling` describes the stream of the frames. Up to
-    the format 3, the fixations were on the grid of the maps, so that a set with gaze must be
-    prepared again. The records of other sets are the same in all formats.
+    the format 3, the fixations were on the grid of the maps (`check_gaze`). The other records are
+    the same in all formats.
     """
     held = read_json(folder / "prepared.json")
     if held["format"] == 2:
@@ -123,18 +126,23 @@ def read_prepared(folder: Path) -> dict[str, Any]:
         stream = Stream(sampling["rule"], sampling["num_frames"], Resize((height, width)))
         held |= {"format": 3, "stream": plain(dataclasses.asdict(stream))}
     if held["format"] == 3:
-        if held["map_size"] is not None:
-            raise StageError(
-                folder,
-                "was prepared by an earlier version, which kept no fixations in their own size",
-                "prepare it again into a new folder",
-            )
         held |= {"format": _FORMAT, "gaze_frames": 0}
     return held
 
 
+def check_gaze(folder: Path) -> None:
+    """Raises StageError if the gaze of a prepared set is of an earlier version."""
+    if read_prepared(folder)["map_size"] is not None and not has_records(folder, "gaze"):
+        raise StageError(
+            folder,
+            "was prepared by an earlier version, which kept no fixations in their own size",
+            "prepare it again into a new folder",
+        )
+
+
 def gaze_frames_of(folder: Path) -> int:
     """Returns the number of frames with gaze of each record of a prepared set."""
+    check_gaze(folder)
     held = read_prepared(folder)
     return held["gaze_frames"] or held["stream"]["frames"]
 

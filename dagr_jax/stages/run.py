@@ -214,11 +214,7 @@ class Run:
         process that finds it full dies without a word. With 0, threads of this process read.
         """
         wanted = self.config.workers
-        stages = [stage for stage in self.stages.values() if isinstance(stage, TrainStage)]
-        stream = self.stored[1]
-        height, width = stream.resize.size or (0, 0)
-        record = 4 * (stream.frames or 1) * height * width  # RGB and a map, in bytes
-        batch = max((self.config[stage.name].batch_size for stage in stages), default=0) * record
+        batch = max(map(self._batch_bytes, self.stages.values()), default=0)
         needed = wanted * loader.BUFFERED * batch // distributed.share()[1]
         there = machine.shared_memory()
         if there is None or needed <= there:
@@ -231,6 +227,19 @@ class Run:
             needed >> 20,
         )
         return 0
+
+    def _batch_bytes(self, stage: TrainStage | CachedStream) -> int:
+        """Returns about how many bytes a training batch of a stage has; 0 if it trains nothing."""
+        if not isinstance(stage, TrainStage):
+            return 0
+        stored = self.stored[1]
+        size, frames, pixel = stored.resize.size, stage.frames or stored.frames, 4  # RGB and a map
+        if stage.records == "gaze":  # with fixations
+            size, pixel = self.map_size, 5
+            frames = stage.frames or self.gaze_frames or stored.frames
+        height, width = size or (0, 0)
+        items: int = self.config[stage.name].batch_size
+        return items * (frames or 1) * height * width * pixel
 
     def section(self, stage: TrainStage) -> config_dict.ConfigDict:
         """Returns the config section of a training stage with its steps resolved."""

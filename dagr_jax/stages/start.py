@@ -126,10 +126,10 @@ def begin_with(run: Run, stage: TrainStage, init: str) -> Tree:
         return variables
     trained_parts = stage.task.trained
     if trained_parts is None:
-        return _start_from(init, stage.part, variables, run.config.get("preset", ""))
+        return _start_from(run, init, stage.part, variables)
     for part in trained_parts:
         if own := _at(variables, (part,)):
-            _put(variables, (part,), _start_from(init, part, own, run.config.get("preset", "")))
+            _put(variables, (part,), _start_from(run, init, part, own))
     return variables
 
 
@@ -158,23 +158,26 @@ def trained(run: Run, stage: TrainStage) -> Tree:
     return load_variables(folder)[0]
 
 
-def _start_from(path: str, part: str, fresh: Tree, preset: str) -> Tree:
+def _start_from(run: Run, path: str, part: str, fresh: Tree) -> Tree:
     """Loads the variables of one network from the checkpoint of another run.
 
+    The preset and the fields of `Contract.meanings` must match, because other weights have the same
+    shapes but a different meaning.
+
     Args:
+        run: This run.
         path: Working directory of another run, or the folder of a stage in it.
         part: Place of the network in a complete model; "" for the complete model.
         fresh: Fresh variables of the network in this run, for comparison of names and shapes.
-        preset: Preset of this run. It must match, because weights of another preset have the same
-            shapes but a different meaning.
 
     Returns:
         {"params", "batch_stats", …} of the network.
 
     Raises:
-        StageError: The preset, a name or a shape differs.
+        StageError: The preset, another such field, a name or a shape differs.
     """
     variables, meta = load_variables(path)
+    preset = run.config.get("preset", "")
     if part and part in variables["params"]:
         variables = {kind: tree.get(part, {}) for kind, tree in variables.items()}
     if meta["preset"] != preset:
@@ -182,6 +185,16 @@ def _start_from(path: str, part: str, fresh: Tree, preset: str) -> Tree:
             f"{path}: its preset is {meta['preset']} and the preset of this run is {preset}; "
             "use the same preset, or another init"
         )
+    theirs = meta["model_args"]
+    theirs = theirs if meta["model"] in run.contract.networks else theirs.get(part) or {}
+    ours = run.model_args.get(part) or {}
+    for field, default in run.contract.meanings.get(part, {}).items():
+        there, here = theirs.get(field, default), ours.get(field, default)
+        if there != here:
+            raise StageError(
+                f"{path}: its {part} network has {field} {there}, and that of this run has {here}; "
+                "use the model section of that run, or another init"
+            )
     # A network without BatchNorm has no statistics: the tree is empty or missing.
     variables = {kind: tree for kind, tree in variables.items() if tree}
     there, here = tree_shapes(variables), tree_shapes(fresh)

@@ -263,7 +263,7 @@ def _make(
     if shared is not None:
         with _lock(home, wait=True):
             run_stages(shared, home)
-            row |= _gaze_scores(Run(shared, home))
+            row |= _gaze_scores(Run(shared, home), made)
     run_stages(made, member.home)
     tested = member.home / "test" / "metrics.json"
     if tested.exists():
@@ -272,8 +272,12 @@ def _make(
     write_json(member.result, row)
 
 
-def _gaze_scores(run: Run) -> dict[str, float]:
-    """Returns the metrics of `gaze.test_scores` of a shared run, which are computed once."""
+def _gaze_scores(run: Run, made: config_dict.ConfigDict) -> dict[str, float]:
+    """Returns the metrics of `gaze.test_scores` of a shared run, which are computed once.
+
+    A run that trains a network further has none of that network.
+    """
+    changed = Run(made, run.workdir).last.task.trained
     path = run.workdir / "gaze.json"
     if not path.exists():
         found = {
@@ -282,7 +286,8 @@ def _gaze_scores(run: Run) -> dict[str, float]:
             for metric, value in gaze.test_scores(run, stage).items()
         }
         write_json(path, finite_or_none(found))
-    return read_json(path)
+    kept = [s.name for s in run.gaze_stages if changed is not None and s.part not in changed]
+    return {k: v for k, v in read_json(path).items() if k.rpartition("_")[0] in kept}
 
 
 def summarise(workdir: Path) -> Path:

@@ -113,6 +113,8 @@ def _adopt(run: Run, stage: TrainStage, section: Any, meta: dict[str, Any], fold
     """Copies a network that another run trained, without changing it."""
     if section.steps or not section.init:
         raise no_gaze(str(run.data), stage)
+    if run.gaze_data(stage) is not None:
+        gaze.gaze_source(run, stage, "test")  # refuses now what the test stage would refuse later
     variables = begin_with(run, stage, section.init)
     distributed.first(lambda: write_variables(folder, variables, meta), makes=folder)
     return folder

@@ -29,7 +29,11 @@ _SHUFFLES = 200
 
 
 def registers_of(
-    checkpoint: Path, data: Path, part: str, classes: Mapping[str, str] | None = None
+    checkpoint: Path,
+    data: Path,
+    part: str,
+    classes: Mapping[str, str] | None = None,
+    window: int = 0,
 ) -> Registers:
     """Computes the features of a network with registers for the videos of a saliency set.
 
@@ -38,6 +42,8 @@ def registers_of(
         data: Folder of the prepared set.
         part: Part of the set, as in `saliency_table.records_of`.
         classes: {video: class}; None: the contents of the set.
+        window: Number of successive frames that the network sees together, whose features are then
+            averaged over the video; 0: all of a record.
 
     Returns:
         Data of figure 6.
@@ -46,11 +52,12 @@ def registers_of(
         StageError, CheckpointError: The network has no registers, a video has no class, there are
             fewer than four videos or two classes, or no class has two videos.
     """
-    source, _ = records_of(data, part, [checkpoint])
-    model, variables = network_of(checkpoint, data, source)
+    source, _ = records_of(data, part, [checkpoint], window)
+    model, variables = network_of(checkpoint, data, source, window)
     if not model.num_registers:
         raise StageError(f"{checkpoint}: its saliency network has no registers; name another")
-    labels = tuple(source.contents) if classes is None else _labels(source.videos, classes)
+    contents = dict(zip(source.videos, source.contents, strict=True))
+    labels = tuple(contents.values()) if classes is None else _labels([*contents], classes)
     if len(labels) < 4 or not 2 <= len(set(labels)) < len(labels):
         raise StageError(
             f"{data}: {len(labels)} videos of {len(set(labels))} classes; a silhouette needs "
@@ -71,25 +78,25 @@ def registers_of(
         return {**means, "registers": found["registers"]}
 
     silent = without_registers(variables)
-    frames = [source[i]["frames"][None] for i in range(len(source))]
-    seen = [jax.device_get(look(variables, one)) for one in frames]
-    bare = [jax.device_get(look(silent, one)) for one in frames]
+    kept: dict[str, list[dict[str, np.ndarray]]] = {video: [] for video in contents}
+    for i, video in enumerate(source.videos):
+        frames = source[i]["frames"][None]
+        seen, bare = jax.device_get((look(variables, frames), look(silent, frames)))
+        bare = {f"{name} silent": bare[name] for name in wanted[1:]}
+        kept[video].append({**seen, **bare, "colour": frames.mean((0, 1, 2, 3))})
 
-    def features(of: list[Any], name: str) -> np.ndarray:
-        return np.stack([one[name] for one in of])
+    def features(name: str) -> np.ndarray:
+        return np.stack([np.mean([one[name] for one in own], axis=0) for own in kept.values()])
 
-    added = features(seen, "registers")
+    response = features("encoder1") - features("encoder1 silent")
     clouds = (
-        _cloud(
-            "response of the first encoder level to the registers",
-            features(seen, "encoder1") - features(bare, "encoder1"),
-            labels,
-        ),
-        _cloud("first encoder level, registers silent", features(bare, "encoder1"), labels),
-        _cloud("bottleneck", features(seen, "bottleneck"), labels),
-        _cloud("bottleneck, registers silent", features(bare, "bottleneck"), labels),
-        _cloud("mean colour", np.stack([one.mean((0, 1, 2, 3)) for one in frames]), labels),
+        _cloud("response of the first encoder level to the registers", response, labels),
+        _cloud("first encoder level, registers silent", features("encoder1 silent"), labels),
+        _cloud("bottleneck", features("bottleneck"), labels),
+        _cloud("bottleneck, registers silent", features("bottleneck silent"), labels),
+        _cloud("mean colour", features("colour"), labels),
     )
+    added = np.stack([one["registers"] for own in kept.values() for one in own])
     apply = jax.jit(lambda v: _tokens(model, v))
     return Registers(
         labels, np.asarray(apply(variables)), float(np.ptp(added, axis=0).max()), clouds
@@ -111,10 +118,14 @@ def without_registers(variables: Any) -> Any:
 
 
 def _tokens(model: Any, variables: Any) -> jax.Array:
-    """Returns the projected tokens, (N tokens, N channels)."""
-    own = unet3d.Registers(model.num_registers, model.register_dim, model.register_layout)
+    """Returns the projected tokens, (N tokens, N channels).
+
+    The layout 'channels' uses the diagonal.
+    """
+    own = unet3d.Registers(model.num_registers, model.register_dim)
     values = own.apply({"params": variables["params"]["registers"]}, model.num_registers)
-    return cast(jax.Array, values)
+    values = cast(jax.Array, values)
+    return jnp.diag(jnp.diag(values)) if model.register_layout == "channels" else values
 
 
 def _cloud(name: str, features: np.ndarray, classes: tuple[str, ...]) -> Cloud:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy import stats
 
 from dagr_jax.data import loader
 from dagr_jax.data.prepare import has_records
@@ -16,8 +17,9 @@ from dagr_jax.models.dagr.tasks import SaliencyTask
 from dagr_jax.stages.artifacts import StageError
 from dagr_jax.stages.console import progress, say
 from dagr_jax.stages.gaze import NAMES, Judged, ignorant, judge
+from dagr_jax.stages.prepare import check_gaze
 from dagr_jax.stages.split import unseen
-from dagr_jax.train.checkpoints import load_meta, load_variables
+from dagr_jax.train.checkpoints import load_variables
 
 
 def saliency_rows(
@@ -25,6 +27,7 @@ def saliency_rows(
     data: Path,
     part: str,
     *,
+    window: int = 0,
     batch_size: int = 8,
     resamples: int = 1000,
 ) -> list[dict[str, Any]]:
@@ -34,7 +37,8 @@ def saliency_rows(
         networks: {name: checkpoints of one network, such as its seeds}; their scores are averaged.
         data: Folder of the prepared saliency set.
         part: Part of the set, as in `records_of`.
-        batch_size: Videos per batch.
+        window: Number of successive frames that the networks see together; 0: all of a record.
+        batch_size: Videos or windows per batch.
         resamples: Number of bootstrap resamples, of contents and of checkpoints; the seed is 0.
 
     Returns:
@@ -46,12 +50,12 @@ def saliency_rows(
         StageError, CheckpointError: The set has no such part, or a checkpoint does not match it.
     """
     every = [path for paths in networks.values() for path in paths]
-    source, left_out = records_of(data, part, every)
+    source, left_out = records_of(data, part, every, window)
     judged: dict[str, list[Judged]] = {}
     with progress(len(every), "saliency", "network") as bar:
         for name, paths in networks.items():
             for path in paths:
-                maps = _maps_by(path, data, source, batch_size)
+                maps = _maps_by(path, data, source, window, batch_size)
                 judged.setdefault(name, []).append(judge(source, maps))
                 bar.update()
     rows = [_row(name, several, resamples) for name, several in judged.items()]
@@ -64,7 +68,7 @@ def saliency_rows(
 
 
 def records_of(
-    data: Path, part: str, checkpoints: Sequence[Path]
+    data: Path, part: str, checkpoints: Sequence[Path], window: int = 0
 ) -> tuple[loader.SaliencySource, int]:
     """Selects saliency records of a prepared set.
 
@@ -75,18 +79,18 @@ def records_of(
             set's own files. "all": all videos. For all but "unseen", a message reports how many of
             the videos were seen.
         checkpoints: Checkpoints of the networks.
+        window: Number of successive frames that the networks see together; 0: all of a record.
 
     Returns:
-        The records, in windows of as many frames as the networks see together in training; and the
-        number of records of the set that were left out.
+        The records or their windows, and the number of records of the set that were left out.
 
     Raises:
-        StageError: The folder is not a saliency set, it has no such part, all videos were seen, or
-            the networks see different numbers of frames.
-        DagrError: The frames of the records do not divide into the windows of the networks.
+        StageError: The folder is not a saliency set, it has no such part, or all videos were seen.
+        DagrError: The frames of the records do not divide into windows.
     """
     if not (data / "prepared.json").is_file() or not has_records(data, "saliency"):
         raise StageError(f"{data}: no prepared saliency set is here; make one with dagr prepare")
+    check_gaze(data)
     listed = read_list(data)
     splits = ("split.csv", "saliency_split.csv")
     new = set(range(len(listed)))
@@ -107,21 +111,7 @@ def records_of(
             )
         if seen := len(set(chosen) - new):
             say(f"{data}: the networks have seen {seen} of these {len(chosen)} videos")
-    windows = {path: _frames_of(path) for path in checkpoints}
-    if len(set(windows.values())) > 1:
-        told = ", ".join(f"{path} {count}" for path, count in windows.items())
-        raise StageError(
-            f"the networks see different numbers of frames together ({told}); compare them in "
-            "separate calls"
-        )
-    window = next(iter(windows.values()), 0)
     return loader.SaliencySource(data, np.array(chosen), window), len(listed) - len(chosen)
-
-
-def _frames_of(checkpoint: Path) -> int:
-    """Returns the number of frames that a saliency network sees together in training."""
-    meta = load_meta(checkpoint)
-    return meta["settings"].get("trained_frames") or meta["inputs"]["frames"]["frames"]
 
 
 def _training(data: Path) -> loader.SaliencySource | None:
@@ -131,7 +121,7 @@ def _training(data: Path) -> loader.SaliencySource | None:
 
 
 def network_of(
-    path: Path, data: Path, source: loader.SaliencySource
+    path: Path, data: Path, source: loader.SaliencySource, window: int = 0
 ) -> tuple[unet3d.Model, dict[str, Any]]:
     """Loads the saliency network of a checkpoint and checks that it matches a prepared set.
 
@@ -139,13 +129,14 @@ def network_of(
         path: Working directory of a run, or folder of a stage.
         data: Folder of the prepared set.
         source: Records of the set.
+        window: Number of frames of an item of `source`, if its records were cut into windows.
 
     Returns:
         The network and its variables.
 
     Raises:
         StageError, CheckpointError: The checkpoint has no trained saliency network, or the set was
-            prepared with a different map size.
+            prepared with a different map size or, without windows, number of frames.
     """
     variables, meta = load_variables(path)
     args, size = dict(meta["model_args"]), None
@@ -160,6 +151,12 @@ def network_of(
             )
         size = args["saliency_size"]
         args = {"preset": args["preset"], "dtype": args["dtype"], **args["saliency"]}
+    wanted = meta["inputs"]["frames"]["frames"]
+    if not window and source.num_frames != wanted:
+        raise StageError(
+            f"{data}: was prepared with {source.num_frames} frames a video, and {path} scores with "
+            f"{wanted}; prepare it anew with --frames {wanted}, or measure in windows with --window"
+        )
     here = source[0]["maps"].shape[1:]
     if size is not None and tuple(size) != here:
         raise StageError(
@@ -170,10 +167,10 @@ def network_of(
 
 
 def _maps_by(
-    path: Path, data: Path, source: loader.SaliencySource, batch_size: int
+    path: Path, data: Path, source: loader.SaliencySource, window: int, batch_size: int
 ) -> list[np.ndarray]:
     """Predicts the maps of all records with the saliency network of a checkpoint."""
-    model, variables = network_of(path, data, source)
+    model, variables = network_of(path, data, source, window)
     predict = jax.jit(SaliencyTask(model, model.preset).predict)
     found: list[np.ndarray] = []
     for batch in loader.eval_batches(source, batch_size=batch_size):
@@ -189,11 +186,18 @@ def _row(
 
     With `against`, the values are differences to these other checkpoints. Each resample draws
     contents, and the checkpoints of each side, with replacement. A mean of k drawn checkpoints
-    spreads too little by √((k − 1) / k), so its distance from the mean of all is enlarged by the
-    inverse. With one checkpoint a side, the intervals cover contents alone.
+    spreads too little, and few checkpoints need Student's distribution, as `resampling.interval`
+    explains for contents. So its distance from the mean of all is enlarged by √(k / (k − 1)) and by
+    the ratio of the two quantiles t. With one checkpoint a side, intervals cover contents alone.
     """
     contents = several[0].contents
     sides = [_Side(several), *([_Side(against)] if against else [])]
+    freedom = len(several) + len(against) - len(sides)
+    others = len(set(contents)) - 1
+    if freedom and others:
+        tails = stats.t.ppf(0.975, freedom) / stats.t.ppf(0.975, others)
+        for side in sides:
+            side.tails = max(tails, 1.0)
     rng = np.random.default_rng(1)
     values = [
         sides[0].drawn(rows, rng) - (sides[1].drawn(rows, rng) if against else 0.0)
@@ -219,6 +223,7 @@ class _Side:
         # (checkpoints, metrics, records)
         self._sums = np.array([[one.sums[name] for name in NAMES] for one in several], np.float64)
         self._counts = np.array([[one.counts[name] for name in NAMES] for one in several])
+        self.tails = 1.0
 
     def means(self, rows: np.ndarray) -> np.ndarray:
         """Returns (checkpoints, metrics) means over the frames of some records."""
@@ -232,4 +237,4 @@ class _Side:
         if count == 1:
             return middle
         away = every[rng.integers(count, size=count)].mean(axis=0) - middle
-        return middle + away * np.sqrt(count / (count - 1))
+        return middle + away * self.tails * np.sqrt(count / (count - 1))

@@ -291,8 +291,14 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
     here = jax.sharding.SingleDeviceSharding(
         next(one for one in machine.devices() if one.process_index == jax.process_index())
     )
-    where = _best_of(path)
-    meta = _upgraded(where)
+    where = _checkpoint_of(Path(path).resolve())
+    if where is None:
+        raise CheckpointError(
+            f"{path}: no complete checkpoint in it or in its stage folders; give the workdir of a "
+            "finished run, or a stage folder"
+        )
+    meta = read_meta(where)
+    meta = registry.contract_of(meta["model"]).upgrade(meta)
     try:
         # The shardings on disk name the devices of the run that wrote them; `here` is a local one.
         template = jax.tree.map(
@@ -305,30 +311,6 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
         raise
     except READ_ERRORS as error:
         raise unreadable(where, error) from error
-
-
-def load_meta(path: str | Path) -> dict[str, Any]:
-    """Returns the metadata that `load_variables` returns, without reading the variables.
-
-    Raises:
-        CheckpointError: There is no complete checkpoint, or it cannot be read.
-    """
-    return _upgraded(_best_of(path))
-
-
-def _best_of(path: str | Path) -> Path:
-    where = _checkpoint_of(Path(path).resolve())
-    if where is None:
-        raise CheckpointError(
-            f"{path}: no complete checkpoint in it or in its stage folders; give the workdir of a "
-            "finished run, or a stage folder"
-        )
-    return where
-
-
-def _upgraded(where: Path) -> dict[str, Any]:
-    meta = read_meta(where)
-    return registry.contract_of(meta["model"]).upgrade(meta)
 
 
 def _checkpoint_of(given: Path) -> Path | None:

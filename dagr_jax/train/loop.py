@@ -167,7 +167,8 @@ def fit(
 class _Patience:
     """Decides whether a stage ends because its validation no longer improves.
 
-    It counts the metrics in memory, because on several hosts one deletes steps while others read.
+    An equal metric counts as a new best one, as in `meta.best_step`. It counts in memory, because
+    on several hosts one deletes steps while others read.
     """
 
     def __init__(self, config: StageConfig, checkpoints: Checkpoints) -> None:

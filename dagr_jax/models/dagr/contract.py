@@ -51,6 +51,7 @@ class Dagr(Contract):
         },
     )
     networks = {"unet3d": (unet3d.Model, "saliency"), "vqa": (quality_net.Model, "vqa")}
+    meanings = {"saliency": {"register_layout": "time"}}
     torch = (
         TorchNetwork(
             "unet3d",
@@ -114,14 +115,8 @@ class Dagr(Contract):
         return {**args, "saliency": None} if config.maps.folder else args
 
     def settings(self, config: Config) -> dict[str, Any]:
-        maps, section = config.maps, config.saliency
-        return {
-            "window": maps.window,
-            "choice": maps.choice,
-            "outside": bool(maps.folder),
-            # Number of frames that the saliency network sees together in training.
-            "trained_frames": section.window or section.num_frames or config.sampling.num_frames,
-        }
+        maps = config.maps
+        return {"window": maps.window, "choice": maps.choice, "outside": bool(maps.folder)}
 
     def map_size(self, config: Config) -> tuple[int, int]:
         height, width = config.model.args.saliency_size or config.sampling.size
