@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
         "continues where it stopped. report.csv lists every video and whether it is used.",
     )
     prepare.add_argument(
-        "dataset", metavar="DATASET", help="name of the data set: konvid1k, lsvq, …, or folder"
+        "dataset", metavar="DATASET", help="name of the data set: konvid1k, lsvq, dhf1k, …"
     )
     prepare.add_argument("--source", required=True, metavar="DIR", help="folder of the videos")
     prepare.add_argument(

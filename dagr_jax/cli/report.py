@@ -36,7 +36,10 @@ def add(commands: Any) -> None:
         help="add a model: the weighted sum of standardised predictions of other models",
     )
     table.add_argument(
-        "--published", action="store_true", help="add the paper's own results, marked as published"
+        "--published",
+        action="store_true",
+        help="add the paper's results for DAGR-VQA and three saliency plug-ins, marked as "
+        "published",
     )
     add_output(table, ("table", "md", "latex", "json", "jsonl", "csv"))
     table.set_defaults(run=_table)

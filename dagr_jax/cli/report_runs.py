@@ -34,7 +34,11 @@ def add(kinds: Any) -> None:
     saliency.add_argument("--data", required=True, metavar="DIR", help="prepared saliency set")
     _add_part(saliency)
     saliency.add_argument(
-        "--batch-size", type=int, default=8, metavar="N", help="videos per batch (default: 8)"
+        "--batch-size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="videos or windows per batch (default: 8)",
     )
     saliency.add_argument(
         "--published", action="store_true", help="add the paper's own results, marked as published"
@@ -45,9 +49,9 @@ def add(kinds: Any) -> None:
     sweep = kinds.add_parser(
         "sweep",
         help="results and figures of a sweep (Table 6, figures 5, 7 and 8)",
-        description="Prints, for each finished run, the mean over seeds of the SRCC and its 95 % "
-        "interval, and the means of other metrics; in a sweep of saliency networks, of their CC. "
-        "Redraws the figures in WORKDIR/figures.",
+        description="Prints, for each finished run, the mean SRCC over seeds with its 95 % "
+        "interval, and the means of other metrics. In a sweep that trains only saliency networks, "
+        "the main metric is their CC. Redraws the figures in WORKDIR/figures.",
     )
     sweep.add_argument("workdir", metavar="WORKDIR", help="working directory of the sweep")
     add_output(sweep, ("table", "md", "json", "jsonl", "csv"), bootstrap=False)

@@ -38,9 +38,8 @@ class Gaze(Protocol):
 
         Returns:
             (T, h, w) uint8 density maps, 255 at the peak of each map, all 0 if nobody looked at the
-            frame; (n, 3) int32 fixations, each the place t of its frame in `chosen`, and its y and
-            x in pixels; and the (height, width) of the picture in which these pixels are: that of
-            the data set, which is not resized.
+            frame; (n, 3) int32 fixations: the index into `chosen`, and y and x in pixels; and the
+            (height, width) in pixels of the data set's own pictures, to which y and x refer.
         """
         ...
 
@@ -129,7 +128,7 @@ def gaze_record(video: GazeVideo, stream: Stream, map_size: tuple[int, int]) -> 
 
     Args:
         video: The video with its gaze.
-        sampling: Which frames are stored.
+        stream: Which frames are stored, and how they are resized.
         map_size: (h, w) of the stored frames and maps in pixels.
 
     Returns:

@@ -93,9 +93,9 @@ def add_training(
     """Adds the section of a training stage, with Adam and a cosine schedule.
 
     The length of a stage is `steps`, or `epochs` if steps is 0. `log_every` and `eval_every` are in
-    steps; eval_every 0: once per epoch. With `patience` above 0, training ends earlier, after so
-    many evaluations without a new best one. `init` is a workdir, or a stage folder in a workdir,
-    whose weights are the start; with epochs and steps 0, these weights do not change.
+    steps; eval_every 0: once per epoch. If `patience` is above 0, training also ends after
+    `patience` evaluations in a row without a new best one. `init` is a workdir, or a stage folder
+    in a workdir, whose weights are the start; with epochs and steps 0, these weights do not change.
 
     Args:
         config: Configuration from `base_config`, which is changed in place.

@@ -156,8 +156,8 @@ class TrainStage:
         part: Name of `module` in the complete model; "" if it is the complete model.
         begins_with: Part of the complete model → earlier stage whose result the part starts from.
         streams: Names of the cached streams that a batch contains.
-        frames: Number of the stored frames of a training item; 0: all. Of a video, a random
-            subset. A gaze record is cut into windows of so many successive frames, each an item.
+        frames: Number of stored frames in a training item; 0: all. A video gives a random subset. A
+            gaze record gives windows of this many successive frames, each an item.
         best: Validation metric that selects the checkpoint; higher is better.
         sections: Sections of the config that the weights depend on.
         pretrained: Parts that start from published weights.

@@ -67,7 +67,7 @@ def cells(summary: Mapping[str, Any], metric: str = "srcc") -> dict[str, Cell]:
 def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Makes a row for each run of a sweep: seeds, mean and interval of a metric, other means.
 
-    The metric is the SRCC, or the CC of the saliency network in a sweep that trains no more.
+    The metric is the SRCC; in a sweep that trains only saliency networks, it is their CC.
 
     Args:
         summary: Contents of `sweep.json`.

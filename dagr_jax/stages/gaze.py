@@ -1,8 +1,8 @@
 """Gaze records: metrics of predicted saliency maps, for validation and for the test stage.
 
-Validation computes CC and NSS on the grid of the maps. All other metrics of fixations are computed
-in the size in which the data set gives the fixations: on a smaller grid, neighbouring fixations
-would become one.
+Validation and the rows of a sweep have CC and NSS on the grid of the maps. The test stage and
+`dagr report saliency` compute all metrics of fixations in the size in which the data set gives the
+fixations: on a smaller grid, neighbouring fixations would become one.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from dagr_jax.metrics import saliency
 from dagr_jax.models.contract import TrainStage
 from dagr_jax.report.plots import overlay
 from dagr_jax.stages.artifacts import StageError
-from dagr_jax.stages.prepare import gaze_frames_of
+from dagr_jax.stages.prepare import gaze_frames_of, read_prepared
 from dagr_jax.stages.run import Run
 from dagr_jax.stages.split import rows_of
 from dagr_jax.stages.start import trained
@@ -76,7 +76,7 @@ def gaze_source(run: Run, stage: TrainStage, part: str) -> loader.SaliencySource
         part: "train", "val" or "test".
 
     Raises:
-        StageError: The set was prepared with another number of frames.
+        StageError: The set was prepared with another number of frames or size of maps.
     """
     data = run.gaze_data(stage)
     assert data is not None  # checked by the callers
@@ -86,6 +86,14 @@ def gaze_source(run: Run, stage: TrainStage, part: str) -> loader.SaliencySource
             data,
             f"was prepared with {held} frames a video, and the configuration wants {wanted}",
             f"prepare it again with --frames {wanted}",
+        )
+    size, own = read_prepared(data)["map_size"], list(run.map_size or ())
+    if size != own:
+        raise StageError(
+            data,
+            f"was prepared with gaze maps of {size[0]} × {size[1]}, and the configuration wants "
+            f"{own[0]} × {own[1]}",
+            f"prepare it again with --map-size {own[0]} {own[1]}",
         )
     return loader.SaliencySource(data, rows_of(run.gaze_parts(stage))[part], stage.frames)
 

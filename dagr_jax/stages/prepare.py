@@ -18,7 +18,7 @@ from dagr_jax.runtime.errors import environment
 from dagr_jax.stages.artifacts import StageError, plain, read_json, refuse_differences, write_json
 from dagr_jax.video.inputs import Resize, Stream
 
-# Version of the layout of a prepared set. A set with another version is refused.
+# Version of the layout of a prepared set. `read_prepared` also reads 2 and 3.
 _FORMAT = 4
 
 # Arguments that say where a data set is, not what it contains.

@@ -76,7 +76,9 @@ def fit(
     best: Best | None = BY_SRCC,
     pictures: Pictures | None = None,
 ) -> TrainState:
-    """Trains one stage to its last step, from its latest checkpoint if there is one.
+    """Trains one stage to its end, from its latest checkpoint if there is one.
+
+    The end is the last step, or the evaluation at which `config.patience` runs out.
 
     If the stage is already finished, the function returns at once. On CPU, an interrupted and
     resumed run is bit-identical to an uninterrupted run: random draws depend only on (seed, step,
@@ -103,7 +105,7 @@ def fit(
             TensorBoard; None: no pictures.
 
     Returns:
-        The state after the last step, replicated over the mesh.
+        The state after the last step that was done, replicated over the mesh.
 
     Raises:
         DagrError: The batch cannot be split evenly over the devices.

@@ -14,7 +14,9 @@ from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
 from dagr_jax.data.splits import Protocol
 from dagr_jax.runtime.errors import DagrError
+from dagr_jax.stages.gaze import gaze_source
 from dagr_jax.stages.prepare import prepare_set
+from dagr_jax.stages.run import Run
 from dagr_jax.train.checkpoints import load_variables
 from dagr_jax.video.inputs import Resize, Stream
 from tests.tiny_run import shrink
@@ -142,6 +144,26 @@ def test_what_is_wrong_is_in_the_report(source, tmp_path):
         "0004": "unreadable: has 5 maps and 4 fixation maps",
     }
     assert "cannot be read as a picture" in said["0002"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_frames": 6}, "with 3 frames a video, and the configuration wants 6; .* --frames 6"),
+        (
+            {"num_frames": 3},
+            "gaze maps of 16 × 24, and the configuration wants 8 × 12; .*size 8 12",
+        ),
+    ],
+)
+def test_a_set_of_another_length_or_size_is_refused(source, tmp_path, change, says):
+    config = shrink(saliency.get_config("dhf1k,embedded"))
+    config.saliency.update({"data_dir": str(prepare(source, tmp_path / "set")), **change})
+    if change["num_frames"] == 3:
+        config.model.args.saliency_size = (8, 12)
+    run = Run(config, tmp_path / "run")
+    with pytest.raises(DagrError, match=says):
+        gaze_source(run, run.gaze_stages[0], "train")
 
 
 @pytest.mark.slow

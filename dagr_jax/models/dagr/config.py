@@ -46,8 +46,8 @@ def default_config(dataset: str, recipe: str = "") -> config_dict.ConfigDict:
             "num_registers": 4,
             "register_dim": 64,
             # Which frames a token reaches ("time" as in the release, "channels" as in the paper's
-            # text), and the factor of the initial projection of the tokens: 1 as in the release, 0
-            # for a start as without registers.
+            # text), and the factor of the initial projection of the tokens: 1 as in the release;
+            # with 0, the register channels are 0 until the first update.
             "register_layout": "time",
             "register_scale": 1.0,
             # How the convolutions are computed (docs/performance.md), and what training

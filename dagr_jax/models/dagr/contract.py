@@ -75,7 +75,8 @@ class Dagr(Contract):
         ConvertOption(
             "maps",
             "saliency maps for the 8 frames: linspace (as in the release for KoNViD-1k, LIVE-VQC "
-            "and YouTube-UGC), first (as for LSVQ), or matched",
+            "and YouTube-UGC), first (as for LSVQ), matched, or first_map (the first map for all "
+            "frames)",
             "linspace",
             MAP_CHOICES,
         ),

@@ -39,7 +39,7 @@ class Registers(nn.Module):
             with ⌊t·N/T⌋ = k, in all N channels, so that with N > T only T tokens are used.
             'channels', as the paper describes: token k is one channel, at all frames.
         scale: Factor of the initial projection. 1 is PyTorch's default, as in the release. With 0,
-            the channels are 0 before the first step, and training starts as without registers.
+            the channels are 0 until the first update.
     """
 
     num_registers: int
