@@ -26,8 +26,6 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 # Maximum number of frames for which a transformer has positions.
 _MAX_FRAMES = 512
-# Head of `quality_net` that the release does not have.
-_OURS = "transformer"
 
 
 class UNet3D(nn.Module):
@@ -300,7 +298,8 @@ def twin_of(model: unet3d.Model | quality_net.Model) -> UNet3D | Quality:
     counterpart.
 
     Raises:
-        TypeError: `model` is neither network, or it has a part that the twins lack.
+        TypeError: `model` is neither network, or it has another register layout than the release.
+        ValueError: The twin lacks the head of `model`.
     """
     twins: dict[type, type[UNet3D] | type[Quality]] = {
         unet3d.Model: UNet3D,
@@ -310,7 +309,7 @@ def twin_of(model: unet3d.Model | quality_net.Model) -> UNet3D | Quality:
         raise TypeError(
             f"{type(model).__name__} has no twin; give a unet3d.Model or a quality_net.Model"
         )
-    if getattr(model, "register_layout", "time") != "time" or getattr(model, "head", "") == _OURS:
-        raise TypeError("the twins have the registers and heads of the release alone")
+    if getattr(model, "register_layout", "time") != "time":
+        raise TypeError("the twin has the register layout of the release, time, alone")
     twin = twins[type(model)]
     return twin(**{name: getattr(model, name) for name in inspect.signature(twin).parameters})

@@ -181,17 +181,23 @@ class SaliencySource:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Batch:
+        return self.with_points(index)[0]
+
+    def with_points(self, index: int) -> tuple[Batch, list[np.ndarray]]:
+        """Returns an item, and the fixations of its frames (see `points`), read once."""
         records = self._records(index)
+        points = [record["points"] for record in records]
         maps = np.stack([record["map"] for record in records])
         fixations, native = np.zeros_like(maps), self.native_size(index)
-        for t, record in enumerate(records):
-            fixations[(t, *(record["points"] * maps.shape[1:] // native).T)] = 1
-        return {
+        for t, own in enumerate(points):
+            fixations[(t, *(own * maps.shape[1:] // native).T)] = 1
+        item = {
             "frames": np.stack([record["frame"] for record in records]),
             "maps": maps,
             "fixations": fixations,
             "index": np.asarray(index, np.int32),
         }
+        return item, points
 
     def native_size(self, index: int) -> tuple[int, int]:
         """Returns the (height, width) in which the data set gives the fixations of an item."""

@@ -28,6 +28,7 @@ class Cloud:
             classes are well separated, 0: they overlap.
         chance: 95 % quantile of the silhouette score with shuffled classes. A score above it is
             significant.
+        control: Whether the features do without registers.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Cloud:
     place: np.ndarray
     silhouette: float
     chance: float
+    control: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +91,7 @@ def _silhouettes(ax: Any, found: Registers) -> None:
     """Draws the silhouette of each cloud, and the height that shuffled classes reach."""
     clouds = found.clouds
     places = np.arange(len(clouds))
-    colours = [
-        ORANGE if "silent" in cloud.name or "colour" in cloud.name else BLUE for cloud in clouds
-    ]
+    colours = [ORANGE if cloud.control else BLUE for cloud in clouds]
     ax.barh(places, [cloud.silhouette for cloud in clouds], color=colours, height=0.6)
     ax.plot([cloud.chance for cloud in clouds], places, "k|", markersize=16, markeredgewidth=2)
     for y, cloud in zip(places, clouds, strict=True):

@@ -150,10 +150,10 @@ def judge(source: loader.SaliencySource, maps: Sequence[np.ndarray]) -> Judged:
     sums = {name: np.zeros(len(maps)) for name in NAMES}
     counts = {name: np.zeros(len(maps), int) for name in NAMES}
     for index, content in enumerate(source.contents):
-        item, size = source[index], source.native_size(index)
+        (item, looked), size = source.with_points(index), source.native_size(index)
         others = everyone.elsewhere(content, size)
         found: dict[str, list[float]] = {name: [] for name in NAMES}
-        for m, truth, points in zip(maps[index], item["maps"], source.points(index), strict=True):
+        for m, truth, points in zip(maps[index], item["maps"], looked, strict=True):
             for name, density in DENSITY.items():
                 found[name].append(density(m, truth / 255.0))
             for name, value in fixated(m, points, size, others).items():

@@ -91,10 +91,10 @@ def registers_of(
     response = features("encoder1") - features("encoder1 silent")
     clouds = (
         _cloud("response of the first encoder level to the registers", response, labels),
-        _cloud("first encoder level, registers silent", features("encoder1 silent"), labels),
+        _cloud("first encoder level, registers silent", features("encoder1 silent"), labels, True),
         _cloud("bottleneck", features("bottleneck"), labels),
-        _cloud("bottleneck, registers silent", features("bottleneck silent"), labels),
-        _cloud("mean colour", features("colour"), labels),
+        _cloud("bottleneck, registers silent", features("bottleneck silent"), labels, True),
+        _cloud("mean colour", features("colour"), labels, True),
     )
     added = np.stack([one["registers"] for own in kept.values() for one in own])
     apply = jax.jit(lambda v: _tokens(model, v))
@@ -128,7 +128,9 @@ def _tokens(model: Any, variables: Any) -> jax.Array:
     return jnp.diag(jnp.diag(values)) if model.register_layout == "channels" else values
 
 
-def _cloud(name: str, features: np.ndarray, classes: tuple[str, ...]) -> Cloud:
+def _cloud(
+    name: str, features: np.ndarray, classes: tuple[str, ...], control: bool = False
+) -> Cloud:
     spread = features.std(axis=0)
     used = (features - features.mean(axis=0))[:, spread > 0] / spread[spread > 0]
     if not used.shape[1]:
@@ -144,4 +146,5 @@ def _cloud(name: str, features: np.ndarray, classes: tuple[str, ...]) -> Cloud:
         place,
         float(silhouette_score(used, labels)),
         float(np.quantile(by_chance, 0.95)),
+        control,
     )
