@@ -1,19 +1,17 @@
 """Weights files: PyTorch's .pth and .pt, and .safetensors.
 
-A .pth file is a pickle. It is always read with `weights_only=True`, which builds tensors and plain
-containers and refuses everything else. Nothing in the file is executed.
+A .pth file is a pickle. `pickles` reads it without PyTorch. It builds tensors and plain containers
+and refuses everything else. Nothing in the file is executed.
 """
 
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from dagr_jax.convert.state_dict import CONTAINERS
+from dagr_jax.convert.pickles import UnsafePickle, read_pickle
 from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.runtime.errors import DagrError
 
@@ -29,7 +27,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a weights file.
 
     Args:
-        path: `.safetensors`, or `.pth` / `.pt` (needs PyTorch, the extra `torch`).
+        path: `.safetensors`, or `.pth`, `.pt`.
 
     Returns:
         {name: numpy array}. For a .pth file also the other entries of the checkpoint. A state_dict
@@ -77,42 +75,20 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _read_pickle(path: Path) -> dict[str, Any]:
     try:
-        import torch
-    except ImportError as error:
-        raise WeightsError(
-            path, "reading it needs PyTorch", "pip install torch, or give it as .safetensors"
-        ) from error
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        held = read_pickle(path)
+    except UnsafePickle as error:
         raise WeightsError(
             path,
             f"it is not a file of weights alone and was not opened ({_first(error)})",
             "save the state_dict by itself",
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise WeightsError(path, f"cannot be read ({_first(error)})", "copy it again") from error
     if not isinstance(held, Mapping):
         raise WeightsError(
             path, f"it holds a {type(held).__name__}, not a state_dict", "save model.state_dict()"
         )
-    arrays = {key: _to_numpy(value) for key, value in held.items()}
-    for name in CONTAINERS:
-        if isinstance(held.get(name), Mapping):
-            arrays[name] = {key: _to_numpy(value) for key, value in held[name].items()}
-    return arrays
-
-
-def _to_numpy(value: Any) -> Any:
-    """Converts a tensor to a numpy array, bit by bit; returns anything else unchanged."""
-    import torch
-
-    if not isinstance(value, torch.Tensor):
-        return value
-    value = value.detach().contiguous()
-    if value.dtype == torch.bfloat16:  # numpy has no bfloat16
-        return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return value.numpy()
+    return dict(held)
 
 
 def _first(error: Exception) -> str:

@@ -63,11 +63,10 @@ def test_a_cut_safetensors_is_refused(tmp_path, arrays):
         convert.read_weights(path)
 
 
-def test_without_pytorch_a_pth_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)  # import torch fails
+def test_a_pth_that_is_none_is_one_line(tmp_path):
     path = tmp_path / "net.pth"
     path.write_bytes(b"x")
-    with pytest.raises(convert.WeightsError, match="needs PyTorch; pip install torch, or give it"):
+    with pytest.raises(convert.WeightsError, match=r"net\.pth: cannot be read \(it is no file of"):
         convert.read_weights(path)
 
 
