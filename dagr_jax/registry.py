@@ -28,6 +28,7 @@ DATASETS: dict[str, str] = {
     "folder": "dagr_jax.data.folder",
     "dhf1k": "dagr_jax.data.dhf1k",
     "diem": "dagr_jax.data.diem",
+    "osie": "dagr_jax.data.osie",
     "gaze_folder": "dagr_jax.data.gaze_folder",
 }
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import gaussian_filter
 
 from dagr_jax.data import gaze_folder
-from dagr_jax.data.gaze import GazeSet, GazeVideo, child, folders
+from dagr_jax.data.gaze import GazeSet, GazeVideo, blurred, child, folders
 from dagr_jax.video.decode import VideoError
 
 # Columns of event_data: position on the screen, pupil and event, for each eye. Lines are numbered
@@ -45,9 +44,8 @@ class Events:
         self, chosen: np.ndarray, shape: tuple[int, int], fps: float, size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         height, width = shape
-        h, w = size
         looked = [fixated(_read(path)) for path in self._files()]
-        maps = np.zeros((len(chosen), h, w), np.uint8)
+        maps = np.zeros((len(chosen), *size), np.uint8)
         points = []
         # The sample at the moment when the frame is shown. At 25 fps a frame lasts 1.2 samples.
         for t, sample in enumerate((chosen / fps * _RATE + 1e-6).astype(int).tolist()):
@@ -60,12 +58,7 @@ class Events:
                 inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
             x, y = x[inside], y[inside]
             points += [(t, int(down), int(right)) for down, right in zip(y, x, strict=True)]
-            seen = np.zeros(size)
-            np.add.at(seen, ((y / height * h).astype(int), (x / width * w).astype(int)), 1)
-            sigma = (_DEGREE * h / height, _DEGREE * w / width)
-            blurred = gaussian_filter(seen, sigma, mode="constant")
-            peak = blurred.max() or 1.0
-            maps[t] = (blurred / peak * 255 + 0.5).astype(np.uint8)
+            maps[t] = blurred(np.stack([y, x], axis=1), shape, _DEGREE, size)
         return maps, np.array(points, np.int32).reshape(-1, 3), shape
 
     def _files(self) -> list[Path]:

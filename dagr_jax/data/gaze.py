@@ -4,9 +4,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from dagr_jax.video.decode import VideoError, decode_frames, probe
 from dagr_jax.video.inputs import Stream
@@ -41,6 +42,23 @@ class Gaze(Protocol):
             frame; (n, 3) int32 fixations: the index into `chosen`, and y and x in pixels; and the
             (height, width) in pixels of the data set's own pictures, to which y and x refer.
         """
+        ...
+
+
+@runtime_checkable
+class Clip(Protocol):
+    """Frames of a video that are in no video file, such as crops of a photograph."""
+
+    def __fspath__(self) -> str:
+        """Returns the file that the frames are made from."""
+        ...
+
+    def __len__(self) -> int:
+        """Returns the number of frames."""
+        ...
+
+    def read(self, chosen: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Reads chosen frames at a size: (T,) indices → (T, h, w, 3) uint8."""
         ...
 
 
@@ -91,14 +109,14 @@ class GazeVideo:
     Attributes:
         video: Name, unique in the data set.
         content: Content key.
-        frames: Video file, or a folder of pictures in the order of their names.
+        frames: Video file, a folder of pictures in the order of their names, or a `Clip`.
         gaze: Gaze of the viewers.
         part: "train", "val" or "test" if the data set defines it, else "".
     """
 
     video: str
     content: str
-    frames: Path
+    frames: Path | Clip
     gaze: Gaze
     part: str = ""
 
@@ -139,27 +157,15 @@ def gaze_record(video: GazeVideo, stream: Stream, map_size: tuple[int, int]) -> 
     Raises:
         VideoError: The video or a picture cannot be read, or maps are missing.
     """
-    shown = pictures(video.frames) if video.frames.is_dir() else []
-    if video.frames.is_dir():
-        if shown and isinstance(video.gaze, Pictures):
-            check_same_numbers(shown, pictures(video.gaze.maps))
-        count, fps = len(shown), 0.0
-        shape = read_picture(shown[0], "L").shape if shown else (0, 0)
-    else:
-        info = probe(video.frames)
-        count, fps, shape = info.num_frames, info.fps, (info.height, info.width)
+    size = stream.resize.size
+    assert size is not None  # a prepared set holds frames of one size
+    count, fps, shape, read = _opened(video, size)
     length = min(count, video.gaze.length(fps))
     if not length:
         raise VideoError(video.frames, "has no frames with gaze", "unpack it again")
     chosen = stream.indices(length)
-    size = stream.resize.size
-    assert size is not None  # a prepared set holds frames of one size
-    if shown:
-        read = [read_picture(shown[i], "RGB") for i in chosen.tolist()]
-        frames = np.stack([resize_bilinear(one, size) for one in read])
-    else:
-        frames = decode_frames(video.frames, chosen, size)
-    maps, points, native = video.gaze.read(chosen, (shape[0], shape[1]), fps, map_size)
+    frames = read(chosen)
+    maps, points, native = video.gaze.read(chosen, shape, fps, map_size)
     return {
         "video": video.video,
         "content": video.content,
@@ -169,6 +175,58 @@ def gaze_record(video: GazeVideo, stream: Stream, map_size: tuple[int, int]) -> 
         "shape": np.array(native, np.int32),
         "length": np.int32(length),
     }
+
+
+def _opened(
+    video: GazeVideo, size: tuple[int, int]
+) -> tuple[int, float, tuple[int, int], Callable[[np.ndarray], np.ndarray]]:
+    """Returns the number of frames, frames per second, shape, and a function that reads frames.
+
+    The function takes (T,) indices and returns (T, h, w, 3) uint8 frames of the given size.
+    """
+    source = video.frames
+    if isinstance(source, Clip):
+        height, width = read_picture(Path(source), "L").shape
+        return len(source), 0.0, (height, width), lambda chosen: source.read(chosen, size)
+    if not source.is_dir():
+        info = probe(source)
+        shape = (info.height, info.width)
+        return info.num_frames, info.fps, shape, lambda chosen: decode_frames(source, chosen, size)
+    shown = pictures(source)
+    if not shown:
+        return 0, 0.0, (0, 0), lambda chosen: np.zeros((0, *size, 3), np.uint8)
+    if isinstance(video.gaze, Pictures):
+        check_same_numbers(shown, pictures(video.gaze.maps))
+    height, width = read_picture(shown[0], "L").shape
+
+    def read(chosen: np.ndarray) -> np.ndarray:
+        own = [read_picture(shown[i], "RGB") for i in chosen.tolist()]
+        return np.stack([resize_bilinear(one, size) for one in own])
+
+    return len(shown), 0.0, (height, width), read
+
+
+def blurred(
+    points: np.ndarray, shape: tuple[int, int], deviation: float, size: tuple[int, int]
+) -> np.ndarray:
+    """Returns the density of fixations: a Gaussian at each of them.
+
+    Args:
+        points: (n, 2) y and x in pixels, inside the picture.
+        shape: (height, width) of the picture in pixels.
+        deviation: Standard deviation of the Gaussian, in pixels of the picture.
+        size: (h, w) of the map.
+
+    Returns:
+        (h, w) uint8 with 255 at the peak; all 0 if there are no points.
+    """
+    (height, width), (h, w) = shape, size
+    y, x = points.T
+    seen = np.zeros(size)
+    np.add.at(seen, ((y / height * h).astype(int), (x / width * w).astype(int)), 1)
+    sigma = (deviation * h / height, deviation * w / width)
+    wide = gaussian_filter(seen, sigma, mode="constant")
+    return (wide / (wide.max() or 1.0) * 255 + 0.5).astype(np.uint8)
 
 
 def density(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
