@@ -19,6 +19,7 @@ MODELS: dict[str, str] = {
 
 DATASETS: dict[str, str] = {
     "synthetic": "dagr_jax.data.synthetic",
+    "starter": "dagr_jax.data.starter",
     "lsvq": "dagr_jax.data.lsvq",
     "konvid1k": "dagr_jax.data.konvid1k",
     "live_vqc": "dagr_jax.data.live_vqc",

@@ -52,6 +52,9 @@ class RatedSet:
         part: Function: (label file, label) → "train", "test" or "".
         raw: (width, height, frames per second) of .yuv files, which are 8-bit 4:2:0.
         higher_is_better: Direction of the score: True for MOS, False for DMOS.
+        make: Function: (source folder, output folder, processes) → label file, for a set that is
+            made from other material. It continues where an earlier call stopped. The videos are in
+            the folder `videos` next to the label file. None: the set is not made.
     """
 
     title: str
@@ -64,6 +67,7 @@ class RatedSet:
     part: Callable[[Path, Label], str] = lambda path, label: ""
     raw: tuple[int, int, int] | None = None
     higher_is_better: bool = True
+    make: Callable[[Path, Path, int], Path] | None = None
 
     def read(self, path: Path) -> list[Label]:
         """Reads an official label file or a list `path, x, x, mos`.

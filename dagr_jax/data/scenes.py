@@ -81,7 +81,7 @@ def _texture(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     return low * (1 - mix) + high * mix
 
 
-def _leaves(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
+def leaves(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     """Draws overlapping leaves of many sizes (the "dead leaves" model).
 
     The edges and the spectrum resemble those of photographs, and the texture never repeats. It is
@@ -171,11 +171,25 @@ def _background(
         if kind < 0.375 * (1 - patches):
             cell = _texture(rng, h, w)
         elif kind < 1 - patches:
-            cell = _leaves(rng, h, w)
+            cell = leaves(rng, h, w)
         else:
             cell = _patch(rng, photographs, h, w)
         out += weight[k][..., None] * cell
     return _saturate(out, rng.uniform(0.2, 0.7))
+
+
+def blob(rng: np.random.Generator, radius: int) -> np.ndarray:
+    """Draws the opacity of a round object with lobes.
+
+    Returns:
+        (2r, 2r) float64 in [0, 1].
+    """
+    side = 2 * radius
+    y, x = (np.mgrid[:side, :side] - radius + 0.5) / radius
+    angle = np.arctan2(y, x)
+    lobes, depth, phase = rng.integers(2, 6), rng.uniform(0, 0.25), rng.uniform(0, 2 * np.pi)
+    border = 0.72 + depth * np.cos(lobes * angle + phase)
+    return np.clip((border - np.hypot(y, x)) * radius + 0.5, 0, 1)
 
 
 def _object(
@@ -186,19 +200,14 @@ def _object(
     Returns:
         (2r, 2r, 3) colour and (2r, 2r) opacity, floats in [0, 1].
     """
-    side = 2 * radius
-    y, x = (np.mgrid[:side, :side] - radius + 0.5) / radius
-    angle = np.arctan2(y, x)
-    lobes, depth, phase = rng.integers(2, 6), rng.uniform(0, 0.25), rng.uniform(0, 2 * np.pi)
-    border = 0.72 + depth * np.cos(lobes * angle + phase)
-    opacity = np.clip((border - np.hypot(y, x)) * radius + 0.5, 0, 1)
+    side, opacity = 2 * radius, blob(rng, radius)
     colour = _saturate(_patch(rng, photographs, side, side), 1.6)
     hue = rng.uniform(0, 1, 3)
     hue = (hue - hue.min()) / (np.ptp(hue) + 1e-6)
     return np.clip(0.55 * colour + 0.45 * hue, 0, 1).astype(np.float32), opacity.astype(np.float32)
 
 
-def _path(rng: np.random.Generator, frames: int, speed: float) -> np.ndarray:
+def trajectory(rng: np.random.Generator, frames: int, speed: float) -> np.ndarray:
     """Draws a path: a straight line plus a sine, relative to the first frame.
 
     Returns:
@@ -212,6 +221,27 @@ def _path(rng: np.random.Generator, frames: int, speed: float) -> np.ndarray:
     )
     path = velocity * t + swing
     return path - path[:1]
+
+
+def place(image: np.ndarray, colour: np.ndarray, opacity: np.ndarray, centre: np.ndarray) -> None:
+    """Draws an object on an image, in place; it may be partly or completely outside.
+
+    Args:
+        image: (H, W, 3) image.
+        colour: (2r, 2r, 3) colour of the object, in the range of the image.
+        opacity: (2r, 2r) opacity in [0, 1].
+        centre: Position (y, x) of the object in pixels.
+    """
+    height, width = image.shape[:2]
+    r = len(opacity) // 2
+    y0, x0 = int(round(centre[0])) - r, int(round(centre[1])) - r
+    ys = slice(max(y0, 0), min(y0 + 2 * r, height))
+    xs = slice(max(x0, 0), min(x0 + 2 * r, width))
+    if ys.start >= ys.stop or xs.start >= xs.stop:
+        return
+    piece = (slice(ys.start - y0, ys.stop - y0), slice(xs.start - x0, xs.stop - x0))
+    a = opacity[piece][..., None]
+    image[ys, xs] = image[ys, xs] * (1 - a) + colour[piece] * a
 
 
 def render(
@@ -236,7 +266,7 @@ def render(
     Returns:
         The scene.
     """
-    camera = np.rint(_path(rng, frames, rng.uniform(0.0, 2.5))).astype(int)
+    camera = np.rint(trajectory(rng, frames, rng.uniform(0.0, 2.5))).astype(int)
     camera -= camera.min(0)
     travel = camera.max(0)
     canvas = _background(rng, photographs, height + travel[0], width + travel[1], patches)
@@ -248,7 +278,7 @@ def render(
     sprites = [_object(rng, photographs, int(r)) for r in radii]
     centres = np.empty((frames, count, 2))
     for k in range(count):
-        path = _path(rng, frames, rng.uniform(1.0, 5.0) * short / 270)
+        path = trajectory(rng, frames, rng.uniform(1.0, 5.0) * short / 270)
         # The middle of the path may be anywhere in the frame, so that a centre prior scores low.
         middle = rng.uniform(0.12, 0.88, 2) * (height, width)
         centres[:, k] = middle + path - path[frames // 2]
@@ -257,15 +287,8 @@ def render(
     for t in range(frames):
         top, left = camera[t]
         image = canvas[top : top + height, left : left + width].copy()
-        for (colour, opacity), (cy, cx), r in zip(sprites, centres[t], radii, strict=True):
-            y0, x0 = int(round(cy)) - r, int(round(cx)) - r
-            ys = slice(max(y0, 0), min(y0 + 2 * r, height))
-            xs = slice(max(x0, 0), min(x0 + 2 * r, width))
-            if ys.start >= ys.stop or xs.start >= xs.stop:
-                continue
-            piece = (slice(ys.start - y0, ys.stop - y0), slice(xs.start - x0, xs.stop - x0))
-            a = opacity[piece][..., None]
-            image[ys, xs] = image[ys, xs] * (1 - a) + colour[piece] * a
+        for (colour, opacity), centre in zip(sprites, centres[t], strict=True):
+            place(image, colour, opacity, centre)
         out[t] = np.clip(image * gain * 255 + 0.5, 0, 255)
     return Scene(out, centres, radii.astype(np.float64))
 

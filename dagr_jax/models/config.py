@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import config_dict
 
 # Data sets that define their own training, validation and test parts.
-OFFICIAL = ("synthetic", "dhf1k", "osie")
+OFFICIAL = ("synthetic", "starter", "dhf1k", "osie")
 
 # The embedded corpus. It is fixed by its own seed, so that runs with other seeds can share it.
 SYNTHETIC = {

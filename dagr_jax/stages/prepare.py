@@ -186,13 +186,19 @@ def _collect(
         result = collect_gaze(dataset, folder, map_size=(map_size[0], map_size[1]), **common)
     else:
         named = [args["labels"]] if isinstance(args["labels"], str) else args["labels"]
-        label_files = [Path(n) for n in named if n] or [dataset.find_labels(source)]
+        label_files = [Path(n) for n in named if n]
+        if dataset.make is not None:
+            label_files = [dataset.make(source, folder, workers)]
+            common["source"] = label_files[0].parent / "videos"
+        elif not label_files:
+            label_files = [dataset.find_labels(source)]
         result = collect(dataset, folder, label_files=label_files, **common)
     print(_counts(dataset, result), file=sys.stderr)
     return {
         "mos_range": result.mos_range,
         "citation": dataset.citation,
-        "videos": str(source.resolve()),
+        # "": the folder `videos` of the prepared set
+        "videos": "" if common["source"] != source else str(source.resolve()),
         "used": result.used,
         "named": result.named,
     }

@@ -28,7 +28,11 @@ ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
         {"deadline": "realtime", "cpu-used": "8", "b": "0", "threads": "1", "row-mt": "0"},
     ),
     "av1": ("libsvtav1", {"preset": "10", "svtav1-params": "lp=1"}),
+    "mpeg2": ("mpeg2video", {"threads": "1", "bf": "2", "g": "15"}),
+    "mpeg4": ("mpeg4", {"threads": "1", "bf": "1"}),
 }
+# These encoders have no constant rate factor. A constant quantiser from 1 to 31 takes its place.
+_QUANTISED = ("mpeg2", "mpeg4")
 
 
 def write_video(
@@ -47,7 +51,8 @@ def write_video(
         frames: (H, W, 3) uint8 RGB frames, all of the same shape, with even H and W.
         fps: Frames per second.
         codec: Key of `ENCODERS`.
-        crf: Constant rate factor on the scale of the codec (h264 and hevc 0–51, vp9 and av1 0–63).
+        crf: Constant rate factor on the scale of the codec (h264 and hevc 0–51, vp9 and av1 0–63);
+            with mpeg2 and mpeg4 the quantiser, 1–31.
         options: Further encoder options; they override those of `ENCODERS`.
 
     Raises:
@@ -56,12 +61,15 @@ def write_video(
     if codec not in ENCODERS:
         raise ValueError(f"codec {codec!r} is unknown; one of {', '.join(ENCODERS)}")
     encoder, settings = ENCODERS[codec]
+    rate = {"crf": str(crf)}
+    if codec in _QUANTISED:
+        rate = {"qmin": str(crf), "qmax": str(crf)}
     with atomic_file(path) as partial, av.open(str(partial), "w") as container:
         stream: VideoStream | None = None
         for frame in frames:
             if stream is None:
                 added = container.add_stream(
-                    encoder, rate=fps, options={**settings, "crf": str(crf), **(options or {})}
+                    encoder, rate=fps, options={**settings, **rate, **(options or {})}
                 )
                 assert isinstance(added, VideoStream)
                 stream = added

@@ -1,0 +1,51 @@
+"""Labels of the starter corpus: how good a delivery looks, from 0 to 100, by its measures.
+
+Source: docs/starter.md, which describes how the label was chosen.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dagr_jax.data.labels import Label, read_columns
+from dagr_jax.runtime.atomic import atomic_file
+from dagr_jax.runtime.texts import open_text
+
+SCALE = (0.0, 100.0)
+NAME = "labels.csv"
+
+
+def quality(row: Mapping[str, Any]) -> float:
+    """Computes the label of a video.
+
+    The mean of VMAF at full size and at half size, because at full size everything that was
+    delivered at a fraction of the size of its scene is equally bad.
+
+    Args:
+        row: A row of `corpus.make`.
+
+    Returns:
+        The label, in [0, 100].
+    """
+    return 0.5 * (row["vmaf_3"] + row["vmaf_half"])
+
+
+def write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Writes the labels and all facts of the videos to `folder/labels.csv`; returns its path."""
+    path = folder / NAME
+    with atomic_file(path) as partial, open_text(partial) as stream:
+        fields = ["video", "mos", *(name for name in rows[0] if name not in ("video", "sources"))]
+        writer = csv.DictWriter(stream, [*fields, "sources"], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            measured = {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()}
+            writer.writerow(
+                {**measured, "mos": f"{quality(row):.4f}", "sources": " ".join(row["sources"])}
+            )
+    return path
+
+
+def read(path: Path) -> list[Label]:
+    """Reads the labels that `write` wrote."""
+    return read_columns(path, ("video",), ("mos",))
