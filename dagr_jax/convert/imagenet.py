@@ -1,4 +1,4 @@
-"""ImageNet weights of a ResNet, to initialise the quality network."""
+"""ImageNet weights, to initialise the backbone of a model."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from dagr_jax.convert import layers
 from dagr_jax.convert.files import SUFFIXES, WeightsError, read_weights
 from dagr_jax.convert.layers import StateDictError
 from dagr_jax.convert.state_dict import strip
-from dagr_jax.layers import resnet
+from dagr_jax.layers import efficientnet, resnet
 
 _HUB_FILE = "model.safetensors"
 
@@ -47,6 +47,38 @@ def load_resnet(source: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         raise WeightsError(
             source, str(error), "give the weights of a ResNet of config.model.args.vqa's sizes"
         ) from error
+
+
+def load_efficientnet(source: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads the weights of EfficientNet-Lite0 with the names of its PyTorch port.
+
+    The classifier is ignored.
+
+    Args:
+        source: A .pth, .pt or .safetensors file.
+        variables: {'params', 'batch_stats'} of `efficientnet.EfficientNetLite0`, as values or
+            shapes.
+
+    Returns:
+        The same tree with the values of the file.
+
+    Raises:
+        WeightsError: The file cannot be read, or the network does not match.
+    """
+    arrays = {
+        key: value
+        for key, value in strip(read_weights(Path(source))).items()
+        if not key.startswith("_fc.")
+    }
+    try:
+        names = efficientnet.torch_layers()
+        return layers.to_flax(names, variables, arrays, "EfficientNet-Lite0")[0]
+    except StateDictError as error:
+        raise WeightsError(source, str(error), "give the weights of EfficientNet-Lite0") from error
+
+
+# Reader of `models.contract.Pretrained` → function.
+READERS = {"resnet": load_resnet, "efficientnet": load_efficientnet}
 
 
 def _stage_sizes(params: Mapping[str, Any]) -> tuple[int, ...]:

@@ -84,7 +84,8 @@ class CachedStream:
             the entries of the chosen frames are taken.
         compute: Function (variables, {stream: (B, t, …) frames}) → (B, t, …), one entry for each
             frame.
-        parts: Top-level modules whose variables `compute` needs.
+        parts: Top-level modules whose variables `compute` needs. One that no stage trains by
+            itself has the weights that the last training stage starts from.
         quantized: Whether the values are in [0, 1] and are stored as uint8, 255 · value; otherwise
             they are stored as float32.
         choice: Rule that matches entries with frames (`video.sampling.map_indices`).
@@ -131,8 +132,7 @@ class Pretrained:
     Attributes:
         source: File or Hugging Face id of the weights; "": none.
         path: Path of the part in the variables of the stage's module.
-        reader: Format of the weights. "resnet": torchvision's and timm's names
-            (`convert.load_resnet`).
+        reader: Format of the weights, a key of `convert.READERS`: "resnet" or "efficientnet".
     """
 
     source: str

@@ -25,7 +25,7 @@ from dagr_jax.stages.console import progress
 from dagr_jax.stages.prepare import read_prepared
 from dagr_jax.stages.quality import quality_source
 from dagr_jax.stages.run import Run
-from dagr_jax.stages.start import trained
+from dagr_jax.stages.start import begin_with, trained
 from dagr_jax.train import mesh as meshes
 from dagr_jax.video.clip import ClipPlan, Piece, read_clips
 from dagr_jax.video.inputs import InputSpec
@@ -52,7 +52,7 @@ def stream_stage(run: Run, stream: CachedStream) -> Path:
         return folder
     sources = {part: quality_source(run, part) for part in ("train", "val")}
     makers = [] if stream.outside else _makers(run, stream)
-    variables = _variables(run, makers)
+    variables = {} if stream.outside else _variables(run, stream, makers)
     told = _made_of(run, stream, variables, sources)
     sections = [run.config[stage.name] for stage in makers]
     inits = {section.init for section in sections}
@@ -69,22 +69,29 @@ def stream_stage(run: Run, stream: CachedStream) -> Path:
 
 def _makers(run: Run, stream: CachedStream) -> list[TrainStage]:
     """Returns the training stages of the networks that compute a stream."""
-    found = [
+    return [
         stage
         for stage in run.stages.values()
-        if isinstance(stage, TrainStage) and stage.part in stream.parts
+        if isinstance(stage, TrainStage) and stage.part and stage.part in stream.parts
     ]
-    missing = set(stream.parts) - {stage.part for stage in found}
-    assert not missing, f"no stage trains {missing}, which {stream.name} needs"
-    return found
 
 
-def _variables(run: Run, makers: list[TrainStage]) -> dict[str, Any]:
-    """Returns the best variables of some stages, at their places in the complete model."""
+def _variables(run: Run, stream: CachedStream, makers: list[TrainStage]) -> dict[str, Any]:
+    """Returns the variables that compute a stream, at their places in the complete model.
+
+    They are the best ones of the stages that train them. Those of a part that no stage trains by
+    itself are what the complete model starts from.
+    """
     found: dict[str, Any] = {}
     for stage in makers:
         for kind, tree in trained(run, stage).items():
             found.setdefault(kind, {})[stage.part] = tree
+    frozen = set(stream.parts) - {stage.part for stage in makers}
+    if frozen:
+        start = begin_with(run, run.last, run.config[run.last.name].init)
+        for kind, tree in start.items():
+            for part in frozen & tree.keys():
+                found.setdefault(kind, {})[part] = tree[part]
     return found
 
 

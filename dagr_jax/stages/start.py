@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dagr_jax import registry
-from dagr_jax.convert import load_resnet
+from dagr_jax.convert import READERS
 from dagr_jax.models.contract import Outputs, TrainStage
 from dagr_jax.runtime.errors import DagrError
 from dagr_jax.stages.artifacts import StageError
@@ -122,14 +122,13 @@ def begin_with(run: Run, stage: TrainStage, init: str) -> Tree:
     if not init:
         for one in stage.pretrained:
             if one.source and (own := _at(variables, one.path)):
-                _put(variables, one.path, load_resnet(one.source, own))
+                _put(variables, one.path, READERS[one.reader](one.source, own))
         return variables
-    trained_parts = stage.task.trained
-    if trained_parts is None:
+    if stage.task.trained is None:
         return _start_from(run, init, stage.part, variables)
-    for part in trained_parts:
-        if own := _at(variables, (part,)):
-            _put(variables, (part,), _start_from(run, init, part, own))
+    # Also the parts that no stage trains, such as a frozen backbone.
+    for part in [name for name in variables["params"] if name not in stage.begins_with]:
+        _put(variables, (part,), _start_from(run, init, part, _at(variables, (part,))))
     return variables
 
 

@@ -26,7 +26,9 @@ from dagr_jax.video.sampling import (
 Size = tuple[int, int]
 
 RULES = ("linspace", "segments", "even", "fragments", "all", "windows")
-PLACES = ("center", "corners", "random")
+PLACES = ("center", "corners", "spread", "random")
+# Windows of "spread", (y, x) as shares of the room: in the middle, and towards two corners.
+_SPREAD = ((0.5, 0.5), (0.2, 0.25), (0.8, 0.75))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +83,14 @@ class Crops:
 
     Attributes:
         size: (height, width) of a window in pixels. A side that is longer than the side of the
-            frame is reduced to it.
-        places: Places in evaluation: "center" (one window) or "corners" (four windows). A frame
-            that is not larger than the window gives one window.
-        training: Places in training: "random" (the same number of windows, at random places),
-            "center" or "corners".
+            frame is reduced to it, unless `mirror` is set.
+        places: Places in evaluation: "center" (one window), "corners" (four windows) or "spread"
+            (three windows, in the middle and towards two opposite corners). A frame that is not
+            larger than the window gives one window; with "spread", three equal ones.
+        training: Places in training: "random" (the same number of windows, at random places), or
+            one of the places in evaluation.
+        mirror: Whether a frame that is smaller than the window is extended by mirroring it, so that
+            the windows of all clips have the same shape.
 
     Raises:
         DagrError: Places are unknown, or the places in evaluation are random.
@@ -94,6 +99,7 @@ class Crops:
     size: Size
     places: str = "center"
     training: str = "random"
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         for place in (self.places, self.training):
@@ -102,7 +108,7 @@ class Crops:
         if self.places == "random":
             raise DagrError(
                 "crop places in evaluation must not be random, because scores would vary; "
-                "use center or corners"
+                "use center, corners or spread"
             )
 
     def window(self, height: int, width: int) -> Size:
@@ -112,6 +118,8 @@ class Crops:
             height: Height of the frame in pixels.
             width: Width of the frame in pixels.
         """
+        if self.mirror:
+            return self.size
         return min(self.size[0], height), min(self.size[1], width)
 
     def corners(
@@ -125,16 +133,18 @@ class Crops:
             rng: Random generator, for training; None: the places in evaluation.
         """
         h, w = self.window(height, width)
-        down, right = height - h, width - w
+        down, right = max(height - h, 0), max(width - w, 0)
         places = self.places if rng is None else self.training
-        if not (down or right):
+        if not (down or right) and "spread" not in (self.places, places):
             return [(0, 0)]
         if places == "center":
             return [(down // 2, right // 2)]
         if places == "corners":
             return [(0, 0), (0, right), (down, 0), (down, right)]
+        if places == "spread":
+            return [(int(y * down), int(x * right)) for y, x in _SPREAD]
         assert rng is not None
-        count = 4 if self.places == "corners" else 1
+        count = {"corners": 4, "spread": len(_SPREAD)}.get(self.places, 1)
         return [(int(rng.integers(down + 1)), int(rng.integers(right + 1))) for _ in range(count)]
 
     def apply(self, frames: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -146,6 +156,9 @@ class Crops:
         """
         height, width = frames.shape[-3:-1]
         h, w = self.window(height, width)
+        if h > height or w > width:
+            missing = ((0, max(h - height, 0)), (0, max(w - width, 0)))
+            frames = np.pad(frames, ((0, 0), *missing, (0, 0)), mode="symmetric")
         return np.stack(
             [
                 frames[:, top : top + h, left : left + w]

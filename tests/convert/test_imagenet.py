@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 
 from dagr_jax import convert
+from dagr_jax.convert import layers as convert_layers
+from dagr_jax.layers import efficientnet
+from dagr_jax.layers.efficientnet import EfficientNetLite0
 from dagr_jax.layers.resnet import ResNet
 from tests.convert.small import arrays_of, small_resnet_shapes
 
@@ -97,3 +100,17 @@ def test_without_the_hubs_package_an_id_says_what_to_install(monkeypatch, fresh)
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(convert.WeightsError, match="needs huggingface_hub; pip install it, or"):
         convert.load_resnet("someone/resnet", fresh)
+
+
+def test_efficientnet_with_the_names_of_its_port(tmp_path):
+    model = EfficientNetLite0()
+    fresh = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), fresh)
+    arrays = convert_layers.to_torch(efficientnet.torch_layers(), zeros, None)
+    arrays["_blocks.1._depthwise_conv.weight"][5, 0, 0, 2] = 7.0
+    arrays["_fc.weight"] = np.zeros((1000, 1280), np.float32)
+    got = convert.load_efficientnet(write(tmp_path / "e.safetensors", arrays), fresh)
+    assert got["params"]["block1"]["depthwise"]["kernel"][0, 2, 0, 5] == 7.0
+    del arrays["_bn1.bias"]
+    with pytest.raises(convert.WeightsError, match="missing: _bn1.bias.*give the weights of Eff"):
+        convert.load_efficientnet(write(tmp_path / "f.safetensors", arrays), fresh)

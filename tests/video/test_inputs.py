@@ -165,6 +165,26 @@ def test_crops():
     assert Crops((9, 9), "corners").apply(frames).shape == (1, 2, 6, 8, 3)
 
 
+def test_spread_crops_and_mirrored_frames():
+    frames = np.arange(2 * 20 * 30 * 3, dtype=np.uint8).reshape(2, 20, 30, 3)
+    spread = Crops((10, 10), "spread", mirror=True)
+    cut = spread.apply(frames)
+    assert cut.shape == (3, 2, 10, 10, 3)
+    for window, (top, left) in zip(cut, [(5, 10), (2, 5), (8, 15)], strict=True):
+        np.testing.assert_array_equal(window, frames[:, top : top + 10, left : left + 10])
+    # A small frame is extended, so that the windows of all clips have one shape.
+    small = frames[:, :4, :7]
+    for window in spread.apply(small):
+        assert window.shape == (2, 10, 10, 3)
+        np.testing.assert_array_equal(window[:, :4, :7], small)
+        np.testing.assert_array_equal(window[:, 4:8, :7], small[:, ::-1])
+        np.testing.assert_array_equal(window[:, :4, 7:10], small[:, :, :3:-1])
+    wide = spread.apply(frames[:, :4])
+    np.testing.assert_array_equal(wide[1][:, :4], frames[:, :4, 5:15])
+    random = Crops((10, 10), "spread", mirror=True).corners(20, 30, np.random.default_rng(0))
+    assert len(random) == 3
+
+
 def test_random_crops_are_drawn_in_training_alone():
     crops = Crops((4, 4), "corners")
     rng = np.random.default_rng(0)
