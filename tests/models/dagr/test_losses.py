@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dagr_jax.layers import correlation
 from dagr_jax.models.dagr import losses
 from dagr_jax.runtime.errors import DagrError
 
@@ -38,7 +39,7 @@ def test_release_saliency_terms(release):
 
 def test_release_spearman(release):
     """The golden number is the term of the loss, 1 − ρ."""
-    rho = losses.spearman(release["rank_pred"], release["rank_true"])
+    rho = correlation.spearman(release["rank_pred"], release["rank_true"])
     np.testing.assert_allclose(1 - rho, release["release_spearman"], rtol=2e-5)
     loss, terms = quality_loss(release["rank_pred"], release["rank_true"], preset="release")
     l1 = np.abs(release["rank_pred"] - release["rank_true"]).mean()
@@ -121,7 +122,7 @@ def test_descent_on_the_saliency_loss_raises_the_correlation(maps, preset):
     assert np.abs(grad).max() > 0
 
 
-@pytest.mark.parametrize("function", [losses.hard_rank, losses.soft_rank])
+@pytest.mark.parametrize("function", [correlation.hard_rank, correlation.soft_rank])
 def test_ranks_sum_to_those_of_one_to_n(function):
     x = np.random.default_rng(2).normal(size=9).astype(np.float32)
     assert float(function(x).sum()) == pytest.approx(45, rel=1e-5)
@@ -130,15 +131,17 @@ def test_ranks_sum_to_those_of_one_to_n(function):
 
 def test_hard_rank_is_scipys():
     x = np.array([0.3, -1.0, 0.3, 2.0, 0.3, -1.0], np.float32)
-    np.testing.assert_array_equal(losses.hard_rank(x), stats.rankdata(x))
+    np.testing.assert_array_equal(correlation.hard_rank(x), stats.rankdata(x))
 
 
 def test_soft_rank_goes_to_the_ranks_and_ignores_scale():
     x = np.random.default_rng(3).normal(size=8).astype(np.float32)
-    np.testing.assert_allclose(losses.soft_rank(x, 1e-4), stats.rankdata(x), atol=1e-3)
-    np.testing.assert_allclose(losses.soft_rank(5 * x + 2), losses.soft_rank(x), rtol=1e-4)
+    np.testing.assert_allclose(correlation.soft_rank(x, 1e-4), stats.rankdata(x), atol=1e-3)
+    np.testing.assert_allclose(
+        correlation.soft_rank(5 * x + 2), correlation.soft_rank(x), rtol=1e-4
+    )
     # With a high temperature the soft rank is linear: Spearman becomes Pearson.
-    r = losses.soft_rank(x, 1e3)
+    r = correlation.soft_rank(x, 1e3)
     assert np.corrcoef(r, x)[0, 1] == pytest.approx(1, abs=1e-3)
 
 
@@ -147,9 +150,9 @@ def test_soft_spearman_is_near_the_hard_one():
     x = rng.normal(size=64).astype(np.float32)
     y = (x + rng.normal(size=64)).astype(np.float32)
     want = stats.spearmanr(x, y).statistic
-    assert losses.spearman(x, y) == pytest.approx(want, abs=1e-5)
-    assert losses.spearman_soft(x, y, 1e-4) == pytest.approx(want, abs=1e-3)
-    assert losses.spearman_soft(x, y) == pytest.approx(want, abs=0.05)
+    assert correlation.spearman(x, y) == pytest.approx(want, abs=1e-5)
+    assert correlation.spearman_soft(x, y, 1e-4) == pytest.approx(want, abs=1e-3)
+    assert correlation.spearman_soft(x, y) == pytest.approx(want, abs=0.05)
 
 
 # Labels: even, near one another, on steps of 1/20 with ties, and skewed.
@@ -166,7 +169,7 @@ LABELS = [
 def test_the_rank_term_is_least_where_predictions_equal_the_targets(draw, count):
     """Also up to shift and scale; with hard ranks of the targets, 1 − ρ was 0.02 to 0.09 there."""
     target = draw(np.random.default_rng([6, count]), count).astype(np.float32)
-    term = jax.jit(jax.value_and_grad(lambda p: 1 - losses.spearman_soft(p, target)))
+    term = jax.jit(jax.value_and_grad(lambda p: 1 - correlation.spearman_soft(p, target)))
     value, grad = term(target)
     assert abs(value) <= 1e-6 and np.abs(grad).max() <= 1e-4
     # Float32 rounds the differences of shifted labels by up to 1e-5 of their spread.
@@ -177,7 +180,7 @@ def test_the_rank_term_is_least_where_predictions_equal_the_targets(draw, count)
 
 def test_soft_ranks_keep_the_order():
     x = np.random.default_rng(8).normal(size=50).astype(np.float32)
-    np.testing.assert_array_equal(np.argsort(losses.soft_rank(x)), np.argsort(x))
+    np.testing.assert_array_equal(np.argsort(correlation.soft_rank(x)), np.argsort(x))
 
 
 def test_gradient_flows_through_the_soft_rank_alone():
@@ -191,12 +194,12 @@ def test_gradient_flows_through_the_soft_rank_alone():
 
     step = jax.jit(jax.grad(term), static_argnums=1)
     np.testing.assert_array_equal(step(pred, "release"), np.zeros(12))
-    before = losses.spearman(pred, target)
+    before = correlation.spearman(pred, target)
     p = jnp.asarray(pred)
     for _ in range(200):
         p = p - 0.05 * step(p, "paper")
     assert before < 0.5
-    assert losses.spearman(p, target) > 0.95
+    assert correlation.spearman(p, target) > 0.95
 
 
 @pytest.mark.parametrize("preset", ["paper", "release"])
