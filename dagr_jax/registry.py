@@ -15,6 +15,7 @@ from dagr_jax.runtime.errors import DagrError
 # Name → module that holds CONTRACT, a `models.contract.Contract`.
 MODELS: dict[str, str] = {
     "dagr": "dagr_jax.models.dagr",
+    "starter": "dagr_jax.models.starter",
 }
 
 DATASETS: dict[str, str] = {

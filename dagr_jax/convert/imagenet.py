@@ -77,7 +77,7 @@ def load_efficientnet(source: str, variables: Mapping[str, Any]) -> dict[str, An
         raise WeightsError(source, str(error), "give the weights of EfficientNet-Lite0") from error
 
 
-# Reader of `models.contract.Pretrained` → function.
+# Reader of `models.weights.Pretrained` → function.
 READERS = {"resnet": load_resnet, "efficientnet": load_efficientnet}
 
 

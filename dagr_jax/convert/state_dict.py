@@ -18,7 +18,7 @@ from dagr_jax import registry
 from dagr_jax.convert import layers
 from dagr_jax.convert.layers import StateDictError
 from dagr_jax.layers.torch_names import Arrays
-from dagr_jax.models.contract import TorchNetwork
+from dagr_jax.models.weights import TorchNetwork
 
 # Keys under which training scripts store the state_dict in a checkpoint.
 CONTAINERS = ("model_state_dict", "state_dict")

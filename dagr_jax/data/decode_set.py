@@ -210,7 +210,7 @@ def _sample(video: Source, shard: Path, *, stream: Stream) -> str:
     """Writes the shard of a rated video; returns why it cannot, or ""."""
     path = video.path
     assert path is not None
-    clip = Clip(video.video, video.content, video.mos)
+    clip = Clip(video.video, video.content, video.mos, video.relative)
     return _write(shard, path, lambda: quality_record(path, clip, stream))
 
 

@@ -54,7 +54,8 @@ class QualitySource:
 
     Items: the stored frames (T, H, W, 3) uint8 under the name of their stream, with crops
     (count, T, h, w, 3); each cached stream (T, …) under its name; `target` float32 in [0, 1], the
-    MOS on the set's range; `index` int32.
+    MOS on the set's range; `index` int32. With `contents` also `content` int32, equal for videos of
+    one content, and `relative`, whether the target is comparable only within the content.
 
     Args:
         folder: Folder of the prepared set.
@@ -63,6 +64,8 @@ class QualitySource:
         streams: Name → records of a cached stream of these videos, in this order.
         name: Name of the stream whose frames are stored.
         crops: Cut out of the stored frames; None for whole frames.
+        stored: Whether items hold the stored frames; otherwise no frame is read.
+        contents: Whether items hold their content.
 
     Attributes:
         facts: Label and file metadata of each video (`prepare.Quality`), in the order of the items.
@@ -80,9 +83,11 @@ class QualitySource:
         streams: Mapping[str, Sequence[dict[str, Any]]] | None = None,
         name: str = "frames",
         crops: Crops | None = None,
+        stored: bool = True,
+        contents: bool = False,
     ):
         everything = open_records(folder, "quality")
-        self._rows, self._name, self._crops = rows, name, crops
+        self._rows, self._name, self._crops, self._stored = rows, name, crops, stored
         self.facts = Rows(everything, rows)
         self._frames = open_records(folder, "frames")
         self.num_frames, remainder = divmod(len(self._frames), len(everything))
@@ -91,6 +96,10 @@ class QualitySource:
                 f"{folder}: {len(self._frames)} frames do not divide over "
                 f"{len(everything)} videos; delete the folder and run the prepare stage again"
             )
+        self._contents: dict[bytes, int] = {}
+        if contents:
+            names = dict.fromkeys(fact["content"] for fact in self.facts)
+            self._contents = {name: number for number, name in enumerate(names)}
         self._streams = dict(streams or {})
         self._low, self._high = mos_range
         for stream, records in self._streams.items():
@@ -115,13 +124,18 @@ class QualitySource:
             rng: Draws the places of crops, for training; None: the places of an evaluation.
         """
         fact = self.facts[index]
-        first = int(self._rows[index]) * self.num_frames
-        frames = np.stack([self._frames[first + t]["frame"] for t in chosen.tolist()])
         item: dict[str, Any] = {
-            self._name: frames if self._crops is None else self._crops.apply(frames, rng),
             "target": np.float32((fact["mos"] - self._low) / (self._high - self._low)),
             "index": np.int32(index),
         }
+        if self._contents:
+            item["content"] = np.int32(self._contents[fact["content"]])
+            # Sets that an earlier version prepared have no such field.
+            item["relative"] = np.bool_(fact.get("relative", False))
+        if self._stored:
+            first = int(self._rows[index]) * self.num_frames
+            frames = np.stack([self._frames[first + t]["frame"] for t in chosen.tolist()])
+            item[self._name] = frames if self._crops is None else self._crops.apply(frames, rng)
         for name, records in self._streams.items():
             record = records[index]
             if record["video"] != fact["video"]:

@@ -27,6 +27,7 @@ class Source:
         mos: MOS on the scale of the data set; NaN if there is none.
         content: Content key. Videos of one content stay in one part of a split.
         part: "train" or "test" if the data set's own files define it, else "".
+        relative: Whether the MOS is comparable only within the content.
     """
 
     video: str
@@ -34,6 +35,7 @@ class Source:
     mos: float
     content: str
     part: str = ""
+    relative: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class RatedSet:
         part: Function: (label file, label) → "train", "test" or "".
         raw: (width, height, frames per second) of .yuv files, which are 8-bit 4:2:0.
         higher_is_better: Direction of the score: True for MOS, False for DMOS.
+        relative: Function: label → whether its MOS is comparable only with those of the same
+            content.
         make: Function: (source folder, output folder, processes) → label file, for a set that is
             made from other material. It continues where an earlier call stopped. The videos are in
             the folder `videos` next to the label file. None: the set is not made.
@@ -67,6 +71,7 @@ class RatedSet:
     part: Callable[[Path, Label], str] = lambda path, label: ""
     raw: tuple[int, int, int] | None = None
     higher_is_better: bool = True
+    relative: Callable[[Label], bool] = lambda label: False
     make: Callable[[Path, Path, int], Path] | None = None
 
     def read(self, path: Path) -> list[Label]:
@@ -144,7 +149,8 @@ class RatedSet:
                 width, height, fps = self.raw
                 file = RawVideo(str(path), width, height, fps=fps)
             content = label.row.get("content") or self.content(relative.as_posix())
-            found.append(Source(name, file, label.mos, content, self.part(label_file, label)))
+            part, within = self.part(label_file, label), self.relative(label)
+            found.append(Source(name, file, label.mos, content, part, within))
         return _apart(found, label_file)
 
 

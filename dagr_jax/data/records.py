@@ -22,11 +22,13 @@ class Clip:
         video: File name, relative to the video folder of the data set.
         content: Content key. No content appears in more than one part of a split.
         mos: Mean opinion score on the scale of the data set.
+        relative: Whether the MOS is comparable only within the content.
     """
 
     video: str
     content: str
     mos: float
+    relative: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

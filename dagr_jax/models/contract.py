@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import struct
 
-from dagr_jax.layers.torch_names import Arrays, Layer
+from dagr_jax.models.weights import ConvertOption, Pretrained, TorchNetwork
 from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.inputs import InputSpec
 from dagr_jax.video.sampling import map_indices
@@ -126,21 +126,6 @@ class CachedStream:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """Published weights from which a part of the model starts.
-
-    Attributes:
-        source: File or Hugging Face id of the weights; "": none.
-        path: Path of the part in the variables of the stage's module.
-        reader: Format of the weights, a key of `convert.READERS`: "resnet" or "efficientnet".
-    """
-
-    source: str
-    path: tuple[str, ...]
-    reader: str = "resnet"
-
-
-@dataclasses.dataclass(frozen=True)
 class TrainStage:
     """One training stage. `stages.training` runs the stages of all models.
 
@@ -156,6 +141,9 @@ class TrainStage:
         part: Name of `module` in the complete model; "" if it is the complete model.
         begins_with: Part of the complete model → earlier stage whose result the part starts from.
         streams: Names of the cached streams that a batch contains.
+        stored: Whether a batch also contains the stored frames; False for a stage that learns from
+            cached streams alone.
+        contents: Whether a batch contains `content` and `relative` (`data.loader.QualitySource`).
         frames: Number of stored frames in a training item; 0: all. A video gives a random subset. A
             gaze record gives windows of this many successive frames, each an item.
         best: Validation metric that selects the checkpoint; higher is better.
@@ -174,6 +162,8 @@ class TrainStage:
     part: str = ""
     begins_with: Mapping[str, str] = dataclasses.field(default_factory=dict)
     streams: tuple[str, ...] = ()
+    stored: bool = True
+    contents: bool = False
     frames: int = 0
     best: str = "srcc"
     sections: tuple[str, ...] = ()
@@ -217,50 +207,6 @@ class Facts:
     weights: str = ""
     licence: str = ""
     maps: Mapping[str, MapFacts] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class TorchNetwork:
-    """A network whose PyTorch weights can be converted in both directions.
-
-    Attributes:
-        name: Name of the network in checkpoints of the network alone.
-        keys: Prefixes of keys in its state_dict.
-        model: Function (arrays of a state_dict) → Flax module of the same sizes.
-        layers: Function (module) → for every layer, its name in PyTorch, its path in Flax and its
-            type.
-        describe: Function (module) → description of the network in words.
-        part: Name of the network in the complete model; "" if it is the complete model.
-    """
-
-    name: str
-    keys: tuple[str, ...]
-    model: Callable[[Arrays], nn.Module]
-    layers: Callable[[Any], Any]
-    describe: Callable[[Any], str]
-    part: str = ""
-
-    def torch_layers(self, module: nn.Module) -> list[Layer]:
-        """Returns the PyTorch layers of a module."""
-        return list(self.layers(module))
-
-
-@dataclasses.dataclass(frozen=True)
-class ConvertOption:
-    """An option of `dagr convert`: a fact about a model that its weights files do not contain.
-
-    Attributes:
-        name: Name on the command line, without "--", and in the options of `Contract.assemble` and
-            `Contract.converted`.
-        meaning: Help text.
-        default: Default value; its type is that of the option.
-        choices: Allowed values; (): all values.
-    """
-
-    name: str
-    meaning: str
-    default: Any
-    choices: tuple[Any, ...] = ()
 
 
 class Contract(abc.ABC):

@@ -23,7 +23,8 @@ def stage_source(run: Run, stage: TrainStage, part: str) -> loader.QualitySource
         part: "train" or "val"; the test part has no stored streams.
     """
     records = {name: open_records(run.workdir / name, name, part) for name in stage.streams}
-    return quality_source(run, part, records)
+    own = {"stored": stage.stored, "contents": stage.contents}
+    return source_of(run, run.rows[part], records, **own)
 
 
 def quality_source(
@@ -40,7 +41,12 @@ def quality_source(
 
 
 def source_of(
-    run: Run, rows: np.ndarray, streams: dict[str, Any] | None = None
+    run: Run,
+    rows: np.ndarray,
+    streams: dict[str, Any] | None = None,
+    *,
+    stored: bool = True,
+    contents: bool = False,
 ) -> loader.QualitySource:
     """Returns videos of the prepared set, selected by the numbers of their records.
 
@@ -48,9 +54,12 @@ def source_of(
         run: The run.
         rows: (N,) numbers of the records.
         streams: Name → records of a cached stream of these videos.
+        stored: Whether items hold the stored frames.
+        contents: Whether items hold their content (`loader.QualitySource`).
     """
     name, stream = run.stored
-    return loader.QualitySource(run.data, rows, run.mos_range, streams, name, stream.crops)
+    own = run.data, rows, run.mos_range, streams, name, stream.crops
+    return loader.QualitySource(*own, stored=stored, contents=contents)
 
 
 def validate(

@@ -194,7 +194,7 @@ class TestMeasures:
         assert not out.exists()
         assert cli.main(command) == 0
         assert sorted(calls) == [0, 1, 2, 2, 3]  # finished contents are not made again
-        assert "of 24 videos used" in capsys.readouterr().err
+        assert "videos used" in capsys.readouterr().err
 
         listed = read_list(out)
         assert {one.part for one in listed} == {"train", "val", "test"}
@@ -204,7 +204,11 @@ class TestMeasures:
         used = {one.video for one in listed}
         rows = [row for row in made if row["video"] in used]
         records = open_records(out, "quality")
-        for record, row, one in zip(records, rows, listed, strict=True):
+        by_name = {row["video"]: row for row in rows}
+        for record, one in zip(records, listed, strict=True):
+            row = by_name[one.video]
+            assert record["relative"] == (row["absolute"] == "False")
+            assert one.part == "train" or not record["relative"]
             assert one.video == row["video"] and one.content == row["content"]
             assert record["mos"] == pytest.approx(float(row["mos"]), abs=1e-4)
             assert 0 <= record["mos"] <= 100

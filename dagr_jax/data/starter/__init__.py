@@ -26,5 +26,6 @@ DATASET = RatedSet(
     names=lambda name: (),
     content=lambda name: Path(name).stem.rpartition("_")[0],
     part=lambda path, label: label.row["split"],
+    relative=labels.relative,
     make=_make,
 )

@@ -47,5 +47,15 @@ def write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def read(path: Path) -> list[Label]:
-    """Reads the labels that `write` wrote."""
-    return read_columns(path, ("video",), ("mos",))
+    """Reads the labels that `write` wrote, for training, validation and test.
+
+    Videos whose labels are comparable only within their content are for training alone: no metric
+    can be computed from them and others.
+    """
+    found = read_columns(path, ("video",), ("mos",))
+    return [one for one in found if one.row["split"] == "train" or not relative(one)]
+
+
+def relative(label: Label) -> bool:
+    """Returns whether a label is comparable only with those of its content."""
+    return label.row["absolute"] == "False"

@@ -14,17 +14,15 @@ from dagr_jax.models.contract import (
     CachedStream,
     Config,
     Contract,
-    ConvertOption,
     Facts,
     MapFacts,
-    Pretrained,
-    TorchNetwork,
     TrainStage,
     Tree,
 )
 from dagr_jax.models.dagr import quality_net, unet3d
 from dagr_jax.models.dagr.model import Model, saliency_maps
 from dagr_jax.models.dagr.tasks import QualityTask, SaliencyTask
+from dagr_jax.models.weights import ConvertOption, Pretrained, TorchNetwork
 from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.inputs import InputSpec, Resize, Stream
 from dagr_jax.video.sampling import MAP_CHOICES
