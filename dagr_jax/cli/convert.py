@@ -12,7 +12,8 @@ def add(commands: Any) -> None:
         help="convert PyTorch weights to a checkpoint, and back",
         description="IN --out DIR: convert one network, as a start for training. "
         "--PART FILE … --out DIR: make a checkpoint for scoring from the networks of a model. "
-        "DIR --to-torch FILE: convert a checkpoint back to PyTorch's names.",
+        "DIR --to-torch FILE: convert a checkpoint back to PyTorch's names. "
+        "DIR --pack FILE: write a checkpoint to one small file.",
     )
     convert.add_argument(
         "source",
@@ -22,6 +23,11 @@ def add(commands: Any) -> None:
     )
     convert.add_argument("--out", metavar="DIR", help="checkpoint to write; must not exist")
     convert.add_argument("--to-torch", metavar="FILE", help="safetensors file to write")
+    convert.add_argument(
+        "--pack",
+        metavar="FILE",
+        help="safetensors file to write, in half precision; it can be used like a checkpoint",
+    )
     convert.add_argument(
         "--dataset",
         default="unknown",
@@ -87,8 +93,11 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     chosen = [name for name, given in parts.items() if given]
     if len(chosen) + bool(arguments.source) != 1:
         parser.error("convert: give either IN, or the networks of one model (see --help)")
-    if bool(arguments.out) == bool(arguments.to_torch) or (chosen and arguments.to_torch):
-        parser.error("convert: give either --out DIR, or one checkpoint DIR and --to-torch FILE")
+    files = [name for name in (arguments.to_torch, arguments.pack) if name]
+    if bool(arguments.out) + len(files) != 1 or (chosen and files):
+        parser.error(
+            "convert: give either --out DIR, or one checkpoint DIR and --to-torch or --pack FILE"
+        )
     if unused := [f"--{o}" for name, given in options.items() if name not in chosen for o in given]:
         parser.error(f"convert: {', '.join(unused)} has no effect on what is converted here")
     if not arguments.mos_range[0] < arguments.mos_range[1]:
@@ -96,6 +105,13 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from dagr_jax.convert import exchange
     from dagr_jax.convert.state_dict import torch_network
 
+    if arguments.pack:
+        from dagr_jax.train.checkpoints import load_variables
+        from dagr_jax.train.packed import write_packed
+
+        write_packed(arguments.pack, *load_variables(arguments.source))
+        print(arguments.pack)
+        return 0
     if arguments.to_torch:
         for path in exchange.export_torch(arguments.source, arguments.to_torch):
             print(path)

@@ -46,7 +46,7 @@ def add_checkpoint(command: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="DIR",
-        help="working directory of a run, or its vqa/ folder",
+        help="working directory of a run, its vqa/ folder, or a file of `dagr convert --pack`",
     )
 
 

@@ -38,6 +38,7 @@ from dagr_jax.train.meta import (
     refuse_differences,
     unreadable,
 )
+from dagr_jax.train.packed import is_packed, read_packed
 from dagr_jax.train.state import TrainState, Tree
 
 if TYPE_CHECKING:  # Grain takes half a second to import, and reading weights does not need it.
@@ -276,8 +277,8 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
     It reads only parameters and running statistics, not the optimizer state, and needs no config.
 
     Args:
-        path: A stage folder or a workdir. In a workdir, the stage that made the complete model is
-            used; otherwise the last stage that has a checkpoint.
+        path: A stage folder, a workdir, or a file of `packed.write_packed`. In a workdir, the stage
+            that made the complete model is used; otherwise the last stage that has a checkpoint.
 
     Returns:
         ({'params', 'batch_stats'} on the default device, meta). `meta` holds the fields of
@@ -287,6 +288,9 @@ def load_variables(path: str | Path) -> tuple[dict[str, Tree], dict[str, Any]]:
     Raises:
         CheckpointError: There is no complete checkpoint, or it cannot be read.
     """
+    if is_packed(Path(path)):
+        variables, meta = read_packed(Path(path))
+        return variables, registry.contract_of(meta["model"]).upgrade(meta)
     _silence_orbax()
     here = jax.sharding.SingleDeviceSharding(
         next(one for one in machine.devices() if one.process_index == jax.process_index())
