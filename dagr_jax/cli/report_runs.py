@@ -1,4 +1,4 @@
-"""Subcommands of `dagr report` for networks and sweeps: saliency, registers, strips, sweep."""
+"""Subcommands of `dagr report` for networks and sweeps: saliency, registers, strips and others."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dagr_jax.cli import options
 from dagr_jax.cli.report_output import add_output, check, put
 from dagr_jax.report import tables
 from dagr_jax.runtime import texts
@@ -103,6 +104,25 @@ def add(kinds: Any) -> None:
     )
     strips.add_argument("--out", required=True, metavar="FILE.png", help="picture to write")
     strips.set_defaults(run=_strips)
+
+    ladders = kinds.add_parser(
+        "ladders",
+        help="whether scores fall when clips get worse",
+        description="Encodes the beginning of each clip at six rates of x264, at five sizes, and "
+        "at its own size after being reduced to these five sizes, and scores all of them. tau is "
+        "Kendall's rank correlation of score and distortion: -1 if the score falls at every step.",
+    )
+    ladders.add_argument("clips", nargs="+", metavar="CLIP", help="video file")
+    options.add_checkpoint(ladders)
+    ladders.add_argument(
+        "--seconds",
+        type=float,
+        default=2.0,
+        metavar="S",
+        help="length of the beginning of each clip that is used (default: 2)",
+    )
+    add_output(ladders, ("table", "md", "json", "jsonl", "csv"), bootstrap=False)
+    ladders.set_defaults(run=_ladders)
 
 
 def _add_part(command: argparse.ArgumentParser) -> None:
@@ -227,6 +247,38 @@ def _strips(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> i
     scorers = {name: Scorer.from_checkpoint(path) for name, path in named}
     draw(Path(arguments.out), [look(clip, scorers) for clip in arguments.clips])
     return 0
+
+
+def _ladders(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from dagr_jax.runtime.compile_cache import keep_compiled
+    from dagr_jax.score import Scorer
+    from dagr_jax.studies import ladders
+    from dagr_jax.video.stream import VideoError
+
+    check(arguments, parser)
+    if not 0 < arguments.seconds < float("inf"):
+        parser.error("report: --seconds must be above 0")
+    keep_compiled()
+    scorer = Scorer.from_checkpoint(arguments.checkpoint)
+    rows, failed = [], 0
+    for clip in arguments.clips:
+        try:
+            rows += ladders.ladders(scorer, Path(clip), arguments.seconds)
+        except VideoError as error:
+            failed += 1
+            print(f"dagr: {error}", file=sys.stderr)
+    shown = [{**row, "scores": " ".join(f"{one:.1f}" for one in row["scores"])} for row in rows]
+    found = ladders.summary(rows)
+
+    def render(form: str) -> str:
+        if form == "json":
+            whole = tables.defined({"rows": rows, "summary": found})
+            return json.dumps(whole, indent=2) + "\n"
+        text = tables.render(shown, form)
+        return text + "\n" + tables.render(found, form) if form in ("table", "md") else text
+
+    put(arguments, render)
+    return 1 if failed else 0
 
 
 def _check_picture(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
