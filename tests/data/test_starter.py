@@ -11,7 +11,7 @@ from dagr_jax import cli
 from dagr_jax.data import starter
 from dagr_jax.data.prepare import open_records
 from dagr_jax.data.records import read_list
-from dagr_jax.data.starter import corpus, delivery, masters, measure, sources
+from dagr_jax.data.starter import corpus, delivery, labels, masters, measure, sources
 from dagr_jax.runtime.errors import DagrError
 from dagr_jax.video.decode import decode_frames, probe
 from tests.video.clips import moving_bar, write
@@ -138,6 +138,19 @@ def test_faults_are_visible(tmp_path, fault):
     delivery.deliver(good, frames, 25, delivery.Delivery("", 0, 96, "h264", 5, 96), rng)
     floor = np.abs(decode_frames(good, np.arange).astype(int) - frames).mean()
     assert shown.max() > 3 * floor
+
+
+def test_labels_of_small_scenes_are_lower():
+    row = {"vmaf_3": 80.0, "vmaf_half": 90.0}
+    at = {
+        side: labels.quality({**row, "scene_height": side, "scene_width": 2 * side})
+        for side in (144, 162, 480, 1080)
+    }
+    assert at[1080] == 85.0 and at[144] == pytest.approx(0.407 * 85)
+    assert at[162] == pytest.approx(0.4785 * 85)  # half way between 144 and 180
+    assert at[144] < at[162] < at[480] < at[1080]
+    portrait = labels.quality({**row, "scene_height": 480, "scene_width": 144})
+    assert portrait == at[144]
 
 
 class TestMeasures:
