@@ -3,6 +3,7 @@
 import collections
 import io
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def test_the_state_of_a_function_cannot_be_changed(tmp_path):
     # BUILD would set attributes of whatever is on the stack.
     data = b"\x80\x02ctorch._utils\n_rebuild_parameter\n}X\x01\x00\x00\x00aK\x01sb."
     archive(path, data)
-    with pytest.raises(UnsafePickle, match="the state of a _Name"):
+    with pytest.raises(UnsafePickle, match="the state of a Name"):
         read_pickle(path)
 
 
@@ -157,6 +158,89 @@ def test_other_instructions_that_call_are_refused(tmp_path, instruction):
     named = b"(ios\nsystem\n." if instruction == b"i" else b"(cos\nsystem\n)" + instruction + b"."
     archive(path, b"\x80\x02" + named)
     with pytest.raises(UnsafePickle):
+        read_pickle(path)
+
+
+def series(path: Path, data: bytes, **storages: bytes):
+    """A file of the older format with one pickled object."""
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    out = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, machine))
+    out += data + pickle.dumps(list(storages), 2)
+    for raw in storages.values():
+        out += struct.pack("<q", len(raw) // 4) + raw
+    path.write_bytes(out)
+
+
+@pytest.mark.parametrize("container", [archive, series])
+def test_tensors_of_one_storage_must_agree_on_it(tmp_path, container):
+    path = tmp_path / "net.pth"
+    more = Storage("storage", Global("torch\nFloatStorage"), "0", "cpu", 10**6)
+    wide = Storage("storage", Global("torch\nDoubleStorage"), "0", "cpu", 4)
+    container(path, written({"x": tensor(0, (4,), (1,))}), **{"0": bytes(16)})
+    assert read_pickle(path)["x"].tolist() == [0] * 4
+    for other in (more, wide):
+        value = {"x": tensor(0, (4,), (1,)), "y": tensor(0, (4,), (1,), other)}
+        container(path, written(value), **{"0": bytes(16)})
+        with pytest.raises(DamagedPickle, match="storage 0 has two types or sizes"):
+            read_pickle(path)
+
+
+@pytest.mark.timeout(20)
+def test_small_files_do_not_become_large(tmp_path):
+    path = tmp_path / "net.pth"
+    shared = "x"
+    for _ in range(60):  # 2^60 elements, if each were copied
+        shared = [shared, shared]
+    archive(path, written(shared))
+    held = read_pickle(path)
+    assert held[0] is held[1]
+    storage = Storage("storage", Global("torch\nFloatStorage"), "0", "cpu", 2**18)
+    views = [tensor(0, (2**18,), (1,), storage) for _ in range(20_000)]  # 20 GB, if copied
+    archive(path, written(views), **{"0": bytes(2**20)})
+    assert len(read_pickle(path)) == 20_000
+
+
+@pytest.mark.parametrize("kind", ["a key", "an item"])
+def test_nested_keys_are_refused(tmp_path, kind):
+    path = tmp_path / "net.pth"
+    # The hash of a tuple that is nested a million times would end the process.
+    nested = b")" + 1_000_000 * b"\x85"
+    data = b"}" + nested + b"K\x01s." if kind == "a key" else b"\x8f(" + nested + b"\x90."
+    archive(path, b"\x80\x04" + data)
+    with pytest.raises(UnsafePickle, match="a key of the type tuple"):
+        read_pickle(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (Call("torch\ndevice", [["cpu"]]), "a device with another name"),
+        (Call("_codecs\nencode", "x", "rot13"), "another encoding than latin1"),
+        (Call("collections\nCounter", [1, 2]), "a Counter of something"),
+        (Call("collections\nOrderedDict", [((1, 2), 3)]), "a key of the type tuple"),
+        (
+            Call(REBUILD, FLOATS, 0, (2,), (1,), False, {}, {"neg": True}),
+            "a negated or conjugated tensor",
+        ),
+    ],
+)
+def test_unusual_values_are_refused_by_name(tmp_path, value, said):
+    path = tmp_path / "net.pth"
+    archive(path, written({"x": value}), **{"0": bytes(16)})
+    with pytest.raises(UnsafePickle, match=said):
+        read_pickle(path)
+
+
+def test_overlapping_archives_are_refused(tmp_path):
+    path = tmp_path / "net.pth"
+    archive(path, written({}), **{"0": bytes(10_000)})
+    data = bytearray(path.read_bytes())
+    # The directory at the end announces a storage of 100 times the size.
+    at = data.rindex((10_000).to_bytes(4, "little"))
+    for place in (at, at - 4):
+        data[place : place + 4] = (1_000_000).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(DamagedPickle, match="its entries overlap"):
         read_pickle(path)
 
 
@@ -209,11 +293,13 @@ class TestBesidePyTorch:
         optimizer = torch.optim.AdamW(net.parameters())
         net(torch.zeros(1, 3, 8, 8)).sum().backward()
         optimizer.step()
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 3, 8])
         held = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "best": 0.5}
+        held |= {"schedule": schedule.state_dict(), "device": torch.device("cuda", 1), "raw": b"a"}
         path = tmp_path / "net.pth"
         torch.save(held, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
-        # With weights_only, PyTorch reads protocols 2 and 3 alone. The file is our own.
-        theirs = torch.load(path, weights_only=protocol < 4)
+        # With weights_only, PyTorch reads all of this in protocol 2 alone. The file is our own.
+        theirs = torch.load(path, weights_only=protocol == 2)
         _same(torch, theirs, read_pickle(path))
 
 
@@ -228,5 +314,7 @@ def _same(torch, theirs, ours):
         assert len(theirs) == len(ours)
         for one, other in zip(theirs, ours, strict=True):
             _same(torch, one, other)
+    elif isinstance(theirs, torch.device):
+        assert str(theirs) == ours
     else:
         assert theirs == ours

@@ -153,6 +153,7 @@ def test_labels_of_small_scenes_are_lower():
     assert portrait == at[144]
 
 
+@pytest.mark.vmaf
 class TestMeasures:
     @pytest.fixture(autouse=True)
     def tool(self):

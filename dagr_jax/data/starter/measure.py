@@ -48,7 +48,7 @@ def tool() -> str:
     if importlib.util.find_spec("imageio_ffmpeg") is None:
         raise DagrError(
             "labels of the starter corpus need an ffmpeg with libvmaf; "
-            "pip install 'imageio-ffmpeg>=0.6'"
+            "pip install 'imageio-ffmpeg>=0.8.1'"
         )
     import imageio_ffmpeg
 
