@@ -61,12 +61,14 @@ class Collected:
         used: Number of videos in the records.
         mos_range: (lowest, highest) MOS of the scale; None for a gaze set.
         reasons: {reason: number of videos} of the videos that are not used.
+        relative: Number of used videos whose MOS is comparable only within their content.
     """
 
     named: int
     used: int
     mos_range: tuple[float, float] | None
     reasons: dict[str, int]
+    relative: int = 0
 
 
 def collect(
@@ -105,7 +107,7 @@ def collect(
     used, failed = _finish(folder, found, reasons, max_failures, (Frames, Quality))
     scores = [v.mos for v in used]
     scale = dataset.scale or (min(scores), max(scores))
-    return Collected(len(found), len(used), scale, failed)
+    return Collected(len(found), len(used), scale, failed, sum(v.relative for v in used))
 
 
 def collect_gaze(

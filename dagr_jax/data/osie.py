@@ -14,10 +14,12 @@ import functools
 import hashlib
 import os
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from dagr_jax.data.gaze import GazeSet, GazeVideo, blurred, child
 from dagr_jax.video.pictures import pictures, read_picture
@@ -142,7 +144,16 @@ def _fixations(table: Path) -> dict[str, np.ndarray]:
             ]
             found[str(one["img"])] = np.concatenate(viewers).astype(np.float64) - 1
         return found
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (
+        BadZipFile,
+        MatReadError,
+        NotImplementedError,  # a .mat of version 7.3
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+    ) as error:
         raise VideoError(table, "is not the table of fixations of OSIE", "unpack it again") from (
             error
         )

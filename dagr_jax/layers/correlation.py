@@ -7,7 +7,7 @@ contains a small constant.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 # Array types of the arguments. The functions return JAX arrays.
 Arrays = Array | np.ndarray
@@ -16,7 +16,9 @@ Arrays = Array | np.ndarray
 _VARIANCE_EPSILON = 1e-12
 
 
-def soft_rank(x: Float[Arrays, " b"], temperature: float = 0.3) -> Float[Array, " b"]:
+def soft_rank(
+    x: Float[Arrays, " b"], temperature: float = 0.3, mask: Bool[Arrays, " b"] | None = None
+) -> Float[Array, " b"]:
     """Computes differentiable ranks: 1 + Σ_{j≠i} sigmoid((x_i − x_j) / (temperature · std(x))).
 
     The ranks do not change with a shift or positive scale of x. As the temperature goes to 0, they
@@ -27,18 +29,22 @@ def soft_rank(x: Float[Arrays, " b"], temperature: float = 0.3) -> Float[Array, 
     Args:
         x: (B,) values.
         temperature: Width of the sigmoid, in standard deviations of x.
+        mask: (B,) bool, False for values that do not count; None: all count.
 
     Returns:
-        (B,) soft ranks.
+        (B,) soft ranks among the values that count.
     """
     x = jnp.asarray(x)
-    std = jnp.sqrt(jnp.var(x) + _VARIANCE_EPSILON)
+    std = jnp.sqrt(jnp.var(x, where=mask) + _VARIANCE_EPSILON)
     wins = jax.nn.sigmoid((x[:, None] - x[None, :]) / (temperature * std))  # (B, B)
-    return wins.sum(axis=1) + 0.5  # the diagonal adds the other half
+    return wins.sum(axis=1, where=mask) + 0.5  # the diagonal adds the other half
 
 
 def spearman_soft(
-    pred: Float[Arrays, " b"], target: Float[Arrays, " b"], temperature: float = 0.3
+    pred: Float[Arrays, " b"],
+    target: Float[Arrays, " b"],
+    temperature: float = 0.3,
+    mask: Bool[Arrays, " b"] | None = None,
 ) -> Float[Array, ""]:
     """Computes Pearson's correlation of the soft ranks of both sides.
 
@@ -49,12 +55,13 @@ def spearman_soft(
         pred: (B,) predictions.
         target: (B,) targets.
         temperature: Temperature of the soft ranks (see `soft_rank`).
+        mask: (B,) bool, False for videos that do not count; None: all count.
 
     Returns:
         Scalar in [−1, 1]; 0 if the predictions or the targets are constant.
     """
     wide = jnp.asarray(target, jnp.result_type(pred, target))
-    return pearson(soft_rank(pred, temperature), soft_rank(wide, temperature))
+    return pearson(soft_rank(pred, temperature, mask), soft_rank(wide, temperature, mask), mask)
 
 
 def spearman(pred: Float[Arrays, " b"], target: Float[Arrays, " b"]) -> Float[Array, ""]:
@@ -75,7 +82,11 @@ def hard_rank(x: Float[Arrays, " b"]) -> Float[Array, " b"]:
     return below + (equal + 1) / 2
 
 
-def pearson(x: Float[Arrays, "*b n"], y: Float[Arrays, "*b n"]) -> Float[Array, "*b"]:
+def pearson(
+    x: Float[Arrays, "*b n"],
+    y: Float[Arrays, "*b n"],
+    mask: Bool[Arrays, "*b n"] | None = None,
+) -> Float[Array, "*b"]:
     """Computes Pearson's correlation over the last axis.
 
     It is 0, with a finite gradient, if an input is constant.
@@ -83,12 +94,14 @@ def pearson(x: Float[Arrays, "*b n"], y: Float[Arrays, "*b n"]) -> Float[Array, 
     Args:
         x: (..., N) values.
         y: (..., N) values.
+        mask: (..., N) bool, False for pairs that do not count; None: all count.
 
     Returns:
         (...) in [−1, 1].
     """
-    x = x - x.mean(axis=-1, keepdims=True)
-    y = y - y.mean(axis=-1, keepdims=True)
-    var_x, var_y = jnp.square(x).mean(axis=-1), jnp.square(y).mean(axis=-1)
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    x = x - x.mean(axis=-1, keepdims=True, where=mask)
+    y = y - y.mean(axis=-1, keepdims=True, where=mask)
+    var_x, var_y = (jnp.square(one).mean(axis=-1, where=mask) for one in (x, y))
     scale = jnp.sqrt((var_x + _VARIANCE_EPSILON) * (var_y + _VARIANCE_EPSILON))
-    return (x * y).mean(axis=-1) / scale
+    return (x * y).mean(axis=-1, where=mask) / scale

@@ -246,6 +246,7 @@ def _judge(
         result: First entries of `metrics.json`.
         more: Function: videos → further entries of `metrics.json`; called only in process 0.
     """
+    rows = run.comparable(rows)
     source = source_of(run, rows)
     stored = partial / "streams"
     made = [stream for stream in run.streams if not stream.inline]

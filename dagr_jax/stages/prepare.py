@@ -85,9 +85,12 @@ def prepare_set(
     # The number of permitted failures and the labels do not change the decoded frames.
     same = {**wanted, "dataset": [dataset["name"], args.get("source")]}
     if not begun.exists() or json.loads(begun.read_text()) != same:
-        shutil.rmtree(partial, ignore_errors=True)
+        if getattr(getattr(module, "DATASET", None), "make", None) is None:
+            shutil.rmtree(partial, ignore_errors=True)
+        else:  # what was made, in hours, does not depend on the stored frames
+            shutil.rmtree(partial / "shards", ignore_errors=True)
         with environment(folder):
-            partial.mkdir(parents=True)
+            partial.mkdir(parents=True, exist_ok=True)
     if map_size is None:  # a gaze set is stored nevertheless, with maps as large as the frames
         assert stream.resize.size is not None
         map_size = stream.resize.size
@@ -187,6 +190,11 @@ def _collect(
     else:
         named = [args["labels"]] if isinstance(args["labels"], str) else args["labels"]
         label_files = [Path(n) for n in named if n]
+        if dataset.make is not None and label_files:
+            raise StageError(
+                f"{dataset.title} makes its own labels; leave out --labels (config.dataset.args."
+                "labels)"
+            )
         if dataset.make is not None:
             label_files = [dataset.make(source, folder, workers)]
             common["source"] = label_files[0].parent / "videos"
@@ -201,6 +209,7 @@ def _collect(
         "videos": "" if common["source"] != source else str(source.resolve()),
         "used": result.used,
         "named": result.named,
+        "relative": result.relative,
     }
 
 

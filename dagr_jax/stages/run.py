@@ -17,7 +17,7 @@ from ml_collections import config_dict
 
 from dagr_jax import registry
 from dagr_jax.data import loader
-from dagr_jax.data.prepare import has_records
+from dagr_jax.data.prepare import has_records, open_records
 from dagr_jax.models.config import add_training, base_config
 from dagr_jax.models.contract import CachedStream, Contract, TrainStage
 from dagr_jax.runtime import distributed, machine
@@ -160,8 +160,22 @@ class Run:
 
     @functools.cached_property
     def rows(self) -> dict[str, np.ndarray]:
-        """Part → (N,) numbers of its records in the prepared set."""
-        return split.rows_of(self.parts)
+        """Part → (N,) numbers of its records in the prepared set.
+
+        Videos whose MOS is comparable only within their content are in the training part of a model
+        that learns from contents, and nowhere else.
+        """
+        found = split.rows_of(self.parts)
+        own = "train" if self.last.contents else ""
+        return {p: rows if p == own else self.comparable(rows) for p, rows in found.items()}
+
+    def comparable(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the records, by number, whose MOS is comparable with all others."""
+        if not self.facts.get("relative"):
+            return rows
+        records = open_records(self.data, "quality")
+        kept = [row for row in rows.tolist() if not records[row].get("relative", False)]
+        return np.array(kept, int)
 
     def gaze_data(self, stage: TrainStage) -> Path | None:
         """Returns the folder of the prepared gaze set of a stage; None if there is none."""
@@ -230,7 +244,7 @@ class Run:
 
     def _batch_bytes(self, stage: TrainStage | CachedStream) -> int:
         """Returns about how many bytes a training batch of a stage has; 0 if it trains nothing."""
-        if not isinstance(stage, TrainStage):
+        if not isinstance(stage, TrainStage) or not (stage.stored or stage.records == "gaze"):
             return 0
         stored = self.stored[1]
         size, frames, pixel = stored.resize.size, stage.frames or stored.frames, 4  # RGB and a map

@@ -77,7 +77,15 @@ def unseen(
 
     Returns:
         (N,) numbers of the unseen records.
+
+    Raises:
+        StageError: The checkpoint is one file, which does not tell what it was trained on.
     """
+    if checkpoint.is_file():
+        raise StageError(
+            f"{checkpoint}: does not tell on which videos it was trained; give the run that it was "
+            "packed from"
+        )
     homes = [home for home in (checkpoint, checkpoint.parent) if (home / splits[0]).is_file()]
     seen: set[str] = set()
     for path in [homes[0] / name for name in splits] if homes else []:

@@ -44,6 +44,8 @@ def write_packed(path: str | Path, variables: Mapping[str, Tree], meta: Mapping[
     for keys, leaf in jax.tree_util.tree_leaves_with_path(dict(variables)):
         name = "/".join(str(key.key) for key in keys)
         value = np.asarray(leaf, np.float32)
+        if not np.isfinite(value).all():
+            raise CheckpointError(path, f"{name} has values that are not finite", "train it again")
         with np.errstate(over="ignore"):  # refused below
             half = value.astype(np.float16) if value.ndim > 1 else value
         if not np.isfinite(half).all():
@@ -79,16 +81,18 @@ def read_packed(path: Path) -> tuple[dict[str, Tree], dict[str, Any]]:
         with safetensors.safe_open(path, "np") as file:
             told = (file.metadata() or {}).get(_META)
             meta = json.loads(told) if told else None
+            if not isinstance(meta, dict) or not {"model", "model_args"} <= meta.keys():
+                raise CheckpointError(
+                    path,
+                    "is not a checkpoint of this package",
+                    "convert PyTorch weights with dagr convert first",
+                )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except (safetensors.SafetensorError, OSError, ValueError, AttributeError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(path, f"cannot be read ({said})", "copy it again") from error
-    if not isinstance(meta, dict) or "model_args" not in meta:
-        raise CheckpointError(
-            path,
-            "is not a checkpoint of this package",
-            "convert PyTorch weights with dagr convert first",
-        )
     variables: dict[str, Tree] = {"params": {}, "batch_stats": {}}
     for name, value in arrays.items():
         *parents, last = name.split("/")

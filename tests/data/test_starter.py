@@ -1,6 +1,7 @@
 """The starter corpus: scenes, deliveries and measures, from generated photographs and clips."""
 
 import csv
+import itertools
 import json
 
 import numpy as np
@@ -45,28 +46,28 @@ def material(tmp_path_factory):
 
 
 def test_no_file_is_in_two_parts(material):
-    found = sources.find([material])
+    found = sources.find(material)
     parts = {part: {s.path for s in found if s.part == part} for part in ("train", "val", "test")}
     assert sum(map(len, parts.values())) == len(found) == 203 + 9 + 5 + 4
-    assert not set.intersection(*parts.values())
+    assert not any(a & b for a, b in itertools.combinations(parts.values(), 2))
     for kind, (val, test) in {k: v.parts for k, v in sources.KINDS.items()}.items():
         own = [s.part for s in found if s.kind == kind]
         assert own.count("val") == val and own.count("test") == test
     # The split of OSIE is that of the gaze set.
     assert [s.part for s in found if s.kind == "osie"][-100:] == ["test"] * 100
-    assert found == sources.find([material])
+    assert found == sources.find(material)
 
 
 def test_missing_material_is_named(tmp_path):
     with pytest.raises(DagrError, match="there is no such folder; check --source"):
-        sources.find([tmp_path / "none"])
+        sources.find(tmp_path / "none")
     with pytest.raises(DagrError, match="its subfolder osie/images has 0 pictures"):
-        sources.find([tmp_path])
+        sources.find(tmp_path)
 
 
 def test_scenes_depend_on_their_seed_alone_and_are_of_all_kinds(material, monkeypatch):
     monkeypatch.setattr(masters, "SIDES", (96,))
-    own = [s for s in sources.find([material]) if s.part == "train"]
+    own = [s for s in sources.find(material) if s.part == "train"]
     names = {s.name for s in own}
     seen = {}
     for seed in range(40):
@@ -206,6 +207,12 @@ class TestMeasures:
         monkeypatch.setattr(corpus, "_make", stop_at_the_third)
         assert cli.main(command) == 130
         assert not out.exists()
+        # Other settings are refused; another choice of frames keeps what was made.
+        monkeypatch.setattr(starter, "CORPUS", corpus.Corpus(6, (2, 1, 1), 4))
+        assert cli.main(command) == 1
+        assert "holds videos of other sources, settings" in capsys.readouterr().err
+        monkeypatch.setattr(starter, "CORPUS", corpus.Corpus(5, (2, 1, 1), 4))
+        command[command.index("--frames") + 1] = "3"
         assert cli.main(command) == 0
         assert sorted(calls) == [0, 1, 2, 2, 3]  # finished contents are not made again
         assert "videos used" in capsys.readouterr().err
@@ -227,7 +234,9 @@ class TestMeasures:
             assert record["mos"] == pytest.approx(float(row["mos"]), abs=1e-4)
             assert 0 <= record["mos"] <= 100
             assert (out / "videos" / one.video).is_file()
+        assert not any(row["fault"] in delivery.UNMEASURED for row in rows)
         facts = json.loads((out / "dataset.json").read_text())
+        assert facts["relative"] == sum(row["absolute"] == "False" for row in rows)
         assert facts["videos"] == "" and facts["mos_range"] == [0, 100]
 
 

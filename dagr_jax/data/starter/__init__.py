@@ -14,7 +14,7 @@ CORPUS = corpus.Corpus(seed=22, contents=(400, 50, 80), frames=12)
 
 def _make(source: Path, folder: Path, workers: int) -> Path:
     """Makes the videos and labels of the corpus in a folder; returns the label file."""
-    return labels.write(folder, corpus.make(folder, [source], CORPUS, workers))
+    return labels.write(folder, corpus.make(folder, source, CORPUS, workers))
 
 
 DATASET = RatedSet(

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from dagr_jax import __version__
 from dagr_jax.data.prepare import worker_pool
 from dagr_jax.data.starter import delivery, masters, measure
 from dagr_jax.data.starter.sources import Source, find
 from dagr_jax.runtime.atomic import atomic_file
-from dagr_jax.runtime.errors import environment
+from dagr_jax.runtime.errors import DagrError, environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +44,12 @@ class Corpus:
         return "train" if content < train else "val" if content < train + val else "test"
 
 
-def make(
-    folder: Path, sources: Sequence[Path], corpus: Corpus, workers: int
-) -> list[dict[str, Any]]:
+def make(folder: Path, source: Path, corpus: Corpus, workers: int) -> list[dict[str, Any]]:
     """Makes the videos of the corpus in `folder/videos`, and their measures in `folder/made`.
 
     Args:
         folder: Folder to fill. What an earlier call with the same settings made is kept.
-        sources: Folders of the photographs and clips (`sources.find`).
+        source: Folder of the photographs and clips (`sources.find`).
         corpus: Settings of the corpus.
         workers: Number of processes.
 
@@ -59,13 +58,15 @@ def make(
         (`delivery.Delivery`) and its measures (`measure.NAMES`).
 
     Raises:
-        DagrError: Sources are missing, or there is no tool to measure with.
+        DagrError: Sources are missing, there is no tool to measure with, or the folder has videos
+            of other sources or settings.
     """
-    found = find(sources)
+    found = find(source)
     measure.tool()
     with environment(folder):
         for name in ("videos", "made"):
             (folder / name).mkdir(parents=True, exist_ok=True)
+    _claim(folder, corpus, found)
     count = sum(corpus.contents)
     missing = [c for c in range(count) if not _facts(folder, c).is_file()]
     with (
@@ -79,6 +80,24 @@ def make(
             job.result()
             bar.update()
     return [row for c in range(count) for row in json.loads(_facts(folder, c).read_text())]
+
+
+def _claim(folder: Path, corpus: Corpus, found: Sequence[Source]) -> None:
+    """Notes what the videos are made from; refuses a folder with videos of something else."""
+    told = {
+        "version": __version__,
+        **dataclasses.asdict(corpus),
+        "sources": [[one.name, one.part, one.path.stat().st_size] for one in found],
+    }
+    home, wanted = folder / "made" / "from.json", json.dumps(told)
+    if home.is_file() and home.read_text() != wanted:
+        raise DagrError(
+            folder,
+            "holds videos of other sources, settings or another version",
+            "delete it, or give the same sources",
+        )
+    with atomic_file(home) as partial:
+        partial.write_text(wanted)
 
 
 def _facts(folder: Path, content: int) -> Path:
@@ -106,7 +125,7 @@ def _make(folder: Path, corpus: Corpus, found: Sequence[Source], content: int) -
                     "content": f"content{content:04d}",
                     "split": part,
                     "scene": scene.kind,
-                    "absolute": scene.absolute and how.fault not in delivery.UNMEASURED,
+                    "absolute": scene.absolute,
                     "scene_height": height,
                     "scene_width": width,
                     **dataclasses.asdict(how),

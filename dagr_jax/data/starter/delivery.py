@@ -28,7 +28,7 @@ CODECS: dict[str, tuple[float, tuple[int, int]]] = {
 # Shorter sides of deliveries in pixels, and some uncommon ones.
 SIDES = (144, 160, 180, 208, 240, 270, 288, 320, 360, 400, 432, 480, 540, 576, 640, 720, 900, 1080)
 _SUFFIX = {"vp9": ".webm", "mpeg2": ".mpg", "mpeg4": ".avi"}
-# Faults whose quality no full-reference measure tells reliably. Only their order is known.
+# Faults whose quality VMAF does not tell: it rates noise too high, and exposure at random.
 UNMEASURED = ("noise", "exposure")
 FAULTS = ("blur", "noise", "exposure", "freeze", "drop", "weave", "bob")
 

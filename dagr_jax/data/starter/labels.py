@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dagr_jax.data.labels import Label, read_columns
+from dagr_jax.data.starter.delivery import UNMEASURED
 from dagr_jax.runtime.atomic import atomic_file
 from dagr_jax.runtime.texts import open_text
 
@@ -71,10 +72,12 @@ def read(path: Path) -> list[Label]:
     """Reads the labels that `write` wrote, for training, validation and test.
 
     Videos whose labels are comparable only within their content are for training alone: no metric
-    can be computed from them and others.
+    can be computed from them and others. Videos with a fault that VMAF cannot measure have no label
+    at all.
     """
     found = read_columns(path, ("video",), ("mos",))
-    return [one for one in found if one.row["split"] == "train" or not relative(one)]
+    measured = [one for one in found if one.row["fault"] not in UNMEASURED]
+    return [one for one in measured if one.row["split"] == "train" or not relative(one)]
 
 
 def relative(label: Label) -> bool:

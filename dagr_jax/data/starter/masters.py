@@ -1,10 +1,9 @@
 """Pristine scenes of the starter corpus, at the full size at which a platform would receive them.
 
 A scene is a moving crop of a photograph, a mosaic of many photographs, or a real clip. Pictures are
-reduced until they are sharp, never enlarged, so that the quality of a delivered clip depends on
-its delivery alone. The exception are the scenes of the kind "soft", which stand for what users
-upload: real clips in their own size, and enlarged photographs. Of these, only the order of the
-deliveries is known.
+reduced until they are sharp, never enlarged. The exception are the scenes of the kind "soft", which
+stand for what users upload: real clips in their own size, and enlarged photographs. Of these, only
+the order of the deliveries is known.
 """
 
 import dataclasses
@@ -18,6 +17,7 @@ from dagr_jax.data import scenes
 from dagr_jax.data.starter import delivery
 from dagr_jax.data.starter.sources import KINDS, Source
 from dagr_jax.video.decode import decode_frames, probe
+from dagr_jax.video.pictures import read_picture
 from dagr_jax.video.resize import resize
 
 # Kind of scene → share of the contents.
@@ -108,8 +108,7 @@ def _pick(rng: np.random.Generator, sources: Sequence[Source], kind: str) -> Sou
 @functools.lru_cache(maxsize=8)
 def _open(source: Source, factor: float) -> Image.Image:
     """Opens a photograph, reduced by a factor."""
-    with Image.open(source.path) as image:
-        full = image.convert("RGB")
+    full = Image.fromarray(read_picture(source.path, "RGB"))
     if factor == 1:
         return full
     size = (round(full.width / factor), round(full.height / factor))

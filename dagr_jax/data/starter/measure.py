@@ -97,7 +97,11 @@ def measure(delivered: Path, reference: Path, size: tuple[int, int]) -> dict[str
     model = f"version={_MODELS['vmaf_3']}\\:name={HALF}"
     half = _run(delivered, reference, halved, model, "")
     found = {name: full[name] for name in _MODELS}
-    found |= {name: full[feature] for name, feature in _FEATURES.items() if feature in full}
+    if missing := [feature for feature in _FEATURES.values() if feature not in full]:
+        raise DagrError(
+            delivered, f"libvmaf gave no {missing[0]}", "install a newer imageio-ffmpeg"
+        )
+    found |= {name: full[feature] for name, feature in _FEATURES.items()}
     return {**found, HALF: half[HALF]}
 
 

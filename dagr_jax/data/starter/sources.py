@@ -1,12 +1,11 @@
 """The photographs and clips from which the starter corpus is made (docs/starter.md).
 
-A source folder holds any of the subfolders of `KINDS`. Several source folders may be given. Each
-file belongs to one part of the split, so that no photograph and no clip is in two parts.
+The source folder has the subfolders of `KINDS`. Each file belongs to one part of the split, so that
+no photograph and no clip is in two parts.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from dagr_jax.runtime.errors import DagrError
@@ -64,27 +63,25 @@ class Source:
         return f"{self.kind}/{self.path.name}"
 
 
-def find(folders: Sequence[Path]) -> list[Source]:
-    """Finds the photographs and clips below the source folders, sorted by kind and name.
+def find(folder: Path) -> list[Source]:
+    """Finds the photographs and clips below the source folder, sorted by kind and name.
 
     Args:
-        folders: Source folders. Each may hold any of the subfolders of `KINDS`.
+        folder: Source folder, which has all subfolders of `KINDS`.
 
     Raises:
-        DagrError: A folder is missing, a kind is missing, or a kind has too few files for three
-            parts.
+        DagrError: The folder or a kind is missing, or a kind has too few files for three parts.
     """
-    for folder in folders:
-        if not folder.is_dir():
-            raise DagrError(folder, "there is no such folder", "check --source")
+    if not folder.is_dir():
+        raise DagrError(folder, "there is no such folder", "check --source")
     found: list[Source] = []
     for name, kind in KINDS.items():
-        paths = [p for folder in folders for p in _files(folder / kind.folder, kind.clips)]
+        paths = _files(folder / kind.folder, kind.clips)
         val, test = kind.parts
         if len(paths) <= val + test:
             what = "videos" if kind.clips else "pictures"
             raise DagrError(
-                folders[0],
+                folder,
                 f"its subfolder {kind.folder} has {len(paths)} {what}, and the starter corpus "
                 f"needs more than {val + test}",
                 "unpack the sources as docs/starter.md says",
@@ -103,4 +100,8 @@ def _files(folder: Path, clips: bool) -> list[Path]:
     if not clips:
         return pictures(folder)
     known = suffixes()
-    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in known)
+    return sorted(
+        p
+        for p in folder.iterdir()
+        if p.is_file() and p.suffix.lower() in known and not p.name.startswith(".")
+    )

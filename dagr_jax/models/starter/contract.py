@@ -70,13 +70,15 @@ class Starter(Contract):
         return args
 
     def settings(self, config: Config) -> dict[str, Any]:
-        return {}
+        return {"levels": list(config.model.args.levels)}  # the stored features depend on them
 
     def streams(
         self, model: nn.Module, inputs: InputSpec, settings: Mapping[str, Any]
     ) -> Sequence[CachedStream]:
+        return self._streams(model, batch_size=1)
+
+    def _streams(self, model: nn.Module, batch_size: int) -> tuple[CachedStream, ...]:
         assert isinstance(model, Model)
-        batch_size = settings.get("batch_size", 4)
         return tuple(
             CachedStream(
                 name=name,
@@ -106,9 +108,7 @@ class Starter(Contract):
                 "EfficientNet-Lite0; name their file (docs/starter.md), or start from trained "
                 "weights with config.vqa.init"
             )
-        streams = self.streams(
-            model, self.inputs(config), {"batch_size": config.features.batch_size}
-        )
+        streams = self._streams(model, config.features.batch_size)
         train = TrainStage(
             name="vqa",
             records="quality",

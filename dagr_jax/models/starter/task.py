@@ -56,9 +56,7 @@ class HeadTask:
         score, target = outputs.score, batch["target"]
         known = ~batch["relative"]
         l1 = jnp.where(known, jnp.abs(score - target), 0).sum() / jnp.maximum(known.sum(), 1)
-        # A relative target takes the value of its score here, so that it does not count.
-        there = jnp.where(known, target, jax.lax.stop_gradient(score))
-        rank = 1 - spearman_soft(score, there)
+        rank = 1 - spearman_soft(score, target, mask=known)
         order = order_loss(score, target, batch["content"])
         loss = l1 + self.rank_weight * rank + self.order_weight * order
         stats = {**variables["batch_stats"], **new.get("batch_stats", {})}

@@ -219,3 +219,21 @@ def test_unknown_preset_is_refused():
     y = np.zeros((1, 1, 2, 2), np.float32)
     with pytest.raises(DagrError, match="preset 'both'"):
         saliency_loss(y, y, preset="both")
+
+
+def test_masked_correlations_are_those_of_what_counts():
+    rng = np.random.default_rng(5)
+    pred, target = rng.normal(size=(2, 9)).astype(np.float32)
+    mask = np.arange(9) % 3 != 1
+
+    def masked(p):
+        return correlation.spearman_soft(p, target, mask=mask)
+
+    def alone(p):
+        return correlation.spearman_soft(p, target[mask])
+
+    value, gradient = jax.value_and_grad(masked)(pred)
+    wanted, part = jax.value_and_grad(alone)(pred[mask])
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    np.testing.assert_allclose(gradient[mask], part, atol=1e-5)
+    np.testing.assert_array_equal(gradient[~mask], 0)

@@ -99,6 +99,7 @@ def test_relative_targets_count_within_their_content_alone(small):
     swapped = {**batch, "target": jnp.array([0.1, 0.8, 0.5, 0.3])}
     other, (_, told) = task.loss(variables, swapped, key)
     np.testing.assert_allclose(told["l1"], parts["l1"], rtol=1e-6)
+    np.testing.assert_allclose(told["rank"], parts["rank"], rtol=1e-6)
     assert abs(float(told["order"] - parts["order"])) > 1e-4 and other != loss
 
 
