@@ -79,7 +79,11 @@ def _write_set(home: Path, videos: int) -> None:
             [picture[y : y + SIZE[0], x + t : x + t + SIZE[1]] for t in range(FRAMES)]
         )
         shards.append(home / f"{i}.npz")
-        label = {"mos": np.float32(1 + 4 * i / videos), "length": np.int32(240)}
+        label = {
+            "mos": np.float32(1 + 4 * i / videos),
+            "relative": np.bool_(False),
+            "length": np.int32(240),
+        }
         rates = {"bit_rate": np.float32(1e6), "fps": np.float32(30)}
         size = {"height": np.int32(1080), "width": np.int32(1920)}
         names = {"video": f"{i}.mp4", "content": str(i)}
