@@ -18,10 +18,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from dagr_jax.data.gaze import GazeSet, GazeVideo, blurred, child
+from dagr_jax.data.labels import LabelError, read_mat
 from dagr_jax.video.pictures import pictures, read_picture
 from dagr_jax.video.stream import VideoError
 
@@ -137,7 +136,7 @@ def _fixations(table: Path) -> dict[str, np.ndarray]:
                 places = np.stack([held["y"], held["x"]], axis=1).astype(np.float64) - 1
             return {str(name): places[image == i] for i, name in enumerate(names)}
         found = {}
-        for one in loadmat(table, simplify_cells=True)["fixations"]:
+        for one in read_mat(table)["fixations"]:
             viewers = [
                 np.stack([np.atleast_1d(v["fix_y"]), np.atleast_1d(v["fix_x"])], axis=1)
                 for v in one["subjects"]
@@ -146,8 +145,7 @@ def _fixations(table: Path) -> dict[str, np.ndarray]:
         return found
     except (
         BadZipFile,
-        MatReadError,
-        NotImplementedError,  # a .mat of version 7.3
+        LabelError,
         OSError,
         ValueError,
         KeyError,

@@ -48,7 +48,7 @@ class HeadTask:
         """Returns (loss, (batch_stats, {'l1', 'rank', 'order'})) of one batch in training mode."""
         outputs, new = self.model.apply(
             variables,
-            {name: batch[name] for name in ("whole", "details")},
+            batch,
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": key},
@@ -64,11 +64,7 @@ class HeadTask:
 
     def predict(self, variables: Mapping[str, Tree], batch: Batch) -> Float[Array, " b"]:
         """Returns the scores (B,) of a batch, on the [0, 1] scale of the target, not clipped."""
-        given = {name: batch[name] for name in batch if name in _INPUTS}
-        return cast(Outputs, self.model.apply(variables, given, train=False)).score
-
-
-_INPUTS = ("frames", "windows", "whole", "details")
+        return cast(Outputs, self.model.apply(variables, batch, train=False)).score
 
 
 def order_loss(
